@@ -1,0 +1,1 @@
+//! Reads the settings: defaults, then the file, then `CREDWAY_…` variables, then flags. Reports all mistakes together.

@@ -1,0 +1,185 @@
+//! Settings as plain values. Reading them from file, environment and flags is in `load.rs`; this file names no other module
+//! but the domain's, so that every module may be configured by it.
+
+pub mod load;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::limits;
+use crate::model::caller::{Role, ScopeSet};
+use crate::model::name::Slug;
+
+/// Everything that a daemon is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub database: Database,
+    pub secret_store: SecretStore,
+    pub cache: Cache,
+    pub grpc: Grpc,
+    pub http: Http,
+    /// Callers known by who they are instead of by a token.
+    pub known_callers: Vec<KnownCaller>,
+    /// A directory of connection templates beside the built-in ones.
+    pub template_dir: Option<PathBuf>,
+    pub telemetry: Telemetry,
+    pub shutdown: Shutdown,
+}
+
+/// The database of connections, instances and wiring.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// One file, for one host.
+    Sqlite { path: PathBuf },
+    /// `postgres://user:password@host/database`.
+    Postgres { url: SecretString },
+}
+
+/// Where secrets lie.
+#[derive(Clone, Debug)]
+pub enum SecretStore {
+    /// In the database, sealed under the master key in this file.
+    Sealed { master_key_file: PathBuf },
+    Vault(Vault),
+}
+
+/// Vault or OpenBao, KV version 2.
+#[derive(Clone, Debug)]
+pub struct Vault {
+    /// `https://vault.example.com:8200`.
+    pub address: url::Url,
+    pub namespace: Option<String>,
+    /// The KV version 2 mount: `secret`.
+    pub mount: String,
+    /// The first part of every secret's path: `credway`.
+    pub prefix: String,
+    /// Trusted instead of the system's certificate authorities, when given.
+    pub ca_file: Option<PathBuf>,
+    pub auth: VaultAuth,
+}
+
+/// How we prove to Vault who we are. Files are read again at each login, so that they may be rotated.
+#[derive(Clone, Debug)]
+pub enum VaultAuth {
+    Token { token: SecretString },
+    TokenFile { path: PathBuf },
+    AppRole { mount: String, role_id: String, secret_id_file: PathBuf },
+    Kubernetes { mount: String, role: String, token_file: PathBuf },
+    Certificate { mount: String, role: Option<String>, cert_file: PathBuf, key_file: PathBuf },
+}
+
+/// How long secrets are kept in memory, and how many.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub secret_ttl: Duration,
+    pub entries_max: u64,
+    pub bytes_max: u64,
+}
+
+/// The listeners of the data plane. Each may be absent; none at all is a mistake.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    pub socket: Option<UnixSocket>,
+    /// TCP; without TLS it must be a loopback address.
+    pub address: Option<SocketAddr>,
+    pub tls: Option<MutualTls>,
+    pub calls_in_flight_max: usize,
+    pub call_deadline: Duration,
+}
+
+/// A Unix socket, and who may open it.
+#[derive(Clone, Debug)]
+pub struct UnixSocket {
+    pub path: PathBuf,
+    /// Permission bits: 0o660.
+    pub mode: u32,
+    /// The owner, as uid or name; ours if absent.
+    pub owner: Option<String>,
+    /// The group, as gid or name; ours if absent.
+    pub group: Option<String>,
+}
+
+/// TLS with client certificates. The files are read again on SIGHUP.
+#[derive(Clone, Debug)]
+pub struct MutualTls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// The authorities that sign client certificates.
+    pub client_ca_file: PathBuf,
+}
+
+/// The HTTP listener: metrics and probes.
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub address: Option<SocketAddr>,
+}
+
+/// A caller known by its uid on the Unix socket or by a name in its client certificate.
+#[derive(Clone, Debug)]
+pub struct KnownCaller {
+    pub identity: Identity,
+    pub tenant: Slug,
+    /// The one project it is limited to; `None` for all of the tenant.
+    pub project: Option<Slug>,
+    pub role: Role,
+    pub scopes: ScopeSet,
+}
+
+/// By what a known caller is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Uid(u32),
+    /// A DNS or URI subject alternative name, compared whole.
+    CertificateName(String),
+}
+
+/// Logs and traces.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// A filter of tracing-subscriber: `info`, `credway=debug`.
+    pub log_level: String,
+    pub log_format: LogFormat,
+    /// An OTLP/gRPC collector: `http://127.0.0.1:4317`.
+    pub otlp_endpoint: Option<String>,
+    /// The share of calls traced when the caller has not decided: 0.0 to 1.0.
+    pub trace_sample_ratio: f64,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// How the daemon ends.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// How long calls in flight may take to finish.
+    pub drain: Duration,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            secret_ttl: limits::SECRET_TTL_DEFAULT,
+            entries_max: limits::SECRET_CACHE_ENTRIES,
+            bytes_max: limits::SECRET_CACHE_BYTES,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log_level: "info".into(), log_format: LogFormat::Json, otlp_endpoint: None, trace_sample_ratio: 0.0 }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain: limits::DRAIN_DEADLINE }
+    }
+}

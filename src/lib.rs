@@ -1,0 +1,53 @@
+//! credway finds the way from a workflow step to the credential it may use.
+//!
+//! # The way of a request, read downwards
+//! `grpc/service.rs` → `auth/mod.rs` → `resolve/mod.rs` → `store/wiring.rs` → `resolve/plan.rs` → `secrets/cache.rs` →
+//! `secrets/vault/` or `secrets/sealed.rs` → `resolve/materialise.rs` → `grpc/convert.rs`.
+//!
+//! # The map
+//! Each module may import those that its row names, all of which stand above it: no cycle can be written.
+//! `tests/it/tidy.rs` holds the code to this table.
+//!
+//! | module | is for | imports |
+//! |---|---|---|
+//! | limits | every bound, with its reason | |
+//! | clock | what time is it | |
+//! | model | the domain's nouns, plain data and pure functions | |
+//! | readiness | what is not ready yet, and why | |
+//! | config | settings as plain values, and how they are read | limits, model |
+//! | metrics | every metric with its help text and labels | model |
+//! | telemetry | logs and traces out of the process | config, limits |
+//! | templates | the connection templates: built-in files and a directory | model |
+//! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
+//! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
+//! | auth | who is asking | limits, clock, model, config, metrics, store |
+//! | resolve | the resolution rules | limits, clock, model, metrics, store, secrets |
+//! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
+//! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, auth, resolve |
+//! | http | metrics and probes | model, readiness, metrics |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, telemetry, templates, store, secrets, auth, resolve, control, grpc, http |
+//! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
+//!
+//! # What is absent, on purpose
+//! - Only `grpc` knows protobuf; only `store` knows SQL; only `cli` prints; only `config` and `cli` read the environment.
+//! - Plaintext secrets live in `secrets` (cached), pass through `resolve`, and leave by `grpc/convert.rs`. Their type cannot be printed.
+//! - Nothing reads a clock but `clock`; no task outlives `app`; no wait is without a deadline from `limits` or `config`.
+//! - There is no global state but the process's log subscriber and TLS provider.
+
+pub mod app;
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod grpc;
+pub mod http;
+pub mod limits;
+pub mod metrics;
+pub mod model;
+pub mod readiness;
+pub mod resolve;
+pub mod secrets;
+pub mod store;
+pub mod telemetry;
+pub mod templates;

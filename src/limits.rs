@@ -1,0 +1,102 @@
+//! Every bound in the program, each with its reason. What an operator may move is in `config.rs`, with these as defaults.
+
+use std::time::Duration;
+
+/// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
+pub const BATCH_STEPS_MAX: usize = 256;
+
+/// Resolutions of one batch worked on at once, so that one graph cannot take all database connections.
+pub const BATCH_CONCURRENCY: usize = 16;
+
+/// A gRPC request. The largest honest one is a batch of 256 steps with long URLs, some 100 KiB.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 256 * 1024;
+
+/// Calls answered at once by one daemon; more are refused at once, so that those in flight keep their deadlines.
+pub const CALLS_IN_FLIGHT_MAX: usize = 4096;
+
+/// Connections open at once on each listener: an executor needs one, a machine hosts some hundreds.
+pub const CONNECTIONS_PER_LISTENER_MAX: usize = 1024;
+
+/// Streams on one HTTP/2 connection. h2's own default is 200; executors multiplex heavily over one socket.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+
+/// A TLS handshake. One that takes longer is a peer that will not talk.
+pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Silence after which an HTTP/2 connection is asked whether it is still there.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the answer to that may take.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The deadline of a call that brings none: longer than a slow Vault read, shorter than a person's patience.
+pub const CALL_DEADLINE_DEFAULT: Duration = Duration::from_secs(2);
+
+/// The longest deadline honoured. A caller that asks for more gets this one.
+pub const CALL_DEADLINE_MAX: Duration = Duration::from_secs(10);
+
+/// The least life an access token has left when it is handed out, unless the caller asks for more (contract, rule 6).
+pub const MIN_TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(60);
+
+/// The most life that a caller may ask for; providers' access tokens live an hour or less.
+pub const MIN_TOKEN_TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// How long a cached secret is served before it is read again.
+pub const SECRET_TTL_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Secrets cached at once.
+pub const SECRET_CACHE_ENTRIES: u64 = 100_000;
+
+/// Bytes of cached secrets, counted with their names and bookkeeping.
+pub const SECRET_CACHE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// One read or write of the secret store, retries included. Detached from callers, who wait by their own deadline.
+pub const SECRET_FETCH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the failure of one fetch answers for those who ask again: they share it instead of queueing for their own.
+pub const SECRET_FAILURE_TTL: Duration = Duration::from_secs(1);
+
+/// How long "there is no such secret" is remembered.
+pub const SECRET_MISSING_TTL: Duration = Duration::from_secs(1);
+
+/// Fetches from the secret store at once.
+pub const SECRET_FETCHES_MAX: usize = 64;
+
+/// Fields of one credential: the largest template has nine.
+pub const CREDENTIAL_FIELDS_MAX: usize = 64;
+
+/// One credential field. A service-account key file is some 2.5 KiB, a certificate chain some 10.
+pub const CREDENTIAL_FIELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Versions of one secret that the sealed store keeps, the current one included: enough to take back a rotation.
+pub const SEALED_VERSIONS_KEPT: i64 = 3;
+
+/// Connections to the database that one daemon holds at most.
+pub const DATABASE_CONNECTIONS_MAX: u32 = 8;
+
+/// Waiting for a database connection. Longer than a busy moment, shorter than a caller's deadline.
+pub const DATABASE_ACQUIRE_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// Waiting for another writer of the same SQLite file.
+pub const SQLITE_BUSY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a verified token is trusted before it is looked up again: the bound on how long a revoked one still works.
+pub const TOKEN_CACHE_TTL: Duration = Duration::from_secs(2);
+
+/// Verified tokens kept.
+pub const TOKEN_CACHE_ENTRIES: u64 = 10_000;
+
+/// Waiting for calls in flight at shutdown.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Sending the last spans at shutdown, when the collector may be down.
+pub const TELEMETRY_FLUSH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A manifest. One with 10 000 connections is some 3 MiB.
+pub const MANIFEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// A config key, field name, step or workflow id as callers name them.
+pub const NAME_BYTES_MAX: usize = 256;
+
+/// A server URL.
+pub const URL_BYTES_MAX: usize = 2048;

@@ -1,0 +1,15 @@
+//! The domain's nouns: plain data and pure functions. Nothing here waits, reads a clock or knows a wire format.
+
+pub mod caller;
+pub mod connection;
+pub mod id;
+pub mod name;
+pub mod overrides;
+pub mod profile;
+pub mod refusal;
+pub mod resolution;
+pub mod schema;
+pub mod secret;
+pub mod server;
+pub mod template;
+pub mod wiring;

@@ -1,0 +1,26 @@
+//! Config profiles: a named set of config values of one instance, and the wiring of its credentials.
+
+use std::collections::BTreeMap;
+
+use super::id::{ConnectionId, ProfileId};
+use super::schema::ConfigValue;
+
+/// One profile; exactly one of an instance is active.
+#[derive(Clone, Debug)]
+pub struct ConfigProfile {
+    pub id: ProfileId,
+    pub name: String,
+    /// Plain values by config key.
+    pub values: BTreeMap<String, ConfigValue>,
+    /// Which credential feeds which config key.
+    pub source_spec: BTreeMap<String, Wire>,
+    /// Grows with every change.
+    pub version: u64,
+}
+
+/// One credential field of one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wire {
+    pub connection: ConnectionId,
+    pub credential: String,
+}

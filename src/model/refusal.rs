@@ -1,0 +1,385 @@
+//! Refusals: every way in which a resolution can be answered with no, each with its reason, one sentence and the remedy.
+//!
+//! These are the only sentences about refusals in the program: gRPC, REST, CLI and Console show them, none adds its own.
+//! They never hold a secret, a config value or a provider's text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::id::InstanceId;
+use super::resolution::InstanceRef;
+use super::wiring::{InstanceHead, WiredConnection};
+
+/// Why not: stable codes that callers branch on, the same in every API (google.rpc.ErrorInfo, domain `credway`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Unauthenticated,
+    PermissionDenied,
+    InvalidRequest,
+    InstanceNotFound,
+    InstanceNotInstalled,
+    InstanceAmbiguous,
+    ServerUrlMismatch,
+    NoActiveProfile,
+    OverrideIncompatible,
+    EnvironmentMismatch,
+    ConnectionMissing,
+    ConnectionDisabled,
+    ConnectionPending,
+    ReconnectRequired,
+    ServiceNotEnabled,
+    ScopeMissing,
+    SecretMissing,
+    ConfigIncomplete,
+    ConfigInvalid,
+    SecretStoreUnavailable,
+    DatabaseUnavailable,
+    Overloaded,
+    DeadlineExceeded,
+    Internal,
+}
+
+impl Reason {
+    /// Each reason, with its code.
+    pub const ALL: [(Reason, &'static str); 24] = [
+        (Self::Unauthenticated, "UNAUTHENTICATED"),
+        (Self::PermissionDenied, "PERMISSION_DENIED"),
+        (Self::InvalidRequest, "INVALID_REQUEST"),
+        (Self::InstanceNotFound, "INSTANCE_NOT_FOUND"),
+        (Self::InstanceNotInstalled, "INSTANCE_NOT_INSTALLED"),
+        (Self::InstanceAmbiguous, "INSTANCE_AMBIGUOUS"),
+        (Self::ServerUrlMismatch, "SERVER_URL_MISMATCH"),
+        (Self::NoActiveProfile, "NO_ACTIVE_PROFILE"),
+        (Self::OverrideIncompatible, "OVERRIDE_INCOMPATIBLE"),
+        (Self::EnvironmentMismatch, "ENVIRONMENT_MISMATCH"),
+        (Self::ConnectionMissing, "CONNECTION_MISSING"),
+        (Self::ConnectionDisabled, "CONNECTION_DISABLED"),
+        (Self::ConnectionPending, "CONNECTION_PENDING"),
+        (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
+        (Self::ServiceNotEnabled, "SERVICE_NOT_ENABLED"),
+        (Self::ScopeMissing, "SCOPE_MISSING"),
+        (Self::SecretMissing, "SECRET_MISSING"),
+        (Self::ConfigIncomplete, "CONFIG_INCOMPLETE"),
+        (Self::ConfigInvalid, "CONFIG_INVALID"),
+        (Self::SecretStoreUnavailable, "SECRET_STORE_UNAVAILABLE"),
+        (Self::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
+        (Self::Overloaded, "OVERLOADED"),
+        (Self::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+        (Self::Internal, "INTERNAL"),
+    ];
+
+    /// The code, as it goes over every wire.
+    pub fn code(self) -> &'static str {
+        Self::ALL.iter().find(|(reason, _)| *reason == self).map_or("INTERNAL", |(_, code)| code)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A no, with all that its reader needs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub reason: Reason,
+    /// One plain sentence: what was refused, and why.
+    pub message: String,
+    /// What to click or call.
+    pub remedy: String,
+    /// The ids involved, by kind: `instance_id`, `connection_id`, …
+    pub ids: BTreeMap<&'static str, String>,
+    /// When a retry may help; `None` if it does not.
+    pub retry_after: Option<Duration>,
+    /// The request field at fault, for `INVALID_REQUEST`.
+    pub field: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(reason: Reason, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let (message, remedy) = (message.into(), remedy.into());
+        Self { reason, message, remedy, ids: BTreeMap::new(), retry_after: None, field: None }
+    }
+
+    /// Names one of the things involved.
+    #[must_use]
+    pub fn with_id(mut self, kind: &'static str, id: impl fmt::Display) -> Self {
+        self.ids.insert(kind, id.to_string());
+        self
+    }
+
+    fn of_instance(self, instance: &InstanceHead) -> Self {
+        self.with_id("instance_id", instance.id)
+    }
+
+    fn of_connection(self, wired: &WiredConnection<'_>) -> Self {
+        self.with_id("connection_id", wired.id)
+    }
+
+    fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
+    }
+
+    // Who asks, and what for.
+
+    pub fn unauthenticated() -> Self {
+        Self::new(
+            Reason::Unauthenticated,
+            "the call carries no valid credential",
+            "send `authorization: Bearer pat_…` with a token that is neither revoked nor expired (`credway token create` makes one), \
+             or connect as an allowed uid or with an allowed client certificate",
+        )
+    }
+
+    pub fn permission_denied(scope: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            format!("the caller lacks the scope {scope}"),
+            format!("use a token with that scope: `credway token create --scope {scope}`"),
+        )
+    }
+
+    pub fn invalid_request(field: &'static str, message: impl Into<String>) -> Self {
+        let mut refusal = Self::new(Reason::InvalidRequest, message, format!("correct `{field}` and call again"));
+        refusal.field = Some(field);
+        refusal
+    }
+
+    // Which instance (rules 1 and 2).
+
+    pub fn instance_not_found(asked: &InstanceRef) -> Self {
+        Self::new(
+            Reason::InstanceNotFound,
+            format!("there is no MCP instance {asked} in this project"),
+            "check the id, and that the token belongs to the instance's project",
+        )
+    }
+
+    pub fn instance_not_installed(url: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::InstanceNotInstalled,
+            format!("this project has no instance of the MCP server {url}"),
+            "install the server in this project, or name an instance by its id",
+        )
+        .with_id("server_url", url)
+    }
+
+    pub fn instance_ambiguous(url: impl fmt::Display, instances: &[(InstanceId, String)]) -> Self {
+        let names: Vec<String> = instances.iter().map(|(id, name)| format!("{name} ({id})")).collect();
+        let ids: Vec<String> = instances.iter().map(|(id, _)| id.to_string()).collect();
+        Self::new(
+            Reason::InstanceAmbiguous,
+            format!("this project has {} instances of the MCP server {url}: {}", instances.len(), names.join(", ")),
+            "name one of them by its id",
+        )
+        .with_id("server_url", url)
+        .with_id("instance_ids", ids.join(","))
+    }
+
+    pub fn server_url_mismatch(instance: &InstanceHead, asked: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::ServerUrlMismatch,
+            format!("instance {} is of the server {}, not of {asked}", instance.name, instance.server_url),
+            "publish the graph again, so that its instance and server URL agree",
+        )
+        .of_instance(instance)
+    }
+
+    // Which credential (rules 3 to 5).
+
+    pub fn no_active_profile(instance: &InstanceHead) -> Self {
+        Self::new(
+            Reason::NoActiveProfile,
+            format!("instance {} has no active config profile", instance.name),
+            format!("open /mcp/instances/{} and set a profile active", instance.id),
+        )
+        .of_instance(instance)
+    }
+
+    pub fn override_incompatible(instance: &InstanceHead, wired: &WiredConnection<'_>, lacking: &[&str]) -> Self {
+        Self::new(
+            Reason::OverrideIncompatible,
+            format!(
+                "connection {}, which an override puts into instance {}, does not offer {}",
+                wired.label(),
+                instance.name,
+                lacking.join(", ")
+            ),
+            "override with a connection of the same kind, or take the override away",
+        )
+        .of_instance(instance)
+        .of_connection(wired)
+    }
+
+    pub fn environment_mismatch(workflow: &str, wants: &str, wired: &WiredConnection<'_>, is: &str) -> Self {
+        Self::new(
+            Reason::EnvironmentMismatch,
+            format!("workflow {workflow} is limited to {wants}, but connection {} is labelled {is}", wired.label()),
+            format!("override it for this workflow with a connection labelled {wants}"),
+        )
+        .with_id("workflow_id", workflow)
+        .of_connection(wired)
+    }
+
+    pub fn connection_missing(instance: &InstanceHead, wired: &WiredConnection<'_>) -> Self {
+        Self::new(
+            Reason::ConnectionMissing,
+            format!("instance {} is wired to connection {}, which does not exist", instance.name, wired.id),
+            format!("open /mcp/instances/{} and wire another connection", instance.id),
+        )
+        .of_instance(instance)
+        .of_connection(wired)
+    }
+
+    pub fn field_missing(instance: &InstanceHead, wired: &WiredConnection<'_>, lacking: &[&str]) -> Self {
+        Self::new(
+            Reason::SecretMissing,
+            format!("connection {}, wired into instance {}, does not offer {}", wired.label(), instance.name, lacking.join(", ")),
+            format!("save the missing fields at /connections/{}, or wire the key to another field", wired.id),
+        )
+        .of_instance(instance)
+        .of_connection(wired)
+    }
+
+    pub fn connection_disabled(wired: &WiredConnection<'_>) -> Self {
+        Self::new(
+            Reason::ConnectionDisabled,
+            format!("connection {} is turned off", wired.label()),
+            format!("turn it on: `credway connection enable {}`, or wire another one", wired.id),
+        )
+        .of_connection(wired)
+    }
+
+    pub fn connection_pending(wired: &WiredConnection<'_>) -> Self {
+        Self::new(
+            Reason::ConnectionPending,
+            format!("connection {} is not connected yet: its connect flow was not finished", wired.label()),
+            format!("open /connections/{} and finish connecting", wired.id),
+        )
+        .of_connection(wired)
+    }
+
+    pub fn reconnect_required(wired: &WiredConnection<'_>) -> Self {
+        Self::new(
+            Reason::ReconnectRequired,
+            format!("connection {} no longer works: a person must reconnect it", wired.label()),
+            format!("open /connections/{} and reconnect", wired.id),
+        )
+        .of_connection(wired)
+    }
+
+    pub fn service_not_enabled(wired: &WiredConnection<'_>, service: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::ServiceNotEnabled,
+            format!("connection {} does not have the service {service} enabled", wired.label()),
+            format!("open /connections/{} and enable {service}", wired.id),
+        )
+        .with_id("service", service)
+        .of_connection(wired)
+    }
+
+    pub fn scope_missing(wired: &WiredConnection<'_>, service: impl fmt::Display, scopes: &[&str]) -> Self {
+        Self::new(
+            Reason::ScopeMissing,
+            format!("connection {} was not granted what {service} needs: {}", wired.label(), scopes.join(" ")),
+            format!("open /connections/{} and grant {service} again", wired.id),
+        )
+        .with_id("service", service)
+        .of_connection(wired)
+    }
+
+    // Its secret and the config (rules 6 and 7).
+
+    pub fn secret_missing(wired: &WiredConnection<'_>) -> Self {
+        Self::new(
+            Reason::SecretMissing,
+            format!("the secret of connection {} is not in the secret store", wired.label()),
+            format!("save its credentials again at /connections/{}", wired.id),
+        )
+        .of_connection(wired)
+    }
+
+    pub fn config_incomplete(instance: &InstanceHead, profile: &str, keys: &[&str]) -> Self {
+        Self::new(
+            Reason::ConfigIncomplete,
+            format!("instance {} lacks required config: {}", instance.name, keys.join(", ")),
+            format!("open /mcp/instances/{} and fill them in profile {profile}", instance.id),
+        )
+        .of_instance(instance)
+        .with_id("keys", keys.join(","))
+    }
+
+    pub fn config_invalid(instance: &InstanceHead, key: &str, expected: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::ConfigInvalid,
+            format!("the value of {key} for instance {} is not a {expected}", instance.name),
+            format!("open /mcp/instances/{} and correct {key}", instance.id),
+        )
+        .of_instance(instance)
+        .with_id("keys", key)
+    }
+
+    // What we ourselves lack.
+
+    pub fn secret_store_unavailable(wired: &WiredConnection<'_>, retry_after: Duration) -> Self {
+        Self::new(
+            Reason::SecretStoreUnavailable,
+            format!("the secret store does not answer, and the secret of connection {} is not cached", wired.label()),
+            "retry; if it lasts, see /readyz?verbose of this daemon for the cause",
+        )
+        .of_connection(wired)
+        .retry_after(retry_after)
+    }
+
+    pub fn database_unavailable(retry_after: Duration) -> Self {
+        Self::new(
+            Reason::DatabaseUnavailable,
+            "the database does not answer",
+            "retry; if it lasts, see /readyz?verbose of this daemon for the cause",
+        )
+        .retry_after(retry_after)
+    }
+
+    pub fn overloaded(retry_after: Duration) -> Self {
+        Self::new(
+            Reason::Overloaded,
+            "this daemon answers as many calls as it may",
+            "retry after the pause; if it lasts, run more daemons",
+        )
+        .retry_after(retry_after)
+    }
+
+    pub fn deadline_exceeded() -> Self {
+        Self::new(
+            Reason::DeadlineExceeded,
+            "the call's deadline passed before there was an answer",
+            "retry, or give the call more time",
+        )
+    }
+
+    pub fn internal() -> Self {
+        Self::new(
+            Reason::Internal,
+            "credway failed to answer because of a fault of its own",
+            "see this daemon's log at the time of the call, and report it",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_one_code_in_upper_snake_case() {
+        let mut codes: Vec<&str> = Reason::ALL.iter().map(|(_, code)| *code).collect();
+        assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')));
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len());
+    }
+}

@@ -1,0 +1,35 @@
+//! What is not ready yet, and why. Each part of the daemon keeps one entry up to date; probes read them all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The state of every part; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+
+impl Readiness {
+    /// Notes that `part` works.
+    pub fn ready(&self, part: &'static str) {
+        self.set(part, Ok(()));
+    }
+
+    /// Notes that `part` does not work, and why. The cause is shown to whoever asks: no secrets.
+    pub fn not_ready(&self, part: &'static str, cause: impl Into<String>) {
+        self.set(part, Err(cause.into()));
+    }
+
+    /// Whether every part works.
+    pub fn is_ready(&self) -> bool {
+        self.parts().iter().all(|(_, state)| state.is_ok())
+    }
+
+    /// Every part with its state, by name.
+    pub fn parts(&self) -> Vec<(&'static str, Result<(), String>)> {
+        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().map(|(part, state)| (*part, state.clone())).collect()
+    }
+
+    fn set(&self, part: &'static str, state: Result<(), String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, state);
+    }
+}

@@ -1,0 +1,58 @@
+//! Secret stores behind one trait, and the cache in front of them. Only this module and `resolve` hold plaintext.
+
+pub mod cache;
+pub mod sealed;
+pub mod vault;
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
+
+/// Where secrets lie: OpenBao or Vault in production, the sealed store on one host.
+///
+/// Every write is check-and-set: the caller says which version it means to follow.
+pub trait SecretStore: Send + Sync {
+    /// The current version of the secret at `address`.
+    fn read<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<SecretDocument, SecretError>>;
+
+    /// Writes `fields` as the version after `previous` (0: there must be none yet), and returns the new version.
+    fn write<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        fields: &'a SecretFields,
+        previous: u64,
+    ) -> BoxFuture<'a, Result<u64, SecretError>>;
+
+    /// Removes every version at `address`; a secret that is not there is removed already.
+    fn delete<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<(), SecretError>>;
+
+    /// Whether the store can be read now; the error says what is wrong with it.
+    fn check(&self) -> BoxFuture<'_, Result<(), SecretError>>;
+
+    /// The life left of the token by which we read it; `None` for a store that needs none.
+    fn own_token_ttl(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Why a secret store did not do what was asked. Never holds a secret or a response body.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SecretError {
+    /// There is no secret at the address.
+    #[error("there is no secret at {address}")]
+    Missing { address: SecretAddress },
+    /// Someone else wrote the secret since it was read.
+    #[error("the secret at {address} was changed meanwhile: it is no longer at version {previous}")]
+    Conflict { address: SecretAddress, previous: u64 },
+    /// The store refuses us: a policy, or our own identity.
+    #[error("the secret store refuses access: {cause}")]
+    Denied { cause: String },
+    /// The store cannot be reached, is sealed or failing; it may come back by itself.
+    #[error("the secret store is unavailable: {cause}")]
+    Unavailable { cause: String },
+    /// What lies there cannot be read: not ours, damaged, or sealed under another key.
+    #[error("the secret at {address} cannot be read: {cause}")]
+    Unreadable { address: SecretAddress, cause: String },
+}
