@@ -43,7 +43,7 @@ pub enum Database {
 pub enum SecretStore {
     /// In the database, sealed under the master key in this file.
     Sealed { master_key_file: PathBuf },
-    Vault(Vault),
+    Vault(Box<Vault>),
 }
 
 /// Vault or OpenBao, KV version 2.
