@@ -42,7 +42,9 @@ pub enum Database {
 #[derive(Clone, Debug)]
 pub enum SecretStore {
     /// In the database, sealed under the master key in this file.
-    Sealed { master_key_file: PathBuf },
+    Sealed {
+        master_key_file: PathBuf,
+    },
     Vault(Box<Vault>),
 }
 

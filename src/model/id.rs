@@ -101,7 +101,9 @@ mod tests {
     fn ids_of_another_kind_or_shape_are_refused() {
         let foreign = InstanceId::generate().to_string();
         let upper = ConnectionId::generate().to_string().to_uppercase();
-        for text in [foreign.as_str(), upper.as_str(), "conn_", "conn_12", "", "conn_0199a6b2-f3e0-7c4d-8a1b-2c3d4e5f6071"] {
+        for text in
+            [foreign.as_str(), upper.as_str(), "conn_", "conn_12", "", "conn_0199a6b2-f3e0-7c4d-8a1b-2c3d4e5f6071"]
+        {
             assert!(text.parse::<ConnectionId>().is_err(), "{text:?} was taken for a connection id");
         }
     }

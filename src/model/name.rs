@@ -9,7 +9,9 @@ pub struct Slug(String);
 
 /// The text cannot be a slug.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot be a name here: use 1 to 63 lower-case letters, digits and dashes, starting and ending with a letter or digit")]
+#[error(
+    "{0:?} cannot be a name here: use 1 to 63 lower-case letters, digits and dashes, starting and ending with a letter or digit"
+)]
 pub struct SlugError(String);
 
 const SLUG_BYTES_MAX: usize = 63;

@@ -238,7 +238,12 @@ impl Refusal {
     pub fn field_missing(instance: &InstanceHead, wired: &WiredConnection<'_>, lacking: &[&str]) -> Self {
         Self::new(
             Reason::SecretMissing,
-            format!("connection {}, wired into instance {}, does not offer {}", wired.label(), instance.name, lacking.join(", ")),
+            format!(
+                "connection {}, wired into instance {}, does not offer {}",
+                wired.label(),
+                instance.name,
+                lacking.join(", ")
+            ),
             format!("save the missing fields at /connections/{}, or wire the key to another field", wired.id),
         )
         .of_instance(instance)

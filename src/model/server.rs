@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn one_server_has_one_canonical_url() {
-        for text in ["https://MCP.example.com:443/gmail/", "HTTPS://mcp.example.com/gmail", " https://mcp.example.com/gmail "] {
+        for text in
+            ["https://MCP.example.com:443/gmail/", "HTTPS://mcp.example.com/gmail", " https://mcp.example.com/gmail "]
+        {
             assert_eq!(text.parse::<CanonicalUrl>().unwrap().as_str(), "https://mcp.example.com/gmail");
         }
         assert_eq!("http://127.0.0.1:8080/".parse::<CanonicalUrl>().unwrap().as_str(), "http://127.0.0.1:8080");

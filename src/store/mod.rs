@@ -145,7 +145,12 @@ impl Store {
     }
 
     /// All that decides what one instance resolves to, in one round trip. Overrides are those of `workflow`.
-    pub async fn wiring_find(&self, scope: &ProjectScope, instance: &InstanceRef, workflow: Option<&str>) -> Result<WiringFound, StoreError> {
+    pub async fn wiring_find(
+        &self,
+        scope: &ProjectScope,
+        instance: &InstanceRef,
+        workflow: Option<&str>,
+    ) -> Result<WiringFound, StoreError> {
         unimplemented!()
     }
 
@@ -213,17 +218,30 @@ impl Tx {
     }
 
     /// Inserts a connection at version 1 (`connection.version` is not read).
-    pub async fn connection_insert(&mut self, project: &ProjectRecord, connection: &Connection) -> Result<(), StoreError> {
+    pub async fn connection_insert(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+    ) -> Result<(), StoreError> {
         unimplemented!()
     }
 
     /// Writes a connection's metadata as the version after `connection.version`; `Conflict` if it is no longer at that one.
-    pub async fn connection_update(&mut self, project: &ProjectRecord, connection: &Connection) -> Result<(), StoreError> {
+    pub async fn connection_update(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+    ) -> Result<(), StoreError> {
         unimplemented!()
     }
 
     /// Changes a connection's status, whatever its version, and counts the version up; `false` if it does not exist.
-    pub async fn connection_set_status(&mut self, project: &ProjectRecord, id: ConnectionId, status: &Status) -> Result<bool, StoreError> {
+    pub async fn connection_set_status(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        status: &Status,
+    ) -> Result<bool, StoreError> {
         unimplemented!()
     }
 
@@ -237,16 +255,30 @@ impl Tx {
         unimplemented!()
     }
 
-    pub async fn instance_insert(&mut self, project: &ProjectRecord, instance: &InstanceRecord) -> Result<(), StoreError> {
+    pub async fn instance_insert(
+        &mut self,
+        project: &ProjectRecord,
+        instance: &InstanceRecord,
+    ) -> Result<(), StoreError> {
         unimplemented!()
     }
 
-    pub async fn instance_set_active(&mut self, project: &ProjectRecord, instance: InstanceId, profile: Option<ProfileId>) -> Result<(), StoreError> {
+    pub async fn instance_set_active(
+        &mut self,
+        project: &ProjectRecord,
+        instance: InstanceId,
+        profile: Option<ProfileId>,
+    ) -> Result<(), StoreError> {
         unimplemented!()
     }
 
     /// Inserts a profile at version 1.
-    pub async fn profile_insert(&mut self, project: &ProjectRecord, instance: InstanceId, profile: &ConfigProfile) -> Result<(), StoreError> {
+    pub async fn profile_insert(
+        &mut self,
+        project: &ProjectRecord,
+        instance: InstanceId,
+        profile: &ConfigProfile,
+    ) -> Result<(), StoreError> {
         unimplemented!()
     }
 

@@ -1,0 +1,1 @@
+//! What tests stand on: real servers, each started once a run, and a sidecar on free ports.
