@@ -77,6 +77,12 @@ pub const DATABASE_CONNECTIONS_MAX: u32 = 8;
 /// Waiting for a database connection. Longer than a busy moment, shorter than a caller's deadline.
 pub const DATABASE_ACQUIRE_DEADLINE: Duration = Duration::from_millis(1500);
 
+/// The pause we ask of a caller while the database does not answer.
+pub const DATABASE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause we ask of a caller that was one too many.
+pub const OVERLOAD_RETRY_PAUSE: Duration = Duration::from_millis(250);
+
 /// Waiting for another writer of the same SQLite file.
 pub const SQLITE_BUSY_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -100,3 +106,12 @@ pub const NAME_BYTES_MAX: usize = 256;
 
 /// A server URL.
 pub const URL_BYTES_MAX: usize = 2048;
+
+/// How often the backends are looked at: a failure shows in readiness within this time and the deadline below.
+pub const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One look at one backend.
+pub const MONITOR_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Waiting for what is not a call at shutdown: our own token's revocation, fetches that nobody waits for.
+pub const BACKGROUND_STOP_DEADLINE: Duration = Duration::from_secs(3);

@@ -58,6 +58,13 @@ impl Scope {
     ];
 }
 
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::ALL.iter().find(|(scope, _)| scope == self).map_or("unknown", |(_, word)| word);
+        f.write_str(word)
+    }
+}
+
 /// A set of scopes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScopeSet(u8);

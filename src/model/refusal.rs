@@ -31,6 +31,7 @@ pub enum Reason {
     ServiceNotEnabled,
     ScopeMissing,
     SecretMissing,
+    SecretUnreadable,
     ConfigIncomplete,
     ConfigInvalid,
     SecretStoreUnavailable,
@@ -42,7 +43,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each reason, with its code.
-    pub const ALL: [(Reason, &'static str); 24] = [
+    pub const ALL: [(Reason, &'static str); 25] = [
         (Self::Unauthenticated, "UNAUTHENTICATED"),
         (Self::PermissionDenied, "PERMISSION_DENIED"),
         (Self::InvalidRequest, "INVALID_REQUEST"),
@@ -60,6 +61,7 @@ impl Reason {
         (Self::ServiceNotEnabled, "SERVICE_NOT_ENABLED"),
         (Self::ScopeMissing, "SCOPE_MISSING"),
         (Self::SecretMissing, "SECRET_MISSING"),
+        (Self::SecretUnreadable, "SECRET_UNREADABLE"),
         (Self::ConfigIncomplete, "CONFIG_INCOMPLETE"),
         (Self::ConfigInvalid, "CONFIG_INVALID"),
         (Self::SecretStoreUnavailable, "SECRET_STORE_UNAVAILABLE"),
@@ -304,6 +306,15 @@ impl Refusal {
             Reason::SecretMissing,
             format!("the secret of connection {} is not in the secret store", wired.label()),
             format!("save its credentials again at /connections/{}", wired.id),
+        )
+        .of_connection(wired)
+    }
+
+    pub fn secret_unreadable(wired: &WiredConnection<'_>) -> Self {
+        Self::new(
+            Reason::SecretUnreadable,
+            format!("the secret of connection {} is in the secret store, but cannot be read", wired.label()),
+            format!("save its credentials again at /connections/{}; this daemon's log says what is wrong with them", wired.id),
         )
         .of_connection(wired)
     }

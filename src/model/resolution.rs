@@ -1,13 +1,11 @@
 //! Resolutions: what is asked, and the answer with its provenance.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::id::{ConnectionId, InstanceId, ProfileId};
-use super::overrides::Override;
 use super::schema::ConfigValue;
 use super::secret::SecretString;
 use super::server::CanonicalUrl;
@@ -106,10 +104,12 @@ pub struct ConnectionUse {
     pub fetched_at: Timestamp,
 }
 
-/// The override that decided for a connection, and the connection it replaced.
+/// The override that decided for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedOverride {
-    pub rule: Arc<Override>,
+    pub workflow: String,
+    pub step: Option<String>,
+    /// The profile's own connection, which it replaced.
     pub replaced: ConnectionId,
 }
 

@@ -1,1 +1,145 @@
-//! Not written yet.
+//! The resolution rules (contract, section 2): the whole way on one screen.
+//!
+//! `plan` and `materialise` decide and are pure; this file fetches what they need, and decides nothing.
+
+mod explain;
+mod materialise;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod trail;
+
+use futures_util::future::try_join_all;
+
+pub use explain::{ExplainedEntry, Explanation};
+pub use trail::{Rule, RuleOutcome};
+
+use crate::clock::Clock;
+use crate::limits;
+use crate::metrics::{Metrics, ResolveOutcome, Tier};
+use crate::model::caller::Caller;
+use crate::model::refusal::{Reason, Refusal};
+use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest};
+use crate::model::secret::SecretAddress;
+use crate::model::wiring::{WiredConnection, Wiring};
+use crate::secrets::SecretError;
+use crate::secrets::cache::{Fetched, SecretCache};
+use crate::store::{ProjectScope, Store, StoreError, WiringFound};
+use plan::Plan;
+use trail::{Silent, Trail};
+
+/// Finds the way from a step to the credential it may use.
+pub struct Resolver {
+    store: Store,
+    secrets: SecretCache,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Resolver {
+    pub fn new(store: Store, secrets: SecretCache, clock: Clock, metrics: Metrics) -> Self {
+        Self { store, secrets, clock, metrics }
+    }
+
+    /// The materialised config of one instance for one step, as `caller` may have it.
+    pub async fn resolve(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Resolution, Refusal> {
+        let started = self.clock.moment();
+        let outcome = self.follow(caller, request, &mut Silent).await;
+        let elapsed = self.clock.moment().since(started);
+        let (result, tier, reason) = match &outcome {
+            Ok(resolution) => (ResolveOutcome::Ok, tier_of(resolution), None),
+            Err(refusal) => (outcome_of(refusal.reason), Tier::None, Some(refusal.reason)),
+        };
+        self.metrics.resolve_finished(result, tier, reason, elapsed);
+        outcome
+    }
+
+    async fn follow(
+        &self,
+        caller: &Caller,
+        request: &ResolutionRequest,
+        trail: &mut impl Trail,
+    ) -> Result<Resolution, Refusal> {
+        let wiring = self.wiring(caller, request).await?;
+        trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
+        let plan = plan::plan(&wiring, request, trail)?;
+        trail.planned(|| explain::entries(&wiring, &plan));
+        let secrets = self.gather(&wiring, &plan).await?;
+        trail.passed(Rule::Secrets, || explain::secrets_read(&plan, &secrets));
+        let fallback_refresh = self.clock.now() + limits::SECRET_TTL_DEFAULT;
+        let resolution = materialise::materialise(&wiring, &plan, &secrets, fallback_refresh)?;
+        trail.passed(Rule::Config, || format!("{} keys have values", resolution.config.len()));
+        Ok(resolution)
+    }
+
+    /// Rules 1 and 2: the instance, if it is there for this caller.
+    async fn wiring(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Box<Wiring>, Refusal> {
+        let scope = ProjectScope {
+            tenant: caller.tenant,
+            project: caller.project,
+            asked: request.project.clone(),
+        };
+        let found = self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref()).await;
+        match found.map_err(|error| store_refusal(&error))? {
+            WiringFound::One(wiring) => Ok(wiring),
+            WiringFound::Several(instances) => Err(Refusal::instance_ambiguous(&request.instance, &instances)),
+            WiringFound::Nothing => Err(match &request.instance {
+                InstanceRef::Server(url) => Refusal::instance_not_installed(url),
+                asked => Refusal::instance_not_found(asked),
+            }),
+        }
+    }
+
+    /// Rule 6: the secrets of all planned connections, at once, in the plan's order.
+    async fn gather(&self, wiring: &Wiring, plan: &Plan<'_>) -> Result<Vec<Fetched>, Refusal> {
+        let fetches = plan.uses.iter().map(|planned| async move {
+            let address = SecretAddress {
+                tenant: wiring.instance.tenant.clone(),
+                project: wiring.instance.project.clone(),
+                connection: planned.connection.id,
+            };
+            let fetched = self.secrets.get(&address).await;
+            fetched.map_err(|error| secret_refusal(&error, &planned.wired()))
+        });
+        try_join_all(fetches).await
+    }
+}
+
+fn secret_refusal(error: &SecretError, wired: &WiredConnection<'_>) -> Refusal {
+    match error {
+        SecretError::Missing { .. } => Refusal::secret_missing(wired),
+        SecretError::Unreadable { .. } => Refusal::secret_unreadable(wired),
+        SecretError::Denied { .. } | SecretError::Unavailable { .. } | SecretError::Conflict { .. } => {
+            Refusal::secret_store_unavailable(wired, limits::SECRET_FAILURE_TTL)
+        }
+    }
+}
+
+/// What a failing database means to a caller; logged here, where it is handled.
+fn store_refusal(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::Unavailable { .. } => {
+            tracing::warn!(error = %error, "reading the wiring failed");
+            Refusal::database_unavailable(limits::DATABASE_RETRY_PAUSE)
+        }
+        _ => {
+            tracing::error!(error = %error, "reading the wiring failed");
+            Refusal::internal()
+        }
+    }
+}
+
+fn tier_of(resolution: &Resolution) -> Tier {
+    let from_store = resolution.provenance.connections.iter().any(|used| used.freshness == Freshness::Fresh);
+    if from_store { Tier::SecretStore } else { Tier::Memory }
+}
+
+fn outcome_of(reason: Reason) -> ResolveOutcome {
+    match reason {
+        Reason::SecretStoreUnavailable | Reason::DatabaseUnavailable | Reason::DeadlineExceeded | Reason::Overloaded => {
+            ResolveOutcome::Unavailable
+        }
+        Reason::Internal => ResolveOutcome::Error,
+        _ => ResolveOutcome::Refused,
+    }
+}

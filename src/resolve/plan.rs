@@ -1,0 +1,183 @@
+//! Rules 3 to 5, pure: wiring and request in, the connections to fetch out, or the refusal.
+
+use super::trail::{Rule, Trail};
+use crate::model::connection::{Connection, ConnectionState};
+use crate::model::id::ConnectionId;
+use crate::model::overrides::{Override, deciding};
+use crate::model::profile::ConfigProfile;
+use crate::model::refusal::Refusal;
+use crate::model::resolution::{AppliedOverride, ResolutionRequest};
+use crate::model::wiring::{InstanceHead, WiredConnection, Wiring};
+
+/// What to fetch, and what it is for.
+#[derive(Debug)]
+pub(super) struct Plan<'w> {
+    pub profile: &'w ConfigProfile,
+    /// The connections, each once.
+    pub uses: Vec<PlannedUse<'w>>,
+    pub wires: Vec<PlannedWire<'w>>,
+}
+
+/// One connection that passed every rule.
+#[derive(Debug)]
+pub(super) struct PlannedUse<'w> {
+    pub connection: &'w Connection,
+    pub applied_override: Option<AppliedOverride>,
+}
+
+/// One config key, fed by a field of `uses[connection]`.
+#[derive(Debug)]
+pub(super) struct PlannedWire<'w> {
+    pub key: &'w str,
+    pub field: &'w str,
+    pub connection: usize,
+}
+
+impl PlannedUse<'_> {
+    pub(super) fn wired(&self) -> WiredConnection<'_> {
+        WiredConnection { id: self.connection.id, name: Some(&self.connection.name) }
+    }
+}
+
+/// Applies rules 3 to 5 in their order.
+pub(super) fn plan<'w>(
+    wiring: &'w Wiring,
+    request: &ResolutionRequest,
+    trail: &mut impl Trail,
+) -> Result<Plan<'w>, Refusal> {
+    let instance = &wiring.instance;
+    if let Some(asked) = &request.expected_server
+        && *asked != instance.server_url
+    {
+        return Err(Refusal::server_url_mismatch(instance, asked));
+    }
+    let profile = wiring.profile.as_ref().ok_or_else(|| Refusal::no_active_profile(instance))?;
+    trail.passed(Rule::ActiveProfile, || format!("profile {:?}, version {}", profile.name, profile.version));
+
+    let mut plan = Plan { profile, uses: Vec::new(), wires: Vec::new() };
+    for group in groups(profile) {
+        let rule = deciding(&wiring.overrides, request.step.as_deref(), group.wired);
+        let planned = choose(wiring, request, &group, rule)?;
+        note(trail, &group, &planned);
+        let position = plan.uses.len();
+        plan.wires.extend(group.wires.iter().map(|(key, field)| PlannedWire { key, field, connection: position }));
+        plan.uses.push(planned);
+    }
+    plan.wires.sort_by_key(|wire| wire.key);
+    Ok(plan)
+}
+
+/// The keys that the profile wires to one connection.
+struct Group<'w> {
+    wired: ConnectionId,
+    wires: Vec<(&'w str, &'w str)>,
+}
+
+fn groups(profile: &ConfigProfile) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for (key, wire) in &profile.source_spec {
+        let entry = (key.as_str(), wire.credential.as_str());
+        match groups.iter_mut().find(|group| group.wired == wire.connection) {
+            Some(group) => group.wires.push(entry),
+            None => groups.push(Group { wired: wire.connection, wires: vec![entry] }),
+        }
+    }
+    groups
+}
+
+/// Rules 4 and 5 for the keys wired to one connection. An override that cannot serve refuses; it never falls back.
+fn choose<'w>(
+    wiring: &'w Wiring,
+    request: &ResolutionRequest,
+    group: &Group<'w>,
+    rule: Option<&Override>,
+) -> Result<PlannedUse<'w>, Refusal> {
+    let id = rule.map_or(group.wired, |rule| rule.connection);
+    let instance = &wiring.instance;
+    let Some(connection) = wiring.connections.get(&id) else {
+        return Err(Refusal::connection_missing(instance, &WiredConnection { id, name: None }));
+    };
+    let wired = WiredConnection { id, name: Some(&connection.name) };
+    offers_the_fields(instance, connection, &wired, group, rule.is_some())?;
+    fits_the_environment(wiring, request, connection, &wired)?;
+    is_usable(connection, &wired)?;
+    serves_the_server(instance, connection, &wired)?;
+    let applied_override = rule.map(|rule| AppliedOverride {
+        workflow: request.workflow.clone().unwrap_or_default(),
+        step: rule.step.clone(),
+        replaced: group.wired,
+    });
+    Ok(PlannedUse { connection, applied_override })
+}
+
+fn offers_the_fields(
+    instance: &InstanceHead,
+    connection: &Connection,
+    wired: &WiredConnection<'_>,
+    group: &Group<'_>,
+    overridden: bool,
+) -> Result<(), Refusal> {
+    let fields = group.wires.iter().map(|(_, field)| *field);
+    let lacking: Vec<&str> = fields.filter(|field| !connection.fields.contains(*field)).collect();
+    match (lacking.is_empty(), overridden) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Refusal::override_incompatible(instance, wired, &lacking)),
+        (false, false) => Err(Refusal::field_missing(instance, wired, &lacking)),
+    }
+}
+
+/// A workflow limited to an environment refuses connections labelled otherwise; unlabelled ones serve any.
+fn fits_the_environment(
+    wiring: &Wiring,
+    request: &ResolutionRequest,
+    connection: &Connection,
+    wired: &WiredConnection<'_>,
+) -> Result<(), Refusal> {
+    match (&wiring.workflow_environment, &connection.environment) {
+        (Some(wants), Some(is)) if wants != is => {
+            let workflow = request.workflow.as_deref().unwrap_or_default();
+            Err(Refusal::environment_mismatch(workflow, wants, wired, is))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_usable(connection: &Connection, wired: &WiredConnection<'_>) -> Result<(), Refusal> {
+    match connection.status.state {
+        ConnectionState::Active | ConnectionState::Degraded => Ok(()),
+        ConnectionState::Reconnect => Err(Refusal::reconnect_required(wired)),
+        ConnectionState::Disabled => Err(Refusal::connection_disabled(wired)),
+        ConnectionState::Pending => Err(Refusal::connection_pending(wired)),
+    }
+}
+
+fn serves_the_server(
+    instance: &InstanceHead,
+    connection: &Connection,
+    wired: &WiredConnection<'_>,
+) -> Result<(), Refusal> {
+    let Some(services) = &connection.services else { return Ok(()) };
+    let service = instance.service.as_str();
+    if !services.enabled.contains(service) {
+        return Err(Refusal::service_not_enabled(wired, service));
+    }
+    let required = instance.required_scopes.iter().map(String::as_str);
+    let missing: Vec<&str> = required.filter(|scope| !services.scopes_granted.contains(*scope)).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Refusal::scope_missing(wired, service, &missing)) }
+}
+
+fn note(trail: &mut impl Trail, group: &Group<'_>, planned: &PlannedUse<'_>) {
+    if let Some(applied) = &planned.applied_override {
+        trail.passed(Rule::Override, || {
+            let level = match &applied.step {
+                Some(step) => format!("step {step:?}"),
+                None => "the workflow".to_owned(),
+            };
+            format!("{level} puts {} in place of {}", planned.wired().label(), group.wired)
+        });
+    }
+    trail.passed(Rule::Connection, || {
+        let Connection { status, version, .. } = planned.connection;
+        format!("{} is {}, version {version}", planned.wired().label(), status.state)
+    });
+}
