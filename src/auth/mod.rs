@@ -1,1 +1,170 @@
-//! Not written yet.
+//! Who is asking: a bearer token, a uid on the Unix socket, or a name in a client certificate becomes a `Caller`.
+//!
+//! Verdicts are kept for a moment, so that the hot path asks no database; that moment is how long a revoked token still works.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use moka::future::Cache;
+
+use crate::clock::{Clock, Moment};
+use crate::config::{Identity, KnownCaller};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::model::caller::{Caller, Subject};
+use crate::model::refusal::Refusal;
+use crate::model::token::TokenText;
+use crate::store::{Store, StoreError, TokenRecord};
+
+/// What a call brings to prove who makes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// The text after `Bearer `.
+    pub bearer: Option<&'a str>,
+    /// The uid at the other end of the Unix socket.
+    pub uid: Option<u32>,
+    /// The names in the verified client certificate.
+    pub certificate_names: &'a [String],
+}
+
+/// Verifies callers.
+pub struct Authenticator {
+    store: Store,
+    known: Vec<KnownCaller>,
+    verdicts: Cache<Claim, Verdict>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// What is to be verified, without the token itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Claim {
+    TokenHash([u8; 32]),
+    /// The position in the list of known callers.
+    Known(usize),
+}
+
+#[derive(Clone)]
+struct Verdict {
+    outcome: Result<Arc<Caller>, Refusal>,
+    /// When the token itself ends, whatever we remember.
+    expires_at: Option<Timestamp>,
+    current_until: Moment,
+}
+
+impl Authenticator {
+    pub fn new(store: Store, known: Vec<KnownCaller>, clock: Clock, metrics: Metrics) -> Self {
+        let verdicts = Cache::builder()
+            .max_capacity(limits::TOKEN_CACHE_ENTRIES)
+            .time_to_idle(limits::TOKEN_CACHE_TTL)
+            .build();
+        Self { store, known, verdicts, clock, metrics }
+    }
+
+    /// The caller, or one and the same refusal for whatever is wrong: revoked, expired, unknown, malformed, absent.
+    ///
+    /// A token that is sent decides alone: a wrong one is not made good by the socket it came through.
+    pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Arc<Caller>, Refusal> {
+        match evidence.bearer {
+            Some(bearer) => {
+                let token = TokenText::parse(bearer).map_err(|_| Refusal::unauthenticated())?;
+                self.verdict(Claim::TokenHash(token.hash()), self.look_up(&token)).await
+            }
+            None => {
+                let position = self.known.iter().position(|known| matches(&known.identity, &evidence));
+                let position = position.ok_or_else(Refusal::unauthenticated)?;
+                self.verdict(Claim::Known(position), self.recognise(position)).await
+            }
+        }
+    }
+
+    /// The remembered verdict on `claim`, or that of `verify`, which runs once for all who wait.
+    async fn verdict(&self, claim: Claim, verify: impl Future<Output = Verdict>) -> Result<Arc<Caller>, Refusal> {
+        let now = self.clock.moment();
+        if let Some(verdict) = self.verdicts.get(&claim).await
+            && now < verdict.current_until
+        {
+            self.metrics.token_cache_hit();
+            return self.still_valid(verdict);
+        }
+        self.metrics.token_cache_miss();
+        let entry = self.verdicts.entry(claim).or_insert_with_if(verify, |held| now >= held.current_until).await;
+        self.still_valid(entry.into_value())
+    }
+
+    fn still_valid(&self, verdict: Verdict) -> Result<Arc<Caller>, Refusal> {
+        if verdict.expires_at.is_some_and(|end| end <= self.clock.now()) {
+            return Err(Refusal::unauthenticated());
+        }
+        verdict.outcome
+    }
+
+    async fn look_up(&self, token: &TokenText) -> Verdict {
+        let (outcome, expires_at) = match self.store.tokens_find(token.shown_prefix()).await {
+            Ok(records) => match records.into_iter().find(|record| token.matches(&record.hash)) {
+                Some(record) if record.revoked_at.is_none() => (Ok(Arc::new(caller_of(&record))), record.expires_at),
+                _ => (Err(Refusal::unauthenticated()), None),
+            },
+            Err(error) => (Err(store_refusal(&error)), None),
+        };
+        self.remember(outcome, expires_at)
+    }
+
+    async fn recognise(&self, position: usize) -> Verdict {
+        let known = &self.known[position];
+        let outcome = match self.caller_known_as(known).await {
+            Ok(Some(caller)) => Ok(Arc::new(caller)),
+            Ok(None) => {
+                tracing::warn!(tenant = %known.tenant, "a known caller belongs to a tenant or project that does not exist");
+                Err(Refusal::unauthenticated())
+            }
+            Err(error) => Err(store_refusal(&error)),
+        };
+        self.remember(outcome, None)
+    }
+
+    async fn caller_known_as(&self, known: &KnownCaller) -> Result<Option<Caller>, StoreError> {
+        let Some(tenant) = self.store.tenant_find(&known.tenant).await? else { return Ok(None) };
+        let project = match &known.project {
+            None => None,
+            Some(slug) => match self.store.project_find(tenant.id, slug).await? {
+                None => return Ok(None),
+                Some(project) => Some(project.id),
+            },
+        };
+        let subject = match &known.identity {
+            Identity::Uid(uid) => Subject::Uid(*uid),
+            Identity::CertificateName(name) => Subject::Certificate(name.clone()),
+        };
+        Ok(Some(Caller { subject, tenant: tenant.id, project, role: known.role, scopes: known.scopes }))
+    }
+
+    fn remember(&self, outcome: Result<Arc<Caller>, Refusal>, expires_at: Option<Timestamp>) -> Verdict {
+        Verdict { outcome, expires_at, current_until: self.clock.moment() + limits::TOKEN_CACHE_TTL }
+    }
+}
+
+fn matches(identity: &Identity, evidence: &Evidence<'_>) -> bool {
+    match identity {
+        Identity::Uid(uid) => evidence.uid == Some(*uid),
+        Identity::CertificateName(name) => evidence.certificate_names.contains(name),
+    }
+}
+
+fn caller_of(record: &TokenRecord) -> Caller {
+    Caller {
+        subject: Subject::Token(record.id),
+        tenant: record.tenant,
+        project: record.project,
+        role: record.role,
+        scopes: record.scopes,
+    }
+}
+
+fn store_refusal(error: &StoreError) -> Refusal {
+    tracing::warn!(error = %error, "verifying a caller failed");
+    match error {
+        StoreError::Unavailable { .. } => Refusal::database_unavailable(limits::DATABASE_RETRY_PAUSE),
+        _ => Refusal::internal(),
+    }
+}
