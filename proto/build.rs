@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["proto/credway/v1/credential_service.proto"], ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("credway_descriptor.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Its derived Debug would print the value; `grpc/mod.rs` writes one that does not.
+    tonic_prost_build::configure().skip_debug(["credway.v1.ConfigEntry"]).compile_fds(descriptors)?;
     Ok(())
 }
