@@ -1,1 +1,160 @@
-//! Not written yet.
+//! Builds every part, binds every port, runs and drains: the only module that knows all others.
+//!
+//! Start and stop are a value: `start(config) -> Running`, so that a test starts the real daemon on port 0 and asks where it is.
+
+pub mod backends;
+mod monitor;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, TlsError, TlsReloader};
+use crate::grpc::proto;
+use crate::grpc::service::Credentials;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::resolve::Resolver;
+use crate::secrets::cache::SecretCache;
+use backends::{Backends, OpenError};
+use monitor::Monitor;
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("cannot listen for HTTP on {address}: choose a free address of this machine")]
+    Http { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the reflection service cannot be built from the compiled proto")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Where the daemon is reached, with the ports that the system chose.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    pub http: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
+    pub socket: Option<PathBuf>,
+}
+
+/// A daemon that runs.
+pub struct Running {
+    pub addresses: Addresses,
+    readiness: Readiness,
+    health: HealthReporter,
+    tls: Vec<Arc<TlsReloader>>,
+    /// Connections and calls: what a drain waits for.
+    serving: TaskTracker,
+    /// Everything else: monitor, token renewal, fetches.
+    background: TaskTracker,
+    drain: CancellationToken,
+    cut: CancellationToken,
+    stop: CancellationToken,
+    drain_deadline: Duration,
+}
+
+/// Starts the daemon: ports first, so that a second one fails before it touches anything.
+pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError> {
+    let listeners = Listener::bind(&config.grpc)?;
+    let http = bind_http(config.http.address).await?;
+    let addresses = addresses(&listeners, http.as_ref());
+    let tls = listeners.iter().filter_map(Listener::tls).collect();
+
+    let (metrics, readiness) = (Metrics::new(), Readiness::default());
+    let (serving, background) = (TaskTracker::new(), TaskTracker::new());
+    let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let Backends { store, secrets } = backends::open(config, &clock, &background, &stop).await?;
+    let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
+    let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone());
+    let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
+    let service = Credentials::new(Arc::new(resolver), Arc::new(authenticator), &config.grpc, metrics.clone());
+
+    let (health, routes) = routes(service)?;
+    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone() };
+    for listener in listeners {
+        serving.spawn(listener.serve(routes.clone(), context.clone()));
+    }
+    if let Some(listener) = http {
+        let router = http::router(http::HttpState { metrics: metrics.clone(), readiness: readiness.clone() });
+        background.spawn(http::serve(listener, router, stop.clone()));
+    }
+    let monitor = Monitor { store, secrets, cache, metrics, readiness: readiness.clone(), health: health.clone() };
+    monitor.look().await;
+    background.spawn(monitor.run(stop.clone(), drain.clone()));
+    let drain_deadline = config.shutdown.drain;
+    Ok(Running { addresses, readiness, health, tls, serving, background, drain, cut, stop, drain_deadline })
+}
+
+impl Running {
+    /// Reads the certificate files again. A bad file keeps the certificates that are in use.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.tls.iter().try_for_each(|tls| tls.reload())
+    }
+
+    /// Readiness off, then no new calls, then those in flight within their deadline, then everything else. Returns whether all
+    /// calls in flight could finish.
+    pub async fn shutdown(self) -> bool {
+        self.readiness.not_ready("shutdown", "this daemon is stopping");
+        monitor::announce(&self.health, false).await;
+        self.drain.cancel();
+        self.serving.close();
+        let finished = timeout(self.drain_deadline, self.serving.wait()).await.is_ok();
+        if !finished {
+            tracing::warn!("calls were still in flight after {} s and are cut", self.drain_deadline.as_secs_f32());
+            self.cut.cancel();
+        }
+        self.stop.cancel();
+        self.background.close();
+        let _ = timeout(crate::limits::BACKGROUND_STOP_DEADLINE, self.background.wait()).await;
+        finished
+    }
+}
+
+async fn bind_http(address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|source| StartError::Http { address, source })
+}
+
+fn addresses(listeners: &[Listener], http: Option<&TcpListener>) -> Addresses {
+    let mut addresses =
+        Addresses { http: http.and_then(|listener| listener.local_addr().ok()), ..Addresses::default() };
+    for listener in listeners {
+        match listener.local_address() {
+            LocalAddress::Tcp(address) => addresses.grpc = Some(*address),
+            LocalAddress::Unix(path) => addresses.socket = Some(path.clone()),
+        }
+    }
+    addresses
+}
+
+/// The data plane, health, and reflection in both versions that clients still ask for.
+fn routes(service: Credentials) -> Result<(HealthReporter, Routes), StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(service.into_service())
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    Ok((health, routes))
+}

@@ -1,0 +1,60 @@
+//! The database and the secret store that a config names, opened. The daemon and the commands beside it open them alike.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::secrets::SecretStore;
+use crate::secrets::sealed::{SealedError, SealedStore};
+use crate::secrets::vault::{VaultStartError, VaultStore};
+use crate::store::{Store, StoreError};
+
+/// What a config names.
+pub struct Backends {
+    pub store: Store,
+    pub secrets: Arc<dyn SecretStore>,
+}
+
+/// Why they cannot be opened. A server that is down is no reason: it may come up.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Sealed(#[from] SealedError),
+    #[error(transparent)]
+    Vault(#[from] VaultStartError),
+}
+
+/// Opens both. With Vault, neither server needs to be up yet: what is down is reported by readiness, and heals by itself.
+/// The sealed store lies in the database, which then must answer.
+pub async fn open(
+    config: &Config,
+    clock: &Clock,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Backends, OpenError> {
+    let store = Store::lazy(&config.database, clock.clone())?;
+    let migrated = store.migrate().await;
+    let secrets: Arc<dyn SecretStore> = match &config.secret_store {
+        config::SecretStore::Sealed { master_key_file } => {
+            migrated?;
+            Arc::new(SealedStore::open(store.clone(), master_key_file).await?)
+        }
+        config::SecretStore::Vault(vault) => {
+            if let Err(error) = migrated {
+                match error {
+                    StoreError::Unavailable { .. } => {
+                        tracing::warn!(error = %error, "the database does not answer yet; it is migrated once it does");
+                    }
+                    other => return Err(other.into()),
+                }
+            }
+            VaultStore::start(vault, clock.clone(), tasks, stop.clone())?
+        }
+    };
+    Ok(Backends { store, secrets })
+}

@@ -1,0 +1,104 @@
+//! Looks at the backends once a second: readiness, health and gauges say what it saw. Liveness never depends on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::grpc::proto::credential_service_server::SERVICE_NAME;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::secrets::SecretStore;
+use crate::secrets::cache::SecretCache;
+use crate::store::Store;
+
+pub(super) struct Monitor {
+    pub store: Store,
+    pub secrets: Arc<dyn SecretStore>,
+    pub cache: SecretCache,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    pub health: HealthReporter,
+}
+
+impl Monitor {
+    /// Looks again and again, until the daemon stops. From the drain on, health stays as the shutdown set it.
+    pub(super) async fn run(self, stop: CancellationToken, drain: CancellationToken) {
+        let mut ticks = interval(limits::MONITOR_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            self.cache.sweep().await;
+            self.metrics.upkeep();
+            if !drain.is_cancelled() {
+                self.look().await;
+            }
+        }
+    }
+
+    /// One look at every backend.
+    pub(super) async fn look(&self) {
+        let (database, secret_store) = tokio::join!(self.look_at_database(), self.look_at_secret_store());
+        self.note("database", database);
+        self.note("secret store", secret_store);
+        self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl());
+        let ready = self.readiness.is_ready();
+        self.metrics.ready(ready);
+        announce(&self.health, ready).await;
+    }
+
+    async fn look_at_database(&self) -> Result<(), String> {
+        // Also migrates a database that was down when the daemon started; it is nothing once that is done.
+        within(limits::MONITOR_DEADLINE, async {
+            self.store.migrate().await?;
+            self.store.check().await
+        })
+        .await
+    }
+
+    async fn look_at_secret_store(&self) -> Result<(), String> {
+        within(limits::MONITOR_DEADLINE, self.secrets.check()).await
+    }
+
+    fn note(&self, part: &'static str, state: Result<(), String>) {
+        let before = self.readiness.parts().into_iter().find(|(name, _)| *name == part).map(|(_, state)| state);
+        match state {
+            Ok(()) => {
+                if matches!(before, Some(Err(_))) {
+                    tracing::info!(part, "the {part} is back");
+                }
+                self.readiness.ready(part);
+            }
+            Err(cause) => {
+                if !matches!(before, Some(Err(_))) {
+                    tracing::warn!(part, cause, "the {part} does not work: {cause}");
+                }
+                self.readiness.not_ready(part, cause);
+            }
+        }
+    }
+}
+
+/// Tells gRPC health, of the server as a whole and of the service.
+pub(super) async fn announce(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    health.set_service_status("", status).await;
+    health.set_service_status(SERVICE_NAME, status).await;
+}
+
+async fn within<E: std::fmt::Display>(
+    deadline: Duration,
+    look: impl Future<Output = Result<(), E>>,
+) -> Result<(), String> {
+    match timeout(deadline, look).await {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", deadline.as_secs())),
+    }
+}
