@@ -1,1 +1,104 @@
-//! Not written yet.
+//! The commands. Data goes to standard output, everything else to standard error; nothing here decides about credentials.
+
+mod apply;
+mod client;
+mod config_show;
+mod connection;
+mod dev;
+mod failure;
+mod healthcheck;
+mod key;
+mod prompt;
+mod ready;
+mod resolve;
+mod serve;
+mod settings;
+mod token;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use failure::{EXIT_CODES, Exit, Failure};
+
+/// Finds the way from a workflow step to the credential it may use
+///
+/// credway resolves (workflow, MCP instance, step) to a config with its credentials: over gRPC for executors, from secrets in
+/// Vault/OpenBao or in its own sealed store. Start with `credway dev`, which needs no server, no account and no network.
+#[derive(Debug, Parser)]
+#[command(name = "credway", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    /// Report failures as one JSON document on standard error
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Dev),
+    Serve(serve::Serve),
+    Apply(apply::Apply),
+    Resolve(resolve::Resolve),
+    #[command(subcommand)]
+    Connection(connection::Connection),
+    #[command(subcommand)]
+    Token(token::Token),
+    #[command(subcommand)]
+    Key(key::Key),
+    #[command(subcommand)]
+    Config(config_show::Config),
+    Healthcheck(healthcheck::Healthcheck),
+    /// Prints the completions for a shell: `credway completion bash > /etc/bash_completion.d/credway`
+    Completion {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// Parses the arguments, runs the command, and answers with its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Several crates of the tree carry a TLS provider of their own choice; one is chosen here, for all.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let json = cli.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new(Exit::Failed, "RUNTIME", "no thread can be started").why(error.to_string()).report(json),
+    };
+    match runtime.block_on(Box::pin(run(cli.command))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(dev) => dev.run().await,
+        Command::Serve(serve) => serve.run().await,
+        Command::Apply(apply) => apply.run().await,
+        Command::Resolve(resolve) => resolve.run().await,
+        Command::Connection(connection) => connection.run().await,
+        Command::Token(token) => token.run().await,
+        Command::Key(key) => key.run().await,
+        Command::Config(config) => config.run(),
+        Command::Healthcheck(healthcheck) => healthcheck.run().await,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "credway", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+}
