@@ -1,0 +1,29 @@
+# What credway needs of Vault or OpenBao, and no more. `secret` is the KV version 2 mount, `credway` the prefix:
+#   bao policy write credway deploy/vault-policy.hcl
+# A sidecar that only resolves can do with "read" on the data; writing is for the control plane and `credway apply`.
+
+path "secret/data/credway/*" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "secret/metadata/credway/*" {
+  capabilities = ["read", "delete"]
+}
+
+# To see at start that the mount is version 2.
+path "sys/internal/ui/mounts/secret" {
+  capabilities = ["read"]
+}
+
+# Its own token: is it alive, make it last, give it back. The `default` policy grants these too.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}

@@ -1,0 +1,87 @@
+//! The real daemon on free ports, in this process, with clients for it.
+
+use credway::app::{self, Addresses, Running};
+use credway::clock::Clock;
+use credway::config::load::{self, Sources};
+use credway::config::Config;
+use credway::grpc::proto::credential_service_client::CredentialServiceClient;
+use tempfile::TempDir;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// A running daemon, with the directory it lives in.
+pub struct Sidecar {
+    pub config: Config,
+    pub dir: TempDir,
+    running: Running,
+}
+
+pub type Client = CredentialServiceClient<InterceptedService<Channel, Metadata>>;
+
+/// The metadata of each call.
+#[derive(Clone, Default)]
+pub struct Metadata(Vec<(&'static str, AsciiMetadataValue)>);
+
+impl tonic::service::Interceptor for Metadata {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        for (name, value) in &self.0 {
+            request.metadata_mut().insert(*name, value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The settings of an embedded daemon in `dir`, with `more` on top.
+pub fn embedded(dir: &TempDir, more: &[(&str, String)]) -> Config {
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let own = [
+        ("data_dir", path("")),
+        ("grpc.socket", path("credway.sock")),
+        ("grpc.address", "127.0.0.1:0".to_owned()),
+        ("http.address", "127.0.0.1:0".to_owned()),
+    ];
+    let flags = own.iter().chain(more).map(|(path, value)| ((*path).to_owned(), value.clone())).collect();
+    load::load(&Sources { file: None, environment: Vec::new(), flags }).unwrap().config
+}
+
+impl Sidecar {
+    /// Starts the daemon that `config` describes.
+    pub async fn start(dir: TempDir, config: Config, clock: Clock) -> Self {
+        let running = app::start(&config, clock).await.unwrap();
+        Self { config, dir, running }
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.running.addresses
+    }
+
+    /// A client over the Unix socket that sends `token`.
+    pub async fn client(&self, token: &str) -> Client {
+        let value = format!("Bearer {token}").parse().unwrap();
+        CredentialServiceClient::with_interceptor(self.socket().await, Metadata(vec![("authorization", value)]))
+    }
+
+    /// A client that sends just this metadata.
+    pub async fn client_with(&self, metadata: &[(&'static str, &str)]) -> Client {
+        let metadata = metadata.iter().map(|(name, value)| (*name, value.parse().unwrap())).collect();
+        CredentialServiceClient::with_interceptor(self.socket().await, Metadata(metadata))
+    }
+
+    /// A connection to the Unix socket.
+    pub async fn socket(&self) -> Channel {
+        let path = self.addresses().socket.as_ref().unwrap();
+        Endpoint::from_shared(format!("unix://{}", path.display())).unwrap().connect().await.unwrap()
+    }
+
+    /// A connection to the TCP port.
+    pub async fn tcp(&self) -> Channel {
+        let address = self.addresses().grpc.unwrap();
+        Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+    }
+
+    pub async fn stop(self) -> bool {
+        self.running.shutdown().await
+    }
+}
