@@ -115,3 +115,14 @@ pub const MONITOR_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Waiting for what is not a call at shutdown: our own token's revocation, fetches that nobody waits for.
 pub const BACKGROUND_STOP_DEADLINE: Duration = Duration::from_secs(3);
+/// The 24 bytes with which an HTTP/2 client opens. Every client sends them at once; who does not will not talk HTTP/2.
+pub const HTTP2_PREFACE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The headers of one request, unpacked. An honest call has some 500 bytes; tokens and trace state may add a few KiB.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+
+/// Pause before accepting again when the system has no room for another connection. Open ones end meanwhile.
+pub const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// TCP connections that wait to be accepted: those of a whole machine that restart together. The kernel may cap it.
+pub const TCP_BACKLOG: u32 = 1024;
