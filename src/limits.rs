@@ -126,3 +126,6 @@ pub const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// TCP connections that wait to be accepted: those of a whole machine that restart together. The kernel may cap it.
 pub const TCP_BACKLOG: u32 = 1024;
+
+/// How often a listener that is full or cannot accept says so again.
+pub const LISTENER_WARNING_INTERVAL: Duration = Duration::from_secs(10);

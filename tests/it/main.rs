@@ -1,4 +1,5 @@
 //! The integration tests, one crate: real servers, real sockets, the real binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod listeners;
 mod support;

@@ -1,7 +1,6 @@
 //! From a bound socket to connections whose peer is known.
 
 use std::io;
-use std::mem::replace;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::unix::SocketFile;
 use super::{LocalAddress, Peer, ServeContext, TlsReloader, connection, peer};
+use crate::clock::{Clock, Moment};
 use crate::limits;
 
 /// What a listener accepts from.
@@ -28,11 +28,27 @@ pub(super) enum Socket {
     Tls { listener: TcpListener, tls: Arc<TlsReloader> },
 }
 
-/// What has been logged about a listener, and is not again until it was well in between.
-#[derive(Debug, Default)]
-pub(super) struct Trouble {
-    is_full: bool,
-    is_failing: bool,
+/// When a listener last complained of each thing, so that it does not do so for every connection.
+#[derive(Debug)]
+pub(super) struct Complaints {
+    clock: Clock,
+    full: Option<Moment>,
+    failing: Option<Moment>,
+}
+
+impl Complaints {
+    pub(super) fn none(clock: Clock) -> Self {
+        Self { clock, full: None, failing: None }
+    }
+}
+
+/// Whether a complaint is due, and if so, notes it.
+fn is_due(last: &mut Option<Moment>, now: Moment) -> bool {
+    let is_due = last.is_none_or(|last| now.since(last) >= limits::LISTENER_WARNING_INTERVAL);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
 }
 
 impl Socket {
@@ -41,24 +57,18 @@ impl Socket {
         &self,
         address: &LocalAddress,
         places: &Arc<Semaphore>,
-        trouble: &mut Trouble,
+        complaints: &mut Complaints,
     ) -> (Opening, OwnedSemaphorePermit) {
-        let free = places.available_permits();
-        if free > limits::CONNECTIONS_PER_LISTENER_MAX / 2 {
-            trouble.is_full = false;
-        } else if free == 0 && !replace(&mut trouble.is_full, true) {
+        if places.available_permits() == 0 && is_due(&mut complaints.full, complaints.clock.moment()) {
             warn!("{address} has {} connections, its most: further ones wait", limits::CONNECTIONS_PER_LISTENER_MAX);
         }
         let place = Arc::clone(places).acquire_owned().await.expect("this semaphore is never closed");
         loop {
             match self.accept_one().await {
-                Ok(opening) => {
-                    trouble.is_failing = false;
-                    return (opening, place);
-                }
+                Ok(opening) => return (opening, place),
                 Err(error) if is_of_one_peer(&error) => debug!(%error, "a peer left before it was accepted"),
                 Err(error) => {
-                    if !replace(&mut trouble.is_failing, true) {
+                    if is_due(&mut complaints.failing, complaints.clock.moment()) {
                         warn!(%error, "cannot accept on {address}, trying again until it works");
                     }
                     sleep(limits::ACCEPT_RETRY_PAUSE).await;
@@ -71,28 +81,21 @@ impl Socket {
         match self {
             Socket::Unix { listener, .. } => Ok(Opening::Unix(listener.accept().await?.0)),
             Socket::Tcp(listener) => {
-                let (stream, address) = accept_tcp(listener).await?;
+                let (stream, address) = listener.accept().await?;
                 Ok(Opening::Tcp { stream, address })
             }
             Socket::Tls { listener, tls } => {
-                let (stream, address) = accept_tcp(listener).await?;
+                let (stream, address) = listener.accept().await?;
                 Ok(Opening::Tls { stream, address, acceptor: TlsAcceptor::from(tls.current()) })
             }
         }
     }
 }
 
-async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (stream, address) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, address))
-}
-
 /// Errors of the one connection that was next; the listener is well. (`accept` also tells what befell it in the queue.)
 fn is_of_one_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
-    // InvalidInput is what setting TCP_NODELAY answers on some systems for a peer that has already left.
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput)
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// An accepted connection, of whose peer nothing is known yet.
@@ -116,9 +119,11 @@ impl Opening {
                 Err(error) => debug!(%error, "a peer left before it could be asked who it is"),
             },
             Opening::Tcp { stream, address } => {
+                send_at_once(&stream);
                 connection::serve(stream, Peer::Tcp { address }, service, context).await;
             }
             Opening::Tls { stream, address, acceptor } => {
+                send_at_once(&stream);
                 let stream = tokio::select! {
                     stream = shake_hands(acceptor, stream) => stream,
                     () = context.drain.cancelled() => return,
@@ -136,6 +141,13 @@ impl Opening {
     }
 }
 
+/// An answer must not wait for the acknowledgement of the one before.
+fn send_at_once(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "cannot set TCP_NODELAY");
+    }
+}
+
 fn unix_peer(stream: &UnixStream) -> io::Result<Peer> {
     let peer = stream.peer_cred()?;
     Ok(Peer::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() })
@@ -149,4 +161,38 @@ fn tls_peer(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let names = chain.first().map_or_else(|| Arc::new([]) as Arc<[String]>, peer::certificate_names);
     Peer::Tls { address, names }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[tokio::test]
+    async fn a_peer_without_a_place_waits_until_another_leaves() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let local = listener.local_addr().unwrap();
+        let (address, socket) = (LocalAddress::Tcp(local), Socket::Tcp(listener));
+        let (places, mut complaints) = (Arc::new(Semaphore::new(1)), Complaints::none(Clock::System));
+        let _clients = (TcpStream::connect(local).await.unwrap(), TcpStream::connect(local).await.unwrap());
+
+        let (_first, place) = socket.accept(&address, &places, &mut complaints).await;
+        assert!(socket.accept(&address, &places, &mut complaints).now_or_never().is_none());
+        assert!(complaints.full.is_some());
+
+        drop(place);
+        let (_second, _place) = socket.accept(&address, &places, &mut complaints).await;
+    }
+
+    #[test]
+    fn a_complaint_is_repeated_only_after_a_while() {
+        let clock = ManualClock::at(jiff::Timestamp::UNIX_EPOCH);
+        let (now, mut last) = (|| Clock::Manual(clock.clone()).moment(), None);
+        assert!(is_due(&mut last, now()));
+        assert!(!is_due(&mut last, now()));
+        clock.advance(limits::LISTENER_WARNING_INTERVAL);
+        assert!(is_due(&mut last, now()));
+    }
 }

@@ -26,11 +26,12 @@ use tokio_util::task::TaskTracker;
 use tower::{BoxError, Service};
 use tracing::{debug, info};
 
-use self::accept::{Socket, Trouble};
+use self::accept::{Complaints, Socket};
 pub use self::owner::OwnerError;
 pub use self::peer::Peer;
 pub use self::tls::{TlsError, TlsReloader};
 pub use self::unix::{Access, SocketError};
+use crate::clock::Clock;
 use crate::{config, limits};
 
 /// Why a listener could not be bound.
@@ -80,6 +81,8 @@ pub struct ServeContext {
     pub drain: CancellationToken,
     /// Cancelled when the drain has taken too long: what is still open is closed.
     pub cut: CancellationToken,
+    /// By which a listener does not complain of the same thing too often.
+    pub clock: Clock,
 }
 
 /// A bound listener. Clients may already connect, and wait until it is served.
@@ -92,12 +95,10 @@ pub struct Listener {
 impl Listener {
     /// Binds every listener that is configured, or none. To be called inside a tokio runtime.
     pub fn bind(config: &config::Grpc) -> Result<Vec<Listener>, ListenError> {
-        if config.socket.is_none() && config.address.is_none() {
-            return Err(ListenError::Nothing);
-        }
         let tcp = match (config.address, &config.tls) {
-            (None, None) => None,
             (None, Some(_)) => return Err(ListenError::TlsWithoutAddress),
+            (None, None) if config.socket.is_none() => return Err(ListenError::Nothing),
+            (None, None) => None,
             (Some(address), tls) => Some(bind_tcp(address, tls.as_ref())?),
         };
         let unix = config.socket.as_ref().map(bind_unix).transpose()?;
@@ -130,12 +131,12 @@ impl Listener {
     {
         info!("gRPC is served on {}", self.address);
         let places = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_LISTENER_MAX));
-        let mut trouble = Trouble::default();
+        let mut complaints = Complaints::none(context.clock.clone());
         loop {
             let (opening, place) = tokio::select! {
                 biased;
                 () = context.drain.cancelled() => break,
-                accepted = self.socket.accept(&self.address, &places, &mut trouble) => accepted,
+                accepted = self.socket.accept(&self.address, &places, &mut complaints) => accepted,
             };
             let (service, own_context) = (service.clone(), context.clone());
             context.tracker.spawn(async move {

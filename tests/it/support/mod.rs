@@ -1,1 +1,3 @@
 //! What tests stand on: real servers, each started once a run, and a sidecar on free ports.
+
+pub(crate) mod tls;
