@@ -135,8 +135,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+    use tonic::service::Routes;
 
     use super::*;
+    use crate::clock::Clock;
 
     #[tokio::test]
     async fn a_preface_in_pieces_is_read_again_whole() {
@@ -166,6 +170,23 @@ mod tests {
         let (_client, server) = tokio::io::duplex(64);
         let error = meet(server).await.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_no_longer_answers_is_let_go() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        client.write_all(PREFACE).await.unwrap();
+        client.write_all(&empty_settings).await.unwrap();
+        let peer = Peer::Unix { uid: 1000, gid: 1000, pid: None };
+        let patience = limits::KEEPALIVE_INTERVAL + 2 * limits::KEEPALIVE_TIMEOUT;
+        let context = ServeContext {
+            tracker: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            clock: Clock::System,
+        };
+        timeout(patience, serve(server, peer, Routes::default(), &context)).await.unwrap();
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn pid_text(pid: Option<i32>) -> String {
 pub(super) struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
-    _lock: File,
+    lock: File,
 }
 
 impl SocketFile {
@@ -91,6 +91,10 @@ impl Drop for SocketFile {
         let is_ours = self.path.symlink_metadata().is_ok_and(|file| inode(&file) == self.inode);
         if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
             warn!(%error, "cannot remove socket {}", self.path.display());
+        }
+        // Closing it would not do: a child process that is just being started holds a copy until it executes its program.
+        if let Err(error) = self.lock.unlock() {
+            warn!(%error, "cannot unlock socket {}", self.path.display());
         }
     }
 }
@@ -111,7 +115,7 @@ pub(super) fn bind(config: &UnixSocket) -> Result<(UnixListener, SocketFile), So
     // Not replacing: whatever has appeared at the path since we looked is somebody's.
     renameat_with(CWD, &newborn, CWD, &path, RenameFlags::NOREPLACE)
         .map_err(|error| SocketError::Bind { path: path.clone(), source: error.into() })?;
-    Ok((listener, SocketFile { path, inode, _lock: lock }))
+    Ok((listener, SocketFile { path, inode, lock }))
 }
 
 fn wanted_access(config: &UnixSocket) -> Result<Access, SocketError> {
@@ -152,12 +156,17 @@ fn make_directory(directory: &Path, group: Option<u32>) -> Result<(), SocketErro
         return Ok(());
     }
     let make = || {
-        DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+        directory.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        DirBuilder::new().mode(0o750).create(directory)?;
         std::os::unix::fs::chown(directory, None, group)?;
         // The umask may have taken away what the group needs.
         std::fs::set_permissions(directory, Permissions::from_mode(0o750))
     };
-    make().map_err(|source| SocketError::Directory { path: directory.to_owned(), source })
+    match make() {
+        // Another daemon was faster; the lock decides between us.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        made => made.map_err(|source| SocketError::Directory { path: directory.to_owned(), source }),
+    }
 }
 
 /// Takes the lock that goes with the path, and writes our pid into it for whoever is refused.

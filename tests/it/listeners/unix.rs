@@ -11,12 +11,20 @@ use std::sync::{Arc, Barrier};
 
 use credway::config::UnixSocket;
 use credway::grpc::listen::{ListenError, Listener, LocalAddress, Peer, SocketError};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{Served, ask, config, endpoint, entries, on_socket, refusal, routes, routes_that_tell_peers, socket};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const NOBODY: u32 = 65534;
+
+/// A socket on which nobody has ever listened. To listen and stop would not do: a child that another test is just starting
+/// would hold a copy of the socket until it executes its program, and so keep it alive.
+fn leave_stale_socket(path: &Path) {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+}
 
 #[tokio::test]
 async fn a_call_on_a_socket_is_answered_and_its_uid_known() {
@@ -86,7 +94,7 @@ async fn a_path_too_long_for_a_socket_is_refused() {
 async fn a_stale_socket_is_reclaimed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("credway.sock");
-    drop(UnixListener::bind(&path).unwrap());
+    leave_stale_socket(&path);
     assert!(path.exists());
     let served = Served::start(&on_socket(&path), routes());
     ask(&mut served.client().await).await.unwrap();
@@ -111,7 +119,7 @@ async fn of_two_that_race_for_a_path_one_wins_and_answers() {
     for _ in 0..20 {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("credway.sock");
-        drop(UnixListener::bind(&path).unwrap());
+        leave_stale_socket(&path);
         let (barrier, runtime) = (Arc::new(Barrier::new(2)), tokio::runtime::Handle::current());
         let racers = [(); 2].map(|()| {
             let (barrier, config, runtime) = (Arc::clone(&barrier), on_socket(&path), runtime.clone());
