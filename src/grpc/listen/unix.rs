@@ -71,8 +71,8 @@ fn pid_text(pid: Option<i32>) -> String {
     pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string())
 }
 
-/// A socket's file. It is removed when this is dropped, if it still is the one that was put there; the lock beside it is
-/// held until then, and stays as an empty-handed file: removing it would let two daemons lock two files of one name.
+/// A socket's file. It is removed when this is dropped, if it still is the one that was put there. The lock beside it is
+/// held until then; its own file stays, since removing it would let two daemons lock two files of one name.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
