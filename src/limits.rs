@@ -129,3 +129,9 @@ pub const TCP_BACKLOG: u32 = 1024;
 
 /// How often a listener that is full or cannot accept says so again.
 pub const LISTENER_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a command waits for the stores to answer before it says that they do not.
+pub const STORES_OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The pause between two tries of that.
+pub const STORES_OPEN_RETRY: Duration = Duration::from_millis(250);

@@ -85,7 +85,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let service = Credentials::new(Arc::new(resolver), Arc::new(authenticator), &config.grpc, metrics.clone());
 
     let (health, routes) = routes(service)?;
-    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone() };
+    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), clock: clock.clone() };
     for listener in listeners {
         serving.spawn(listener.serve(routes.clone(), context.clone()));
     }
@@ -101,7 +101,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
 }
 
 impl Running {
-    /// Reads the certificate files again. A bad file keeps the certificates that are in use.
+    /// Reads the certificate files again (and blocks on the disk). A bad file keeps the certificates that are in use.
     pub fn reload_certificates(&self) -> Result<(), TlsError> {
         self.tls.iter().try_for_each(|tls| tls.reload())
     }

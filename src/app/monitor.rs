@@ -48,7 +48,7 @@ impl Monitor {
         let (database, secret_store) = tokio::join!(self.look_at_database(), self.look_at_secret_store());
         self.note("database", database);
         self.note("secret store", secret_store);
-        self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl());
+        self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl().map(|ttl| ttl.as_secs_f64()));
         let ready = self.readiness.is_ready();
         self.metrics.ready(ready);
         announce(&self.health, ready).await;

@@ -61,6 +61,11 @@ impl Failure {
         self
     }
 
+    /// The failure in one line, for a larger message.
+    pub(super) fn describe(&self) -> String {
+        self.why.as_ref().map_or_else(|| self.message.clone(), |why| format!("{}: {why}", self.message))
+    }
+
     /// A call that was refused or did not get through.
     pub(super) fn of_status(status: &Status, server: &str) -> Self {
         let details = status.get_error_details();

@@ -38,7 +38,7 @@ impl Serve {
             ready::write(path, &running.addresses, None, None)?;
         }
         tracing::info!(addresses = ?running.addresses, "credway {} is ready", env!("CARGO_PKG_VERSION"));
-        signals.until_stop(|| reload(&running, &telemetry, load())).await;
+        signals.until_stop(|| tokio::task::block_in_place(|| reload(&running, &telemetry, load()))).await;
         stop(running, telemetry, self.ready_file.as_deref()).await;
         Ok(())
     }

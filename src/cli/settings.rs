@@ -74,6 +74,11 @@ pub(super) struct Stores {
 }
 
 impl Stores {
+    /// Whether these are the stores of the running `credway dev`.
+    pub(super) fn is_dev(&self) -> bool {
+        self.config.is_none() && self.data_dir.is_none()
+    }
+
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         if self.config.is_some() || self.data_dir.is_some() {
             let data_dir = self.data_dir.clone();

@@ -1,25 +1,151 @@
-//! The stores that a command works on directly, opened as the daemon opens them.
+//! The stores that a command works on directly, opened as the daemon opens them, and one project in them.
 
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
-use tokio::time::timeout;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::failure::{Exit, Failure};
+use super::{prompt, ready};
 use crate::app::backends::{self, Backends};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::manifest::Manifest;
+use crate::control::{self, Control, ControlError, Mode, Outside, TokenSpec};
+use crate::limits;
+use crate::model::caller::{Role, Scope};
+use crate::model::name::Slug;
+use crate::model::token::TokenText;
+use crate::store::StoreError;
 use crate::templates::Catalogue;
 
-/// How long a command waits for the stores to answer before it says that they don't.
-const OPEN_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Open stores, and the operations on them. Ends with `close`, which gives our own token back.
+/// Open stores, and the operations on them. Ends with `close`, which gives our own Vault token back.
 pub(super) struct Workspace {
     pub control: Control,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+impl Workspace {
+    /// Opens the stores of `config`; waits a moment for those that are just starting.
+    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
+        let (tasks, stop, clock) = (TaskTracker::new(), CancellationToken::new(), Clock::System);
+        let opened = backends::open(config, &clock, &tasks, &stop).await;
+        let Backends { store, secrets } = opened.map_err(|error| cannot_open(&error.to_string()))?;
+        let answering = async {
+            let mut tries = interval(limits::STORES_OPEN_RETRY);
+            loop {
+                tries.tick().await;
+                let outcome = match store.migrate().await {
+                    Ok(()) => secrets.check().await.map_err(|error| error.to_string()),
+                    Err(StoreError::Unavailable { cause }) => Err(cause),
+                    Err(lasting) => return Err(lasting.to_string()),
+                };
+                match outcome {
+                    Ok(()) => return Ok(()),
+                    Err(cause) => last_cause.replace(cause),
+                };
+            }
+        };
+        let last_cause = std::cell::RefCell::new(String::new());
+        match timeout(limits::STORES_OPEN_DEADLINE, answering).await {
+            Ok(outcome) => outcome.map_err(|cause| cannot_open(&cause))?,
+            Err(_) => return Err(cannot_open(&last_cause.take())),
+        }
+        Ok(Self { control: Control::new(store, secrets, catalogue(config)?, clock), tasks, stop })
+    }
+
+    /// Ends what was opened.
+    pub(super) async fn close(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = timeout(limits::BACKGROUND_STOP_DEADLINE, self.tasks.wait()).await;
+    }
+
+    /// Makes the demo workspace, and a token for it. Those of earlier runs end.
+    pub(super) async fn demo(self) -> Result<SecretString, Failure> {
+        let failed = |error: ControlError| of_control(&error);
+        let manifest = Manifest::parse(control::DEMO_MANIFEST).expect("the demo manifest is tested to parse");
+        self.control.apply(&manifest, &World::beside(Path::new(".")), Mode::Carry).await.map_err(failed)?;
+        let demo: Slug = "demo".parse().expect("demo is a slug");
+        let workspace = self.control.workspace_find(&demo, &demo).await.map_err(failed)?;
+        while self.control.token_revoke(&workspace, DEV_TOKEN).await.is_ok() {}
+        let spec = TokenSpec {
+            project: Some(workspace.project.id),
+            name: DEV_TOKEN.into(),
+            role: Role::Admin,
+            scopes: Scope::ALL.into_iter().map(|(scope, _)| scope).collect(),
+            expires_at: None,
+        };
+        let (_, token) = self.control.token_create(&workspace.tenant, spec).await.map_err(failed)?;
+        self.close().await;
+        Ok(SecretString::from(token.expose()))
+    }
+}
+
+const DEV_TOKEN: &str = "credway dev";
+
+/// The built-in templates, and those of the directory that the config names.
+fn catalogue(config: &Config) -> Result<Catalogue, Failure> {
+    let Some(dir) = &config.template_dir else { return Ok(Catalogue::built_in()) };
+    Catalogue::with_directory(dir).map_err(|error| {
+        Failure::new(Exit::Usage, "TEMPLATES", "the connection templates are not usable").why(error.to_string())
+    })
+}
+
+fn cannot_open(cause: &str) -> Failure {
+    Failure::new(Exit::Unreachable, "STORES", "the stores cannot be opened").why(cause)
+}
+
+/// What a manifest refers to outside itself, relative to where it lies.
+pub(super) struct World {
+    base: PathBuf,
+}
+
+impl World {
+    /// The world as seen from a manifest in `base`.
+    pub(super) fn beside(base: &Path) -> Self {
+        Self { base: base.to_owned() }
+    }
+}
+
+impl Outside for World {
+    fn variable(&self, name: &str) -> Result<SecretString, String> {
+        match std::env::var(name) {
+            Ok(value) if value.is_empty() => Err(format!("the variable {name} is empty")),
+            Ok(value) => Ok(SecretString::from(value)),
+            Err(_) => Err(format!("the variable {name} is not set")),
+        }
+    }
+
+    fn file(&self, path: &Path) -> Result<SecretString, String> {
+        prompt::read(&self.base.join(path)).map_err(|failure| failure.describe())
+    }
+
+    fn ask(&self, question: &str) -> Result<SecretString, String> {
+        prompt::ask(question).map_err(|failure| failure.describe())
+    }
+
+    fn keep_token(&self, path: &Path, token: &TokenText) -> Result<(), String> {
+        let text = SecretString::from(token.expose());
+        ready::write_private(&self.base.join(path), text.expose_secret().as_bytes()).map_err(|error| error.to_string())
+    }
+}
+
+/// A change that was not made.
+pub(super) fn of_control(error: &ControlError) -> Failure {
+    let (exit, code) = match error {
+        ControlError::Mistakes(_) => (Exit::Usage, "MISTAKES"),
+        ControlError::NotFound { .. } => (Exit::NotFound, "NOT_FOUND"),
+        ControlError::Taken { .. } => (Exit::Conflict, "TAKEN"),
+        ControlError::Ambiguous { .. } => (Exit::Usage, "AMBIGUOUS"),
+        ControlError::InUse { .. } => (Exit::Conflict, "IN_USE"),
+        ControlError::ChangedMeanwhile { .. } => (Exit::Conflict, "CHANGED_MEANWHILE"),
+        ControlError::TokenFile { .. } | ControlError::Randomness(_) => (Exit::Failed, "FAILED"),
+        ControlError::Secrets(_) => (Exit::Unreachable, "SECRET_STORE"),
+        ControlError::Database(_) => (Exit::Unreachable, "DATABASE"),
+    };
+    Failure::new(exit, code, error.to_string()).fix(error.remedy())
 }

@@ -16,9 +16,9 @@ pub use trail::{Rule, RuleOutcome};
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::metrics::{Metrics, ResolveOutcome, Tier};
+use crate::metrics::{Metrics, QueryOutcome, Tier};
 use crate::model::caller::Caller;
-use crate::model::refusal::{Reason, Refusal};
+use crate::model::refusal::Refusal;
 use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest};
 use crate::model::secret::SecretAddress;
 use crate::model::wiring::{WiredConnection, Wiring};
@@ -46,11 +46,11 @@ impl Resolver {
         let started = self.clock.moment();
         let outcome = self.follow(caller, request, &mut Silent).await;
         let elapsed = self.clock.moment().since(started);
-        let (result, tier, reason) = match &outcome {
-            Ok(resolution) => (ResolveOutcome::Ok, tier_of(resolution), None),
-            Err(refusal) => (outcome_of(refusal.reason), Tier::None, Some(refusal.reason)),
+        let (refused, tier) = match &outcome {
+            Ok(resolution) => (None, tier_of(resolution)),
+            Err(refusal) => (Some(refusal.reason), Tier::None),
         };
-        self.metrics.resolve_finished(result, tier, reason, elapsed);
+        self.metrics.resolve_finished(refused, tier, elapsed.as_secs_f64());
         outcome
     }
 
@@ -79,7 +79,10 @@ impl Resolver {
             project: caller.project,
             asked: request.project.clone(),
         };
+        let started = self.clock.moment();
         let found = self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref()).await;
+        let outcome = if found.is_ok() { QueryOutcome::Ok } else { QueryOutcome::Error };
+        self.metrics.database_query(outcome, self.clock.moment().since(started).as_secs_f64());
         match found.map_err(|error| store_refusal(&error))? {
             WiringFound::One(wiring) => Ok(wiring),
             WiringFound::Several(instances) => Err(Refusal::instance_ambiguous(&request.instance, &instances)),
@@ -132,14 +135,4 @@ fn store_refusal(error: &StoreError) -> Refusal {
 fn tier_of(resolution: &Resolution) -> Tier {
     let from_store = resolution.provenance.connections.iter().any(|used| used.freshness == Freshness::Fresh);
     if from_store { Tier::SecretStore } else { Tier::Memory }
-}
-
-fn outcome_of(reason: Reason) -> ResolveOutcome {
-    match reason {
-        Reason::SecretStoreUnavailable | Reason::DatabaseUnavailable | Reason::DeadlineExceeded | Reason::Overloaded => {
-            ResolveOutcome::Unavailable
-        }
-        Reason::Internal => ResolveOutcome::Error,
-        _ => ResolveOutcome::Refused,
-    }
 }

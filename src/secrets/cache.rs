@@ -15,7 +15,7 @@ use super::{SecretError, SecretStore};
 use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::limits;
-use crate::metrics::{Metrics, SecretReadOutcome};
+use crate::metrics::{Metrics, ReadOutcome};
 use crate::model::resolution::Freshness;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument};
 
@@ -116,7 +116,7 @@ impl Shared {
             Err(SecretError::Unavailable { cause })
         });
         let ended = self.clock.moment();
-        self.metrics.secret_store_read(read_outcome(&outcome), ended.since(started));
+        self.metrics.secret_store_read(read_outcome(&outcome), ended.since(started).as_secs_f64());
         let life = match &outcome {
             Ok(_) => self.ttl,
             Err(SecretError::Missing { .. }) => limits::SECRET_MISSING_TTL,
@@ -149,12 +149,12 @@ impl Held {
     }
 }
 
-fn read_outcome(outcome: &Result<SecretDocument, SecretError>) -> SecretReadOutcome {
+fn read_outcome(outcome: &Result<SecretDocument, SecretError>) -> ReadOutcome {
     match outcome {
-        Ok(_) => SecretReadOutcome::Ok,
-        Err(SecretError::Missing { .. }) => SecretReadOutcome::Missing,
-        Err(SecretError::Denied { .. }) => SecretReadOutcome::Denied,
-        Err(SecretError::Unreadable { .. }) => SecretReadOutcome::Unreadable,
-        Err(SecretError::Unavailable { .. } | SecretError::Conflict { .. }) => SecretReadOutcome::Unavailable,
+        Ok(_) => ReadOutcome::Ok,
+        Err(SecretError::Missing { .. }) => ReadOutcome::Missing,
+        Err(SecretError::Denied { .. }) => ReadOutcome::Denied,
+        Err(SecretError::Unreadable { .. }) => ReadOutcome::Unreadable,
+        Err(SecretError::Unavailable { .. } | SecretError::Conflict { .. }) => ReadOutcome::Unavailable,
     }
 }

@@ -3,3 +3,4 @@
 
 mod listeners;
 mod support;
+mod tidy;

@@ -1,3 +1,4 @@
 //! What tests stand on: real servers, each started once a run, and a sidecar on free ports.
 
+pub(crate) mod sidecar;
 pub(crate) mod tls;

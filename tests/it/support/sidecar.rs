@@ -12,17 +12,17 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 /// A running daemon, with the directory it lives in.
-pub struct Sidecar {
-    pub config: Config,
-    pub dir: TempDir,
+pub(crate) struct Sidecar {
+    pub(crate) config: Config,
+    pub(crate) dir: TempDir,
     running: Running,
 }
 
-pub type Client = CredentialServiceClient<InterceptedService<Channel, Metadata>>;
+pub(crate) type Client = CredentialServiceClient<InterceptedService<Channel, Metadata>>;
 
 /// The metadata of each call.
 #[derive(Clone, Default)]
-pub struct Metadata(Vec<(&'static str, AsciiMetadataValue)>);
+pub(crate) struct Metadata(Vec<(&'static str, AsciiMetadataValue)>);
 
 impl tonic::service::Interceptor for Metadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -34,7 +34,7 @@ impl tonic::service::Interceptor for Metadata {
 }
 
 /// The settings of an embedded daemon in `dir`, with `more` on top.
-pub fn embedded(dir: &TempDir, more: &[(&str, String)]) -> Config {
+pub(crate) fn embedded(dir: &TempDir, more: &[(&str, String)]) -> Config {
     let path = |name: &str| dir.path().join(name).display().to_string();
     let own = [
         ("data_dir", path("")),
@@ -48,40 +48,40 @@ pub fn embedded(dir: &TempDir, more: &[(&str, String)]) -> Config {
 
 impl Sidecar {
     /// Starts the daemon that `config` describes.
-    pub async fn start(dir: TempDir, config: Config, clock: Clock) -> Self {
+    pub(crate) async fn start(dir: TempDir, config: Config, clock: Clock) -> Self {
         let running = app::start(&config, clock).await.unwrap();
         Self { config, dir, running }
     }
 
-    pub fn addresses(&self) -> &Addresses {
+    pub(crate) fn addresses(&self) -> &Addresses {
         &self.running.addresses
     }
 
     /// A client over the Unix socket that sends `token`.
-    pub async fn client(&self, token: &str) -> Client {
+    pub(crate) async fn client(&self, token: &str) -> Client {
         let value = format!("Bearer {token}").parse().unwrap();
         CredentialServiceClient::with_interceptor(self.socket().await, Metadata(vec![("authorization", value)]))
     }
 
     /// A client that sends just this metadata.
-    pub async fn client_with(&self, metadata: &[(&'static str, &str)]) -> Client {
+    pub(crate) async fn client_with(&self, metadata: &[(&'static str, &str)]) -> Client {
         let metadata = metadata.iter().map(|(name, value)| (*name, value.parse().unwrap())).collect();
         CredentialServiceClient::with_interceptor(self.socket().await, Metadata(metadata))
     }
 
     /// A connection to the Unix socket.
-    pub async fn socket(&self) -> Channel {
+    pub(crate) async fn socket(&self) -> Channel {
         let path = self.addresses().socket.as_ref().unwrap();
         Endpoint::from_shared(format!("unix://{}", path.display())).unwrap().connect().await.unwrap()
     }
 
     /// A connection to the TCP port.
-    pub async fn tcp(&self) -> Channel {
+    pub(crate) async fn tcp(&self) -> Channel {
         let address = self.addresses().grpc.unwrap();
         Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 
-    pub async fn stop(self) -> bool {
+    pub(crate) async fn stop(self) -> bool {
         self.running.shutdown().await
     }
 }

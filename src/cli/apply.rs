@@ -1,0 +1,79 @@
+//! `credway apply`: brings projects to what a manifest says.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::failure::{Exit, Failure};
+use super::settings::Stores;
+use super::workspace::{Workspace, World, of_control};
+use crate::control::manifest::Manifest;
+use crate::control::{Applied, Mode};
+use crate::limits;
+
+/// Declares projects, servers, connections, instances, profiles, overrides and tokens from YAML
+///
+/// Applying the same file again changes nothing. What the file does not mention stays as it is. Credentials come from the
+/// environment ({env: NAME}), from files ({file: PATH}) or from you ({prompt: QUESTION}); they go to the secret store only.
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    /// The manifest; - for standard input
+    #[arg(short, long = "file", value_name = "FILE")]
+    file: PathBuf,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+impl Apply {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let manifest = Manifest::parse(&self.text()?).map_err(|error| {
+            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display())).why(error.to_string())
+        })?;
+        let base = self.file.parent().unwrap_or(Path::new("."));
+        let mode = if self.dry_run { Mode::DryRun } else { Mode::Carry };
+        let workspace = Workspace::open(&self.stores.load()?.config).await?;
+        let applied = workspace.control.apply(&manifest, &World::beside(base), mode).await;
+        workspace.close().await;
+        show(&applied.map_err(|error| of_control(&error))?, mode);
+        Ok(())
+    }
+
+    fn text(&self) -> Result<String, Failure> {
+        let mut text = String::new();
+        let bytes_max = limits::MANIFEST_BYTES_MAX + 1;
+        let read = match self.file.to_str() {
+            Some("-") => std::io::stdin().take(bytes_max).read_to_string(&mut text),
+            _ => std::fs::File::open(&self.file).and_then(|file| file.take(bytes_max).read_to_string(&mut text)),
+        };
+        read.map_err(|error| {
+            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display())).why(error.to_string())
+        })?;
+        Ok(text)
+    }
+}
+
+fn show(applied: &Applied, mode: Mode) {
+    for warning in &applied.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let mut project = "";
+    for change in &applied.changes {
+        if project != change.project {
+            project = &change.project;
+            println!("{project}");
+        }
+        println!("  {change}");
+    }
+    for token in applied.new_tokens.iter().filter(|token| token.file.is_none()) {
+        println!("token {:?} of {}, shown this once: {}", token.name, token.project, token.text.expose());
+    }
+    match (applied.changes.len(), mode) {
+        (0, _) => println!("nothing to change"),
+        (count, Mode::DryRun) => println!("{count} changes would be made; nothing was changed"),
+        (count, Mode::Carry) => println!("{count} changes made"),
+    }
+}

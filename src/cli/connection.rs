@@ -1,0 +1,237 @@
+//! `credway connection`: connections one by one.
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+
+use super::failure::{Exit, Failure};
+use super::project::{Opened, Project};
+use super::prompt;
+use super::workspace::of_control;
+use crate::control::{ConnectionSpec, ControlError, SavedConnection};
+use crate::model::connection::Connection as Record;
+use crate::model::secret::{SecretFields, SecretString};
+use crate::model::template::Template;
+
+/// Lists, makes, changes and removes connections
+#[derive(Debug, Subcommand)]
+pub(super) enum Connection {
+    /// Lists the project's connections
+    List {
+        #[command(flatten)]
+        project: Project,
+    },
+    /// Shows one connection; never its credentials
+    Get(Named),
+    /// Makes a connection; asks for its credentials
+    Create(Create),
+    /// Saves new credentials of a connection; fields that are not given stay
+    Update(Update),
+    /// Turns a connection off: steps that use it are refused
+    Disable(Named),
+    /// Turns a connection on again
+    Enable(Named),
+    /// Removes a connection and its credentials
+    Delete {
+        #[command(flatten)]
+        named: Named,
+        /// Also if profiles or overrides still use it; they are then refused with CONNECTION_MISSING
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The connection: its name or its id (conn_…)
+    connection: String,
+    #[command(flatten)]
+    project: Project,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// What kind it is: github, postgres, generic-api-key, …
+    #[arg(long)]
+    template: String,
+    /// What to call it: "App - Account - Environment" reads well
+    #[arg(long)]
+    name: String,
+    /// The provider's account, as people know it
+    #[arg(long)]
+    account: Option<String>,
+    /// production, sandbox, …
+    #[arg(long)]
+    environment: Option<String>,
+    #[command(flatten)]
+    secrets: Secrets,
+    #[command(flatten)]
+    project: Project,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Update {
+    /// The connection: its name or its id (conn_…)
+    connection: String,
+    #[command(flatten)]
+    secrets: Secrets,
+    #[command(flatten)]
+    project: Project,
+}
+
+/// Where credential fields come from. A value itself is never a flag: it would stand in the process list.
+#[derive(Debug, Args)]
+struct Secrets {
+    /// Read a credential field from a file, as FIELD=PATH; - reads standard input. Other required fields are asked for
+    #[arg(long = "secret-file", value_name = "FIELD=PATH")]
+    files: Vec<String>,
+}
+
+impl Connection {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List { project } => with(&project, async |opened| opened.list().await).await,
+            Self::Get(named) => with(&named.project, async |opened| opened.get(&named.connection).await).await,
+            Self::Create(create) => with(&create.project, async |opened| opened.create(&create).await).await,
+            Self::Update(update) => with(&update.project, async |opened| opened.update(&update).await).await,
+            Self::Disable(named) => with(&named.project, async |opened| opened.turn(&named.connection, false).await).await,
+            Self::Enable(named) => with(&named.project, async |opened| opened.turn(&named.connection, true).await).await,
+            Self::Delete { named, force } => {
+                with(&named.project, async |opened| opened.delete(&named.connection, force).await).await
+            }
+        }
+    }
+}
+
+/// Opens the project, does the work, and closes again however it ended.
+pub(super) async fn with(
+    project: &Project,
+    work: impl AsyncFnOnce(&Opened) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let opened = project.open().await?;
+    let outcome = work(&opened).await;
+    opened.workspace.close().await;
+    outcome
+}
+
+fn failed(error: ControlError) -> Failure {
+    of_control(&error)
+}
+
+impl Opened {
+    async fn list(&self) -> Result<(), Failure> {
+        let connections = self.workspace.control.connection_list(&self.project).await.map_err(failed)?;
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["ID", "NAME", "TEMPLATE", "ENVIRONMENT", "STATUS", "FIELDS"]);
+        for connection in &connections {
+            let fields: Vec<&str> = connection.fields.iter().map(String::as_str).collect();
+            table.add_row([
+                connection.id.to_string(),
+                connection.name.clone(),
+                connection.template.clone(),
+                connection.environment.clone().unwrap_or_default(),
+                connection.status.state.to_string(),
+                fields.join(","),
+            ]);
+        }
+        println!("{table}");
+        Ok(())
+    }
+
+    async fn get(&self, asked: &str) -> Result<(), Failure> {
+        let connection = self.workspace.control.connection_get(&self.project, asked).await.map_err(failed)?;
+        let fields: Vec<&str> = connection.fields.iter().map(String::as_str).collect();
+        let rows = [
+            ("id", connection.id.to_string()),
+            ("name", connection.name.clone()),
+            ("template", connection.template.clone()),
+            ("provider", connection.provider.clone()),
+            ("account", connection.account_label.clone().unwrap_or_default()),
+            ("environment", connection.environment.clone().unwrap_or_default()),
+            ("status", format!("{} since {}", connection.status.state, connection.status.since)),
+            ("fields", format!("{} (stored, cannot be shown)", fields.join(", "))),
+            ("version", connection.version.to_string()),
+        ];
+        for (label, value) in rows {
+            println!("{label:<12}{value}");
+        }
+        Ok(())
+    }
+
+    async fn create(&self, create: &Create) -> Result<(), Failure> {
+        let control = &self.workspace.control;
+        let template = control.catalogue().get(&create.template).ok_or_else(|| {
+            let names: Vec<&str> = control.catalogue().iter().map(|template| template.name.as_str()).collect();
+            Failure::new(Exit::NotFound, "TEMPLATE", format!("there is no template {:?}", create.template))
+                .fix(format!("use one of {}", names.join(", ")))
+        })?;
+        let spec = ConnectionSpec {
+            name: create.name.clone(),
+            template: create.template.clone(),
+            account_label: create.account.clone(),
+            environment: create.environment.clone(),
+            services: None,
+            credentials: create.secrets.read(Some(template))?,
+        };
+        let saved = control.connection_create(&self.project, spec).await.map_err(failed)?;
+        tell("created", &saved);
+        Ok(())
+    }
+
+    async fn update(&self, update: &Update) -> Result<(), Failure> {
+        let control = &self.workspace.control;
+        let connection = control.connection_get(&self.project, &update.connection).await.map_err(failed)?;
+        let asked = if update.secrets.files.is_empty() { control.catalogue().get(&connection.template) } else { None };
+        let given = update.secrets.read(asked)?;
+        let saved = control.connection_update_credentials(&self.project, &update.connection, given).await;
+        tell("saved", &saved.map_err(failed)?);
+        println!("Running daemons serve the new credentials within their cache's time to live (30 s by default).");
+        Ok(())
+    }
+
+    async fn turn(&self, asked: &str, on: bool) -> Result<(), Failure> {
+        let control = &self.workspace.control;
+        let changed = match on {
+            true => control.connection_enable(&self.project, asked).await,
+            false => control.connection_disable(&self.project, asked).await,
+        };
+        let Record { name, id, status, .. } = changed.map_err(failed)?;
+        println!("{name:?} ({id}) is {}", status.state);
+        Ok(())
+    }
+
+    async fn delete(&self, asked: &str, force: bool) -> Result<(), Failure> {
+        let deleted = self.workspace.control.connection_delete(&self.project, asked, force).await.map_err(failed)?;
+        println!("deleted {:?} ({})", deleted.name, deleted.id);
+        Ok(())
+    }
+}
+
+fn tell(done: &str, saved: &SavedConnection) {
+    println!("{done} {:?} ({})", saved.connection.name, saved.connection.id);
+    for field in &saved.trimmed {
+        eprintln!("note: white space around {field} was cut off");
+    }
+}
+
+impl Secrets {
+    /// The fields from files, and those that the template requires beside them from the terminal.
+    fn read(&self, template: Option<&Template>) -> Result<SecretFields, Failure> {
+        let mut fields = SecretFields::new();
+        for given in &self.files {
+            let (field, path) = given.split_once('=').ok_or_else(|| {
+                Failure::new(Exit::Usage, "SECRET_FILE", "--secret-file wants FIELD=PATH").fix("--secret-file api_key=./key.txt")
+            })?;
+            fields.insert(field.to_owned(), prompt::read(Path::new(path))?);
+        }
+        let required = template.into_iter().flat_map(|template| &template.fields).filter(|field| field.required);
+        for field in required {
+            if !fields.contains_key(&field.name) && field.default.is_none() {
+                let value: SecretString = prompt::ask(&field.label)?;
+                fields.insert(field.name.clone(), value);
+            }
+        }
+        Ok(fields)
+    }
+}

@@ -1,0 +1,115 @@
+//! `credway token`: access tokens, shown once when they are made.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+
+use super::connection::with;
+use super::failure::Failure;
+use super::project::{Opened, Project};
+use super::workspace::of_control;
+use crate::clock::Clock;
+use crate::control::TokenSpec;
+use crate::model::caller::{Role, Scope};
+
+/// Makes, lists and revokes access tokens
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Makes a token and shows it, once
+    Create(Create),
+    /// Lists the project's tokens, without their text
+    List {
+        #[command(flatten)]
+        project: Project,
+    },
+    /// Revokes a token; daemons refuse it within seconds
+    Revoke {
+        /// The token: its name, its id (tok_…) or what it starts with (pat_…)
+        token: String,
+        #[command(flatten)]
+        project: Project,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// What it is for
+    #[arg(long)]
+    name: String,
+    /// What it may be used for; may be given several times
+    #[arg(long = "scope", value_name = "SCOPE", default_values = ["mcp:execute"])]
+    scopes: Vec<Scope>,
+    /// Whose rights it has: `project_viewer`, `project_contributor`, `project_admin`, `tenant_admin`
+    #[arg(long, default_value = "project_contributor")]
+    role: Role,
+    /// Days until it expires; without it, it does not
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+    /// For every project of the tenant, not just this one
+    #[arg(long)]
+    whole_tenant: bool,
+    #[command(flatten)]
+    project: Project,
+}
+
+impl Token {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Create(create) => with(&create.project, async |opened| opened.token_create(&create).await).await,
+            Self::List { project } => with(&project, async |opened| opened.token_list().await).await,
+            Self::Revoke { token, project } => with(&project, async |opened| opened.token_revoke(&token).await).await,
+        }
+    }
+}
+
+impl Opened {
+    async fn token_create(&self, create: &Create) -> Result<(), Failure> {
+        const DAY_SECONDS: u64 = 24 * 60 * 60;
+        let life = create.days.map(|days| Duration::from_secs(u64::from(days) * DAY_SECONDS));
+        let spec = TokenSpec {
+            project: (!create.whole_tenant).then_some(self.project.project.id),
+            name: create.name.clone(),
+            role: create.role,
+            scopes: create.scopes.iter().copied().collect(),
+            expires_at: life.and_then(|life| Clock::System.now().checked_add(life).ok()),
+        };
+        let created = self.workspace.control.token_create(&self.project.tenant, spec).await;
+        let (record, text) = created.map_err(|error| of_control(&error))?;
+        eprintln!("created {} {:?}; the token is shown this once:", record.id, record.name);
+        println!("{}", text.expose());
+        Ok(())
+    }
+
+    async fn token_list(&self) -> Result<(), Failure> {
+        let tokens = self.workspace.control.token_list(&self.project).await.map_err(|error| of_control(&error))?;
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "STATE"]);
+        let now = Clock::System.now();
+        for token in &tokens {
+            let state = match (token.revoked_at, token.expires_at) {
+                (Some(at), _) => format!("revoked {at:.0}"),
+                (None, Some(end)) if end <= now => format!("expired {end:.0}"),
+                (None, Some(end)) => format!("until {end:.0}"),
+                (None, None) => "live".to_owned(),
+            };
+            table.add_row([
+                token.id.to_string(),
+                token.name.clone(),
+                token.shown_prefix.clone(),
+                token.role.to_string(),
+                token.scopes.to_string(),
+                state,
+            ]);
+        }
+        println!("{table}");
+        Ok(())
+    }
+
+    async fn token_revoke(&self, asked: &str) -> Result<(), Failure> {
+        let revoked = self.workspace.control.token_revoke(&self.project, asked).await;
+        let token = revoked.map_err(|error| of_control(&error))?;
+        println!("revoked {} {:?}", token.id, token.name);
+        Ok(())
+    }
+}
