@@ -135,3 +135,17 @@ pub const STORES_OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The pause between two tries of that.
 pub const STORES_OPEN_RETRY: Duration = Duration::from_millis(250);
+/// The settings file, and a file that holds one secret setting. Real ones are some KiB; more is the wrong file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The path of a Unix socket: what the kernel's `sun_path` holds beside the closing zero.
+pub const UNIX_SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The longest that secrets may be cached: a rotation unseen for longer is an outage.
+pub const SECRET_TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// The most calls in flight that an operator may allow; each holds some KiB.
+pub const CALLS_IN_FLIGHT_LIMIT: usize = 1_000_000;
+
+/// The longest drain: supervisors kill after minutes at most.
+pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(600);

@@ -1,7 +1,14 @@
 //! Settings as plain values. Reading them from file, environment and flags is in `load.rs`; this file names no other module
 //! but the domain's, so that every module may be configured by it.
 
+mod assemble;
+mod callers;
+mod document;
 pub mod load;
+mod mistakes;
+mod reader;
+mod settings;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,9 +20,13 @@ use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
 use crate::model::name::Slug;
 
+pub use values::is_log_filter;
+
 /// Everything that a daemon is told.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where database, master key and socket lie unless told otherwise.
+    pub data_dir: PathBuf,
     pub database: Database,
     pub secret_store: SecretStore,
     pub cache: Cache,

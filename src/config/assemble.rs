@@ -1,0 +1,261 @@
+//! Makes the [`Config`] of what the sources gave, with its defaults, and checks what no single setting can show.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use url::Url;
+
+use super::document::{self, CallerTable, Unreadable};
+use super::mistakes::Source;
+use super::reader::Reader;
+use super::values::{self, AuthMethod, Listener, StoreKind};
+use super::{
+    Cache, Config, Database, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry, UnixSocket, Vault,
+    VaultAuth, callers,
+};
+use crate::limits;
+
+/// Where a packaged daemon keeps what is its own.
+const DATA_DIR: &str = "/var/lib/credway";
+
+/// Where metrics and probes are, unless told otherwise.
+const HTTP_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8420);
+
+/// Where Kubernetes puts the token of a pod's service account.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// The whole config; `None` only if a mistake was noted. Every part is read before any is given up, so that all
+/// mistakes are found.
+pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Option<Config> {
+    let data_dir = reader.defaulted("data_dir", values::path, PathBuf::from(DATA_DIR), DATA_DIR);
+    let database = database(reader, &data_dir);
+    let secret_store = secret_store(reader, &data_dir);
+    let cache = cache(reader);
+    let grpc = grpc(reader, &data_dir);
+    let http = http(reader);
+    let known_callers = callers::known(reader, caller_tables);
+    let template_dir = reader.optional("templates.dir", values::path);
+    let telemetry = telemetry(reader);
+    let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
+    Some(Config {
+        data_dir,
+        database: database?,
+        secret_store: secret_store?,
+        cache,
+        grpc,
+        http,
+        known_callers,
+        template_dir,
+        telemetry,
+        shutdown: Shutdown { drain },
+    })
+}
+
+fn database(reader: &mut Reader, data_dir: &Path) -> Option<Database> {
+    reader.choose("database.url", "database.url_file");
+    if !reader.is_given("database.url_file") {
+        let path = data_dir.join("credway.db");
+        let text = format!("sqlite:{}", path.display());
+        return Some(reader.defaulted("database.url", values::database, Database::Sqlite { path }, text));
+    }
+    let file = reader.optional("database.url_file", values::path)?;
+    match document::content(&file) {
+        Ok(text) => match values::database(text.trim()) {
+            Ok(database) => return Some(database),
+            Err(wrong) => reader.mistake("database.url_file", format!("holds what {}", wrong.problem), wrong.remedy),
+        },
+        Err(Unreadable { problem, .. }) => reader.mistake("database.url_file", problem, "name a readable file"),
+    }
+    None
+}
+
+fn secret_store(reader: &mut Reader, data_dir: &Path) -> Option<SecretStore> {
+    let is_vault_described = reader.is_given("secret_store.vault.address");
+    if is_vault_described && !reader.is_given("secret_store.kind") {
+        let remedy = r#"write kind = "vault" in [secret_store] if secrets lie there, or leave the address out"#;
+        reader.mistake("secret_store.vault.address", "is given, but the kind of the secret store is not", remedy);
+    }
+    match reader.defaulted("secret_store.kind", values::store_kind, StoreKind::Sealed, "sealed") {
+        StoreKind::Sealed => {
+            let default = data_dir.join("master.key");
+            let text = default.display().to_string();
+            let master_key_file = reader.defaulted("secret_store.master_key_file", values::path, default, text);
+            Some(SecretStore::Sealed { master_key_file })
+        }
+        StoreKind::Vault => vault(reader).map(|vault| SecretStore::Vault(Box::new(vault))),
+    }
+}
+
+fn vault(reader: &mut Reader) -> Option<Vault> {
+    let why = "a secret store of kind vault needs its address and a way to log in";
+    let address = reader.required("secret_store.vault.address", values::web_url, why);
+    let namespace = reader.optional("secret_store.vault.namespace", values::vault_path);
+    let mount = reader.defaulted("secret_store.vault.mount", values::vault_path, "secret".into(), "secret");
+    let prefix = reader.defaulted("secret_store.vault.prefix", values::vault_path, "credway".into(), "credway");
+    let ca_file = reader.optional("secret_store.vault.ca_file", values::path);
+    let auth = match reader.required("secret_store.vault.auth.method", values::auth_method, why) {
+        Some(method) => vault_auth(reader, method),
+        None => None,
+    };
+    Some(Vault { address: address?, namespace, mount, prefix, ca_file, auth: auth? })
+}
+
+fn vault_auth(reader: &mut Reader, method: AuthMethod) -> Option<VaultAuth> {
+    const TOKEN_FILE: &str = "secret_store.vault.auth.token_file";
+    let mount = |reader: &mut Reader, default: &str| {
+        reader.defaulted("secret_store.vault.auth.mount", values::vault_path, default.to_owned(), default)
+    };
+    match method {
+        AuthMethod::Token => {
+            reader.choose("secret_store.vault.auth.token", TOKEN_FILE);
+            if reader.is_given(TOKEN_FILE) {
+                return reader.optional(TOKEN_FILE, values::path).map(|path| VaultAuth::TokenFile { path });
+            }
+            let why = "the method token needs it, or token_file";
+            let token = reader.required("secret_store.vault.auth.token", values::secret, why)?;
+            Some(VaultAuth::Token { token })
+        }
+        AuthMethod::TokenFile => {
+            let path = reader.required(TOKEN_FILE, values::path, "the method token_file needs it")?;
+            Some(VaultAuth::TokenFile { path })
+        }
+        AuthMethod::AppRole => {
+            let why = "the method approle needs role_id and secret_id_file";
+            let mount = mount(reader, "approle");
+            let role_id = reader.required("secret_store.vault.auth.role_id", values::text, why);
+            let secret_id_file = reader.required("secret_store.vault.auth.secret_id_file", values::path, why);
+            Some(VaultAuth::AppRole { mount, role_id: role_id?, secret_id_file: secret_id_file? })
+        }
+        AuthMethod::Kubernetes => {
+            let mount = mount(reader, "kubernetes");
+            let role = reader.required("secret_store.vault.auth.role", values::text, "the method kubernetes needs it");
+            let default = PathBuf::from(SERVICE_ACCOUNT_TOKEN);
+            let token_file = reader.defaulted(TOKEN_FILE, values::path, default, SERVICE_ACCOUNT_TOKEN);
+            Some(VaultAuth::Kubernetes { mount, role: role?, token_file })
+        }
+        AuthMethod::Cert => {
+            let why = "the method cert needs cert_file and key_file";
+            let mount = mount(reader, "cert");
+            let role = reader.optional("secret_store.vault.auth.role", values::text);
+            let cert_file = reader.required("secret_store.vault.auth.cert_file", values::path, why);
+            let key_file = reader.required("secret_store.vault.auth.key_file", values::path, why);
+            Some(VaultAuth::Certificate { mount, role, cert_file: cert_file?, key_file: key_file? })
+        }
+    }
+}
+
+fn cache(reader: &mut Reader) -> Cache {
+    let default = Cache::default();
+    let cache = Cache {
+        secret_ttl: bounded(reader, "cache.secret_ttl", default.secret_ttl, limits::SECRET_TTL_MAX),
+        entries_max: reader.defaulted("cache.entries_max", values::count, default.entries_max, default.entries_max),
+        bytes_max: {
+            let text = values::size_text(default.bytes_max);
+            reader.defaulted("cache.bytes_max", values::size, default.bytes_max, text)
+        },
+    };
+    for (path, value) in [("cache.entries_max", cache.entries_max), ("cache.bytes_max", cache.bytes_max)] {
+        if value == 0 {
+            reader.mistake(path, "leaves no room for a single secret", r#"to keep none, write secret_ttl = "0s""#);
+        }
+    }
+    cache
+}
+
+fn grpc(reader: &mut Reader, data_dir: &Path) -> Grpc {
+    let address = match reader.optional("grpc.address", values::tcp_listener) {
+        Some(Listener::On(address)) => Some(address),
+        Some(Listener::Off) | None => None,
+    };
+    let socket = socket(reader, data_dir, address.is_some());
+    let tls = tls(reader, address);
+    if socket.is_none() && address.is_none() {
+        let remedy = "give grpc.address, or leave grpc.socket out to listen in data_dir";
+        reader.mistake("grpc.socket", "is off, and there is no other listener", remedy);
+    }
+    let in_flight = limits::CALLS_IN_FLIGHT_MAX as u64;
+    let calls_in_flight = reader.defaulted("grpc.calls_in_flight_max", values::count, in_flight, in_flight);
+    let calls_in_flight_max = usize::try_from(calls_in_flight).unwrap_or(usize::MAX);
+    if !(1..=limits::CALLS_IN_FLIGHT_LIMIT).contains(&calls_in_flight_max) {
+        let problem = format!("is not between 1 and {}", limits::CALLS_IN_FLIGHT_LIMIT);
+        reader.mistake("grpc.calls_in_flight_max", problem, format!("the default is {in_flight}"));
+    }
+    let call_deadline = bounded(reader, "grpc.call_deadline", limits::CALL_DEADLINE_DEFAULT, limits::CALL_DEADLINE_MAX);
+    if call_deadline.is_zero() {
+        reader.mistake("grpc.call_deadline", "leaves calls no time", "give it some seconds");
+    }
+    Grpc { socket, address, tls, calls_in_flight_max, call_deadline }
+}
+
+/// The socket that is asked for; the one in the data directory if no listener is.
+fn socket(reader: &mut Reader, data_dir: &Path, has_address: bool) -> Option<UnixSocket> {
+    let path = if reader.is_given("grpc.socket") || has_address {
+        match reader.optional("grpc.socket", values::socket_listener)? {
+            Listener::On(path) => path,
+            Listener::Off => return None,
+        }
+    } else {
+        let path = data_dir.join("credway.sock");
+        let text = path.display().to_string();
+        if let Err(wrong) = values::socket_listener(&text) {
+            reader.mistake_at("grpc.socket", Source::Default, format!("in data_dir {}", wrong.problem), wrong.remedy);
+        }
+        reader.defaulted("grpc.socket", values::path, path, text)
+    };
+    let mode = reader.defaulted("grpc.socket_mode", values::mode, 0o660, "0660");
+    let owner = reader.optional("grpc.socket_owner", values::text);
+    let group = reader.optional("grpc.socket_group", values::text);
+    Some(UnixSocket { path, mode, owner, group })
+}
+
+fn tls(reader: &mut Reader, address: Option<SocketAddr>) -> Option<MutualTls> {
+    const FILES: [&str; 3] = ["grpc.tls.cert_file", "grpc.tls.key_file", "grpc.tls.client_ca_file"];
+    let Some(given) = FILES.into_iter().find(|path| reader.is_given(path)) else {
+        if address.is_some_and(|address| !address.ip().is_loopback()) {
+            let problem = "is off loopback and needs [grpc.tls]: credentials never cross a network in the clear";
+            reader.mistake("grpc.address", problem, "give [grpc.tls] its three files, or listen on 127.0.0.1");
+        }
+        return None;
+    };
+    if address.is_none() && !reader.is_given("grpc.address") {
+        reader.mistake(given, "is given, but nothing listens with it", "give grpc.address, or leave [grpc.tls] out");
+    }
+    let why = "TLS needs cert_file, key_file and client_ca_file";
+    let [cert_file, key_file, client_ca_file] = FILES.map(|path| reader.required(path, values::path, why));
+    Some(MutualTls { cert_file: cert_file?, key_file: key_file?, client_ca_file: client_ca_file? })
+}
+
+fn http(reader: &mut Reader) -> Http {
+    let default = Listener::On(HTTP_ADDRESS);
+    match reader.defaulted("http.address", values::tcp_listener, default, HTTP_ADDRESS) {
+        Listener::On(address) => Http { address: Some(address) },
+        Listener::Off => Http { address: None },
+    }
+}
+
+fn telemetry(reader: &mut Reader) -> Telemetry {
+    let default = Telemetry::default();
+    let ratio = default.trace_sample_ratio;
+    let level_text = default.log_level.clone();
+    Telemetry {
+        log_level: reader.defaulted("telemetry.log_level", values::log_level, default.log_level, level_text),
+        log_format: reader.defaulted("telemetry.log_format", values::log_format, LogFormat::Json, "json"),
+        otlp_endpoint: reader.optional("telemetry.otlp_endpoint", values::web_url).map(Url::into),
+        trace_sample_ratio: reader.defaulted("telemetry.trace_sample_ratio", values::ratio, ratio, ratio),
+    }
+}
+
+/// A duration that may not be longer than `most`.
+fn bounded(reader: &mut Reader, path: &'static str, default: Duration, most: Duration) -> Duration {
+    let span = reader.defaulted(path, values::duration, default, friendly(default));
+    if span > most {
+        reader.mistake(path, format!("is longer than {}", friendly(most)), "shorten it");
+    }
+    span
+}
+
+fn friendly(span: Duration) -> String {
+    SignedDuration::try_from(span).map_or_else(|_| format!("{span:?}"), |span| format!("{span:#}"))
+}
