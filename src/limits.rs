@@ -149,3 +149,21 @@ pub const CALLS_IN_FLIGHT_LIMIT: usize = 1_000_000;
 
 /// The longest drain: supervisors kill after minutes at most.
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(600);
+
+/// Connections to metrics and probes at once. A few scrapers and kubelets need some; the rest leaves room beside a crowd.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+
+/// Receiving the head of an HTTP request, idling before it included. Scrapers that come back later connect again.
+pub const HTTP_HEADER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Sending the last answer of an HTTP connection that is to end.
+pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The age at which an HTTP connection is asked to reconnect, so that no peer holds one for good.
+pub const HTTP_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
+
+/// The pause after a failed accept, usually for want of file descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Sending one batch of spans to the collector, retries included. Spans pile up meanwhile, and are dropped when they are too many.
+pub const TELEMETRY_EXPORT_DEADLINE: Duration = Duration::from_secs(5);

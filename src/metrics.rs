@@ -1,1 +1,399 @@
-//! Not written yet.
+//! Every metric with its name, labels and help text, all declared in [`Inner::declare`]. No label holds an id or a tenant.
+//!
+//! Each combination of labels is made at the start: recording then is one atomic operation, and a scrape shows zeros
+//! instead of gaps. There is no global recorder.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::model::refusal::Reason;
+
+/// From a resolution out of memory to the longest call deadline that makes sense.
+const BUCKETS: [f64; 16] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+
+/// The metrics of one daemon; clones share them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// How a resolution ended, as far as alerts care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Ok,
+    /// By a rule: the caller or a person must change something.
+    Refused,
+    /// By what may come back by itself.
+    Unavailable,
+    /// By a fault of our own.
+    Error,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 4] =
+        [(Self::Ok, "ok"), (Self::Refused, "refused"), (Self::Unavailable, "unavailable"), (Self::Error, "error")];
+
+    fn of(refused: Option<Reason>) -> Self {
+        match refused {
+            None => Self::Ok,
+            Some(
+                Reason::SecretStoreUnavailable
+                | Reason::DatabaseUnavailable
+                | Reason::Overloaded
+                | Reason::DeadlineExceeded,
+            ) => Self::Unavailable,
+            Some(Reason::Internal) => Self::Error,
+            Some(_) => Self::Refused,
+        }
+    }
+}
+
+/// The slowest place that a resolution's secrets came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Every secret was cached.
+    Memory,
+    /// At least one was read.
+    SecretStore,
+    /// No secret was needed, or none was reached.
+    None,
+}
+
+impl Tier {
+    const ALL: [(Tier, &'static str); 3] =
+        [(Self::Memory, "memory"), (Self::SecretStore, "secret_store"), (Self::None, "none")];
+}
+
+/// How a read of the secret store ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    Ok,
+    Missing,
+    Denied,
+    Unavailable,
+    Unreadable,
+}
+
+impl ReadOutcome {
+    const ALL: [(ReadOutcome, &'static str); 5] = [
+        (Self::Ok, "ok"),
+        (Self::Missing, "missing"),
+        (Self::Denied, "denied"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Unreadable, "unreadable"),
+    ];
+}
+
+/// How a query ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryOutcome {
+    Ok,
+    Error,
+}
+
+impl QueryOutcome {
+    const ALL: [(QueryOutcome, &'static str); 2] = [(Self::Ok, "ok"), (Self::Error, "error")];
+}
+
+struct Inner {
+    exposition: PrometheusHandle,
+    resolve_duration: [[Histogram; Tier::ALL.len()]; Outcome::ALL.len()],
+    resolves_ok: Counter,
+    resolves_refused: [Counter; Reason::ALL.len()],
+    secret_cache_hits: Counter,
+    secret_cache_misses: Counter,
+    secret_cache_coalesced: Counter,
+    secret_cache_entries: Gauge,
+    secret_cache_bytes: Gauge,
+    secret_store_reads: [Counter; ReadOutcome::ALL.len()],
+    secret_store_read_duration: Histogram,
+    secret_store_token_ttl: Gauge,
+    database_queries: [Counter; QueryOutcome::ALL.len()],
+    database_query_duration: Histogram,
+    calls_in_flight: Gauge,
+    calls_shed: Counter,
+    token_cache_hits: Counter,
+    token_cache_misses: Counter,
+    ready: Gauge,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).expect("there is at least one bucket");
+        Self(Arc::new(Inner::declare(&builder.build_recorder())))
+    }
+
+    /// All metrics in Prometheus' text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        self.0.exposition.render()
+    }
+
+    /// Folds recorded durations into their buckets. Call it every few seconds: between scrapes they would pile up.
+    pub fn upkeep(&self) {
+        self.0.exposition.run_upkeep();
+    }
+
+    /// Counts a finished resolution: `refused` is why it was answered with no.
+    pub fn resolve_finished(&self, refused: Option<Reason>, tier: Tier, seconds: f64) {
+        let outcome = Outcome::of(refused);
+        self.0.resolve_duration[outcome as usize][tier as usize].record(seconds);
+        match refused {
+            None => self.0.resolves_ok.increment(1),
+            Some(reason) => self.0.resolves_refused[reason as usize].increment(1),
+        }
+    }
+
+    /// A secret was cached.
+    pub fn secret_cache_hit(&self) {
+        self.0.secret_cache_hits.increment(1);
+    }
+
+    /// A secret was not cached, and a fetch of it began.
+    pub fn secret_cache_miss(&self) {
+        self.0.secret_cache_misses.increment(1);
+    }
+
+    /// A secret was not cached, but somebody else's fetch of it was under way.
+    pub fn secret_cache_coalesced(&self) {
+        self.0.secret_cache_coalesced.increment(1);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a double; exact up to 2^53")]
+    pub fn secret_cache_size(&self, entries: u64, bytes: u64) {
+        self.0.secret_cache_entries.set(entries as f64);
+        self.0.secret_cache_bytes.set(bytes as f64);
+    }
+
+    /// A read of the secret store ended, retries included.
+    pub fn secret_store_read(&self, outcome: ReadOutcome, seconds: f64) {
+        self.0.secret_store_reads[outcome as usize].increment(1);
+        self.0.secret_store_read_duration.record(seconds);
+    }
+
+    /// The life left of our own token for the secret store; `None` where there is none.
+    pub fn secret_store_token_ttl(&self, seconds: Option<f64>) {
+        self.0.secret_store_token_ttl.set(seconds.unwrap_or(f64::NAN));
+    }
+
+    /// A query for a wiring ended.
+    pub fn database_query(&self, outcome: QueryOutcome, seconds: f64) {
+        self.0.database_queries[outcome as usize].increment(1);
+        self.0.database_query_duration.record(seconds);
+    }
+
+    /// A call is being answered until the guard is dropped.
+    #[must_use]
+    pub fn call_in_flight(&self) -> CallInFlight {
+        self.0.calls_in_flight.increment(1.0);
+        CallInFlight(self.0.calls_in_flight.clone())
+    }
+
+    /// A call was turned away because too many were in flight.
+    pub fn call_shed(&self) {
+        self.0.calls_shed.increment(1);
+    }
+
+    /// An access token was known already.
+    pub fn token_cache_hit(&self) {
+        self.0.token_cache_hits.increment(1);
+    }
+
+    /// An access token had to be looked up.
+    pub fn token_cache_miss(&self) {
+        self.0.token_cache_misses.increment(1);
+    }
+
+    /// Whether every part of the daemon works.
+    pub fn ready(&self, is_ready: bool) {
+        self.0.ready.set(if is_ready { 1.0 } else { 0.0 });
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A call that is being answered.
+#[derive(Debug)]
+pub struct CallInFlight(Gauge);
+
+impl Drop for CallInFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+impl Inner {
+    #[expect(clippy::too_many_lines, reason = "the one list of all metrics")]
+    fn declare(recorder: &PrometheusRecorder) -> Self {
+        let declare = Declare(recorder);
+        let resolves = |outcome: Outcome, reason: &'static str| {
+            let labels = [("outcome", Outcome::ALL[outcome as usize].1), ("reason", reason)];
+            declare.counter("credway_resolves_total", "Resolutions answered, by outcome and reason code.", &labels)
+        };
+        declare
+            .gauge("credway_build_info", "1, labelled with the version.", &[("version", env!("CARGO_PKG_VERSION"))])
+            .set(1.0);
+        let inner = Self {
+            exposition: recorder.handle(),
+            resolve_duration: Outcome::ALL.map(|(_, outcome)| {
+                Tier::ALL.map(|(_, tier)| {
+                    declare.histogram(
+                        "credway_resolve_duration_seconds",
+                        "Time to answer one resolution, by outcome and the slowest place its secrets came from.",
+                        &[("outcome", outcome), ("tier", tier)],
+                    )
+                })
+            }),
+            resolves_ok: resolves(Outcome::Ok, ""),
+            resolves_refused: Reason::ALL.map(|(reason, code)| resolves(Outcome::of(Some(reason)), code)),
+            secret_cache_hits: declare.counter("credway_secret_cache_hits_total", "Secrets answered from memory.", &[]),
+            secret_cache_misses: declare.counter(
+                "credway_secret_cache_misses_total",
+                "Secrets that were not in memory and began a fetch.",
+                &[],
+            ),
+            secret_cache_coalesced: declare.counter(
+                "credway_secret_cache_coalesced_total",
+                "Secrets that were not in memory and waited for a fetch already under way.",
+                &[],
+            ),
+            secret_cache_entries: declare.gauge("credway_secret_cache_entries", "Secrets held in memory.", &[]),
+            secret_cache_bytes: declare.gauge(
+                "credway_secret_cache_bytes",
+                "Bytes of secrets held in memory, with their bookkeeping.",
+                &[],
+            ),
+            secret_store_reads: ReadOutcome::ALL.map(|(_, outcome)| {
+                let help = "Reads of the secret store, retries included, by outcome.";
+                declare.counter("credway_secret_store_reads_total", help, &[("outcome", outcome)])
+            }),
+            secret_store_read_duration: declare.histogram(
+                "credway_secret_store_read_duration_seconds",
+                "Time of one read of the secret store, retries included.",
+                &[],
+            ),
+            secret_store_token_ttl: declare.gauge(
+                "credway_secret_store_token_ttl_seconds",
+                "Life left of our own token for the secret store; NaN where none is needed.",
+                &[],
+            ),
+            database_queries: QueryOutcome::ALL.map(|(_, outcome)| {
+                let help = "Reads of a wiring from the database, by outcome.";
+                declare.counter("credway_database_queries_total", help, &[("outcome", outcome)])
+            }),
+            database_query_duration: declare.histogram(
+                "credway_database_query_duration_seconds",
+                "Time of one read of a wiring from the database.",
+                &[],
+            ),
+            calls_in_flight: declare.gauge("credway_calls_in_flight", "Calls being answered now.", &[]),
+            calls_shed: declare.counter(
+                "credway_calls_shed_total",
+                "Calls turned away because too many were in flight.",
+                &[],
+            ),
+            token_cache_hits: declare.counter(
+                "credway_token_cache_hits_total",
+                "Access tokens verified from memory.",
+                &[],
+            ),
+            token_cache_misses: declare.counter(
+                "credway_token_cache_misses_total",
+                "Access tokens looked up in the database.",
+                &[],
+            ),
+            ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
+        };
+        inner.secret_store_token_ttl.set(f64::NAN);
+        inner
+    }
+}
+
+/// Describes and registers a metric in one go.
+struct Declare<'a>(&'a PrometheusRecorder);
+
+impl Declare<'_> {
+    fn counter(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
+        self.0.describe_counter(name.into(), None, help.into());
+        self.0.register_counter(&key(name, labels), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
+        self.0.describe_gauge(name.into(), None, help.into());
+        self.0.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &'static str)]) -> Histogram {
+        self.0.describe_histogram(name.into(), None, help.into());
+        self.0.register_histogram(&key(name, labels), &METADATA)
+    }
+}
+
+/// Asked for by the recorder's interface; ours does not read it.
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
+    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, *value)).collect();
+    Key::from_parts(name, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_where_their_variants_say() {
+        assert!(Reason::ALL.iter().enumerate().all(|(index, (reason, _))| *reason as usize == index));
+        assert!(Outcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
+        assert!(Tier::ALL.iter().enumerate().all(|(index, (tier, _))| *tier as usize == index));
+        assert!(ReadOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
+        assert!(QueryOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
+    }
+
+    #[test]
+    fn a_resolution_is_counted_by_its_reason_and_timed_by_its_tier() {
+        let metrics = Metrics::new();
+        metrics.resolve_finished(None, Tier::Memory, 0.000_03);
+        metrics.resolve_finished(Some(Reason::ConnectionMissing), Tier::None, 0.002);
+        metrics.resolve_finished(Some(Reason::Overloaded), Tier::None, 0.1);
+        let text = metrics.render();
+        for line in [
+            r#"credway_resolves_total{outcome="ok",reason=""} 1"#,
+            r#"credway_resolves_total{outcome="refused",reason="CONNECTION_MISSING"} 1"#,
+            r#"credway_resolves_total{outcome="unavailable",reason="OVERLOADED"} 1"#,
+            r#"credway_resolves_total{outcome="error",reason="INTERNAL"} 0"#,
+            r#"credway_resolve_duration_seconds_bucket{outcome="ok",tier="memory",le="0.00005"} 1"#,
+            r#"credway_resolve_duration_seconds_bucket{outcome="ok",tier="memory",le="0.000025"} 0"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_in_flight_until_its_guard_is_dropped() {
+        let metrics = Metrics::new();
+        let call = metrics.call_in_flight();
+        assert!(metrics.render().contains("credway_calls_in_flight 1\n"));
+        drop(call);
+        assert!(metrics.render().contains("credway_calls_in_flight 0\n"));
+    }
+
+    #[test]
+    fn a_store_without_a_token_shows_no_life_left() {
+        let metrics = Metrics::new();
+        assert!(metrics.render().contains("credway_secret_store_token_ttl_seconds NaN\n"));
+        metrics.secret_store_token_ttl(Some(90.0));
+        assert!(metrics.render().contains("credway_secret_store_token_ttl_seconds 90\n"));
+    }
+}
