@@ -167,3 +167,36 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sending one batch of spans to the collector, retries included. Spans pile up meanwhile, and are dropped when they are too many.
 pub const TELEMETRY_EXPORT_DEADLINE: Duration = Duration::from_secs(5);
+/// Opening a connection to Vault. It is near us; what takes longer is a dead address, and the caller's deadline is short.
+pub const VAULT_CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// One reply of Vault: the largest credential we write (64 fields of 64 KiB) with room for JSON's escapes.
+pub const VAULT_REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A file that proves to Vault who we are: a service-account token is some 1 KiB, a certificate chain with key some 10.
+pub const VAULT_CREDENTIAL_BYTES_MAX: u64 = 64 * 1024;
+
+/// The wait after the first failed login or renewal; it doubles with each further one.
+pub const VAULT_BACKOFF_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest such wait: how late we notice that Vault is back.
+pub const VAULT_BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Logins, renewals and look-ups of our own token in `VAULT_IDENTITY_WINDOW`, whatever goes wrong: a fleet of sidecars
+/// must not be what keeps Vault from coming back.
+pub const VAULT_IDENTITY_REQUESTS_MAX: usize = 10;
+
+/// The span in which those are counted.
+pub const VAULT_IDENTITY_WINDOW: Duration = Duration::from_secs(60);
+
+/// The shortest wait between two renewals that succeed, for tokens with next to no life left.
+pub const VAULT_RENEWAL_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// How long "our token is alive" answers for further refusals: a path that a policy denies is asked for again and again.
+pub const VAULT_PROOF_TTL: Duration = Duration::from_secs(1);
+
+/// Refused requests waiting for the verdict on our own token; there are no more fetches than this.
+pub const VAULT_SUSPICIONS_MAX: usize = SECRET_FETCHES_MAX;
+
+/// Revoking our own token at shutdown, when Vault may be down.
+pub const VAULT_REVOKE_DEADLINE: Duration = Duration::from_secs(2);
