@@ -19,8 +19,9 @@ pub(super) fn backoff(failures: u32, chance: f64) -> Duration {
     wait.mul_f64(0.8 + 0.4 * chance)
 }
 
-/// The requests that one step of the keeper makes at most: a look-up, a renewal and a look at the mount.
-const STEP_REQUESTS: usize = 3;
+/// The requests that one step of the keeper makes at most: to adopt a token (look-up, renewal), or a refused renewal and a
+/// login; then a look at the mount, and one at the token if the mount may not be seen.
+const STEP_REQUESTS: usize = 4;
 
 /// Counts what was asked of Vault for our own identity since all was well, so that no failure becomes a flood: not even
 /// logins that succeed and grant tokens that are dead at once, which a backoff by failures would not see.
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn no_failure_makes_more_than_ten_requests_in_a_minute() {
-        for (requests_per_step, fails) in [(1, true), (2, true), (3, true), (2, false), (3, false)] {
+        for (requests_per_step, fails) in [(1, true), (2, true), (4, true), (2, false), (4, false)] {
             for chance in [0.0, 0.5, 1.0] {
                 let made = ten_minutes_of(requests_per_step, fails, chance);
                 for from in &made {
