@@ -5,3 +5,4 @@ mod listeners;
 mod config;
 mod support;
 mod tidy;
+mod vault;

@@ -2,3 +2,4 @@
 
 pub(crate) mod sidecar;
 pub(crate) mod tls;
+pub(crate) mod openbao;
