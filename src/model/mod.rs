@@ -12,4 +12,5 @@ pub mod schema;
 pub mod secret;
 pub mod server;
 pub mod template;
+pub mod token;
 pub mod wiring;

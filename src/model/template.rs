@@ -35,8 +35,28 @@ pub struct TemplateField {
     #[serde(default)]
     pub help: String,
     pub default: Option<String>,
+    /// Whether it decides where the secret fields are sent (a host, a shop): whoever changes it types them again.
+    #[serde(default)]
+    pub destination: bool,
     /// What a value looks like, for people: `ghp_…`.
     pub example: Option<String>,
+}
+
+impl Template {
+    /// The field of this name; `None` for one that an open template was given beside its own.
+    pub fn field(&self, name: &str) -> Option<&TemplateField> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// Whether people must not see this field. Fields that the template does not know are taken for secret.
+    pub fn is_secret(&self, name: &str) -> bool {
+        self.field(name).is_none_or(|field| field.secret)
+    }
+
+    /// Whether a change of this field could send the others elsewhere. Fields that the template does not know may do so.
+    pub fn is_destination(&self, name: &str) -> bool {
+        self.field(name).is_none_or(|field| field.destination)
+    }
 }
 
 /// How a connection authenticates to its provider.
