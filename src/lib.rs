@@ -17,7 +17,7 @@
 //! | config | settings as plain values, and how they are read | limits, model |
 //! | metrics | every metric with its help text and labels | model |
 //! | telemetry | logs and traces out of the process | config, limits |
-//! | templates | the connection templates: built-in files and a directory | model |
+//! | templates | the connection templates: built-in files and a directory | limits, model |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
 //! | auth | who is asking | limits, clock, model, config, metrics, store |

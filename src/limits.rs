@@ -200,3 +200,8 @@ pub const VAULT_SUSPICIONS_MAX: usize = SECRET_FETCHES_MAX;
 
 /// Revoking our own token at shutdown, when Vault may be down.
 pub const VAULT_REVOKE_DEADLINE: Duration = Duration::from_secs(2);
+/// Files in a template directory. The platform has 33 connectors; thirty times that is the wrong directory.
+pub const TEMPLATE_FILES_MAX: usize = 1000;
+
+/// One template file. The largest built-in one is under 1 KiB.
+pub const TEMPLATE_FILE_BYTES_MAX: u64 = 64 * 1024;

@@ -1,1 +1,256 @@
-//! Not written yet.
+//! The connection templates: those compiled in, and those of a directory. A template is data; nothing here knows a provider.
+
+pub mod credential;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::limits;
+use crate::model::template::Template;
+
+const BUILT_IN: [(&str, &str); 12] = [
+    ("generic-api-key.toml", include_str!("generic-api-key.toml")),
+    ("generic-token.toml", include_str!("generic-token.toml")),
+    ("generic-basic.toml", include_str!("generic-basic.toml")),
+    ("generic-dsn.toml", include_str!("generic-dsn.toml")),
+    ("postgres.toml", include_str!("postgres.toml")),
+    ("mysql.toml", include_str!("mysql.toml")),
+    ("github.toml", include_str!("github.toml")),
+    ("resend.toml", include_str!("resend.toml")),
+    ("notion.toml", include_str!("notion.toml")),
+    ("shopify.toml", include_str!("shopify.toml")),
+    ("slack.toml", include_str!("slack.toml")),
+    ("elevenlabs.toml", include_str!("elevenlabs.toml")),
+];
+
+/// All templates, by name.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    templates: BTreeMap<String, Template>,
+}
+
+/// What is wrong with the template files: each mistake with its file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connection templates cannot be used:{}", Lines(.mistakes))]
+pub struct CatalogueError {
+    pub mistakes: Vec<TemplateMistake>,
+}
+
+/// One mistake in one template file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateMistake {
+    pub file: PathBuf,
+    pub reason: String,
+}
+
+impl Catalogue {
+    /// The templates that are compiled in.
+    pub fn built_in() -> Self {
+        let files = BUILT_IN.iter().map(|(file, text)| (PathBuf::from(file), Ok((*text).to_owned())));
+        Self::read(files.collect()).expect("the built-in templates are read in a test")
+    }
+
+    /// The built-in templates, and those in the `*.toml` files of `directory`.
+    pub fn with_directory(directory: &Path) -> Result<Self, CatalogueError> {
+        let built_in = BUILT_IN.iter().map(|(file, text)| (PathBuf::from(file), Ok((*text).to_owned())));
+        let of_directory = template_files(directory).map_err(|reason| CatalogueError {
+            mistakes: vec![TemplateMistake { file: directory.to_owned(), reason }],
+        })?;
+        let of_directory = of_directory.into_iter().map(|file| {
+            let text = read_template_file(&file);
+            (file, text)
+        });
+        Self::read(built_in.chain(of_directory).collect())
+    }
+
+    /// The template of this name.
+    pub fn get(&self, name: &str) -> Option<&Template> {
+        self.templates.get(name)
+    }
+
+    /// Every template, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Template> {
+        self.templates.values()
+    }
+
+    fn read(files: Vec<(PathBuf, Result<String, String>)>) -> Result<Self, CatalogueError> {
+        let mut templates: BTreeMap<String, (PathBuf, Template)> = BTreeMap::new();
+        let mut mistakes = Vec::new();
+        for (file, text) in files {
+            let template = match text.and_then(|text| parse(&text)) {
+                Ok(template) => template,
+                Err(reason) => {
+                    mistakes.push(TemplateMistake { file, reason });
+                    continue;
+                }
+            };
+            let faults = faults_of(&template);
+            mistakes.extend(faults.into_iter().map(|reason| TemplateMistake { file: file.clone(), reason }));
+            if let Some((first, _)) = templates.get(&template.name) {
+                let reason = format!("the name {:?} is taken by {}", template.name, first.display());
+                mistakes.push(TemplateMistake { file, reason });
+            } else {
+                templates.insert(template.name.clone(), (file, template));
+            }
+        }
+        if mistakes.is_empty() {
+            Ok(Self { templates: templates.into_iter().map(|(name, (_, template))| (name, template)).collect() })
+        } else {
+            Err(CatalogueError { mistakes })
+        }
+    }
+}
+
+fn template_files(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let cannot = |error: std::io::Error| format!("cannot be listed: {error}");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+        if files.len() > limits::TEMPLATE_FILES_MAX {
+            return Err(format!("holds more than {} templates", limits::TEMPLATE_FILES_MAX));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_template_file(file: &Path) -> Result<String, String> {
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let mut text = String::new();
+    let opened = fs::File::open(file).map_err(cannot)?;
+    opened.take(limits::TEMPLATE_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(cannot)?;
+    if text.len() as u64 > limits::TEMPLATE_FILE_BYTES_MAX {
+        return Err(format!("is larger than {} bytes", limits::TEMPLATE_FILE_BYTES_MAX));
+    }
+    Ok(text)
+}
+
+fn parse(text: &str) -> Result<Template, String> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+    })
+}
+
+/// What the TOML types cannot say of a template.
+fn faults_of(template: &Template) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !is_name(&template.name, '-') {
+        faults.push(format!("the name {:?} is not lower-case letters, digits and dashes", template.name));
+    }
+    if template.fields.is_empty() && !template.open {
+        faults.push("it asks for no field: add one, or set `open = true`".to_owned());
+    }
+    if template.fields.len() > limits::CREDENTIAL_FIELDS_MAX {
+        faults.push(format!("it has more than {} fields", limits::CREDENTIAL_FIELDS_MAX));
+    }
+    for (nth, field) in template.fields.iter().enumerate() {
+        let name = &field.name;
+        if !is_name(name, '_') {
+            faults.push(format!("the field name {name:?} is not lower-case letters, digits and underscores"));
+        }
+        if template.fields[..nth].iter().any(|earlier| earlier.name == *name) {
+            faults.push(format!("the field {name:?} is there twice"));
+        }
+        if field.secret && field.default.is_some() {
+            faults.push(format!("the field {name:?} is secret and has a default, which everyone would know"));
+        }
+    }
+    if let Some(header) = &template.header {
+        for placeholder in placeholders(&header.value) {
+            if template.field(placeholder).is_none() {
+                faults.push(format!("the header's value names {{{placeholder}}}, which is no field"));
+            }
+        }
+    }
+    faults
+}
+
+fn is_name(text: &str, separator: char) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == separator;
+    text.len() <= limits::NAME_BYTES_MAX
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with(separator)
+        && text.chars().all(inner)
+}
+
+fn placeholders(value: &str) -> impl Iterator<Item = &str> {
+    value.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name)
+}
+
+/// A list, one entry a line.
+struct Lines<'a>(&'a [TemplateMistake]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {}: {}", mistake.file.display(), mistake.reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_templates_can_be_read() {
+        let names: Vec<String> = Catalogue::built_in().iter().map(|template| template.name.clone()).collect();
+        assert_eq!(names.len(), BUILT_IN.len());
+        for (file, _) in BUILT_IN {
+            assert!(names.contains(&file.replace(".toml", "")), "{file} holds a template of another name");
+        }
+    }
+
+    #[test]
+    fn a_directory_adds_templates() {
+        let directory = tempfile::tempdir().unwrap();
+        let acme =
+            "name = \"acme\"\ndisplay_name = \"Acme\"\nprovider = \"acme\"\nauth_kind = \"token\"\nopen = true\n";
+        fs::write(directory.path().join("acme.toml"), acme).unwrap();
+        fs::write(directory.path().join("README.md"), "not a template").unwrap();
+        let catalogue = Catalogue::with_directory(directory.path()).unwrap();
+        assert!(catalogue.get("acme").is_some_and(|template| template.is_secret("anything")));
+        assert!(catalogue.get("postgres").is_some());
+    }
+
+    #[test]
+    fn all_mistakes_of_all_files_are_told_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let head =
+            |name: &str| format!("name = {name:?}\ndisplay_name = \"X\"\nprovider = \"x\"\nauth_kind = \"token\"\n");
+        let files = [
+            ("a.toml", head("github") + "open = true\n"),
+            ("b.toml", head("b") + "colour = \"red\"\n"),
+            ("c.toml", head("C") + "[[fields]]\nname = \"a b\"\nlabel = \"x\"\ndefault = \"1\"\n"),
+            ("d.toml", head("d") + "[header]\nname = \"X\"\nvalue = \"{token}\"\n"),
+            ("e.toml", "name = ".to_owned()),
+        ];
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let shown = Catalogue::with_directory(directory.path()).unwrap_err().to_string();
+        for expected in [
+            "a.toml: the name \"github\" is taken by github.toml",
+            "b.toml: line 5: unknown field `colour`",
+            "c.toml: the name \"C\" is not lower-case letters, digits and dashes",
+            "c.toml: the field name \"a b\" is not lower-case",
+            "c.toml: the field \"a b\" is secret and has a default",
+            "d.toml: it asks for no field",
+            "d.toml: the header's value names {token}, which is no field",
+            "e.toml: line 1:",
+        ] {
+            assert!(shown.contains(expected), "{expected:?} is not told in {shown}");
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_is_a_clear_error() {
+        let shown = Catalogue::with_directory(Path::new("/no/such/place")).unwrap_err().to_string();
+        assert!(shown.contains("/no/such/place: cannot be listed"), "{shown}");
+    }
+}
