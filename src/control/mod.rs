@@ -1,1 +1,4 @@
-//! Not written yet.
+//! What people, scripts and manifests change: connections, tokens, workspaces. CLI and REST call the same operations.
+
+pub mod manifest;
+mod suggest;
