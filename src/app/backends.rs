@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::secrets::SecretStore;
 use crate::secrets::sealed::{SealedError, SealedStore};
-use crate::secrets::vault::{VaultStartError, VaultStore};
+use crate::secrets::vault::{VaultSetupError, VaultStore};
 use crate::store::{Store, StoreError};
 
 /// What a config names.
@@ -26,7 +26,7 @@ pub enum OpenError {
     #[error(transparent)]
     Sealed(#[from] SealedError),
     #[error(transparent)]
-    Vault(#[from] VaultStartError),
+    Vault(#[from] VaultSetupError),
 }
 
 /// Opens both. With Vault, neither server needs to be up yet: what is down is reported by readiness, and heals by itself.
@@ -53,7 +53,7 @@ pub async fn open(
                     other => return Err(other.into()),
                 }
             }
-            VaultStore::start(vault, clock.clone(), tasks, stop.clone())?
+            VaultStore::start(vault, clock.clone(), stop.clone(), tasks)?
         }
     };
     Ok(Backends { store, secrets })

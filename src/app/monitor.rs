@@ -55,10 +55,12 @@ impl Monitor {
     }
 
     async fn look_at_database(&self) -> Result<(), String> {
-        // Also migrates a database that was down when the daemon started; it is nothing once that is done.
         within(limits::MONITOR_DEADLINE, async {
-            self.store.migrate().await?;
-            self.store.check().await
+            match self.store.check().await {
+                Ok(()) => Ok(()),
+                // It may have been down when we started, and is up without our tables now.
+                Err(_) => self.store.migrate().await,
+            }
         })
         .await
     }

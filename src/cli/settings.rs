@@ -52,7 +52,6 @@ pub(super) fn load(file: Option<PathBuf>, overrides: &Overrides) -> Result<Loade
 
 /// As `load`, with flags of the command's own.
 pub(super) fn load_flags(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Loaded, Failure> {
-    let flags = flags.into_iter().map(|(path, value)| (path.to_owned(), value)).collect();
     let sources = Sources { file, environment: std::env::vars().collect(), flags };
     load::load(&sources).map_err(|mistakes| {
         Failure::new(Exit::Usage, "CONFIG", "the settings are not usable")

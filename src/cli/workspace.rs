@@ -34,6 +34,7 @@ impl Workspace {
         let (tasks, stop, clock) = (TaskTracker::new(), CancellationToken::new(), Clock::System);
         let opened = backends::open(config, &clock, &tasks, &stop).await;
         let Backends { store, secrets } = opened.map_err(|error| cannot_open(&error.to_string()))?;
+        let last_cause = std::cell::RefCell::new(String::new());
         let answering = async {
             let mut tries = interval(limits::STORES_OPEN_RETRY);
             loop {
@@ -49,7 +50,6 @@ impl Workspace {
                 };
             }
         };
-        let last_cause = std::cell::RefCell::new(String::new());
         match timeout(limits::STORES_OPEN_DEADLINE, answering).await {
             Ok(outcome) => outcome.map_err(|cause| cannot_open(&cause))?,
             Err(_) => return Err(cannot_open(&last_cause.take())),

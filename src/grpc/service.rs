@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::model::caller::{Caller, Scope};
 use crate::model::refusal::Refusal;
 use crate::resolve::Resolver;
+use crate::telemetry;
 
 /// The data plane.
 pub struct Credentials {
@@ -71,7 +72,7 @@ impl Credentials {
         };
         let _counted = self.metrics.call_in_flight();
         let within = deadline::of(&headers, self.call_deadline);
-        let span = crate::telemetry::call_span(&headers, method);
+        let span = telemetry::span_of(&headers, method);
         let answered = async {
             let caller = self.authenticator.authenticate(evidence(&headers, extensions.get::<Peer>())).await?;
             if !scopes.iter().any(|scope| caller.scopes.contains(*scope)) {
