@@ -3,6 +3,8 @@
 
 mod listeners;
 mod config;
+mod http;
 mod support;
 mod tidy;
 mod vault;
+mod telemetry;
