@@ -208,3 +208,24 @@ pub const TEMPLATE_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Values, keys and lists of a manifest, which bound its memory: one with 10 000 connections has some 200 000.
 pub const MANIFEST_NODES_MAX: usize = 1_000_000;
+/// One statement, from sending it to its last row: longer than the wait for a locked SQLite file, so that the lock is what
+/// is told. A server that stays silent for longer is gone.
+pub const DATABASE_STATEMENT_DEADLINE: Duration = Duration::from_secs(7);
+
+/// Waiting for this process's other changes, which are written one at a time.
+pub const DATABASE_TURN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A database connection that idled for longer is asked whether it is still there before it is used.
+pub const DATABASE_IDLE_TRUSTED: Duration = Duration::from_secs(30);
+
+/// All migrations, the wait for another process that is migrating included.
+pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Instances listed when what was asked for fits several: enough to pick from.
+pub const AMBIGUOUS_INSTANCES_MAX: i64 = 20;
+
+/// The master key file: a line of some 60 bytes for each key, and rotation leaves two at most.
+pub const MASTER_KEY_FILE_BYTES_MAX: u64 = 4096;
+
+/// Sealed secrets whose keys are wrapped anew at a time when the master key is rotated: bounds the memory, not the rotation.
+pub const REWRAP_BATCH: i64 = 500;

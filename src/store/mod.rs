@@ -3,305 +3,277 @@
 //! Time and ids come from Rust, times are microseconds since 1970 in BIGINT, JSON is TEXT, ids are TEXT.
 //! Every change writes its line of the change log in the same transaction.
 
-use jiff::Timestamp;
+mod changes;
+mod connections;
+mod error;
+mod instances;
+mod lease;
+mod migrations;
+mod projects;
+mod records;
+mod rows;
+mod sealed;
+mod servers;
+mod tokens;
+mod tx;
+mod wiring;
+mod workflows;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Database, PgPool, Postgres, Sqlite, SqlitePool};
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config;
-use crate::model::caller::{Role, ScopeSet};
-use crate::model::connection::{Connection, Status};
-use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
-use crate::model::name::Slug;
-use crate::model::overrides::Override;
-use crate::model::profile::ConfigProfile;
-use crate::model::resolution::InstanceRef;
-use crate::model::server::McpServer;
-use crate::model::wiring::Wiring;
+use crate::limits;
+use crate::model::secret::ExposeSecret;
 
-/// Why the database did not do what was asked. Never holds a bound value.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// It cannot be reached, is starting, locked or full; it may come back by itself.
-    #[error("the database is unavailable: {cause}")]
-    Unavailable { cause: String },
-    /// Something of that name or key exists already.
-    #[error("{what} exists already")]
-    Duplicate { what: String },
-    /// What was to be changed was changed or removed meanwhile.
-    #[error("{what} was changed meanwhile")]
-    Conflict { what: String },
-    /// It holds something that this version of credway cannot read.
-    #[error("the database holds something unreadable: {cause}")]
-    Corrupt { cause: String },
-    /// It was written by another version of credway, or migrated by hand.
-    #[error("the database cannot be migrated: {cause}")]
-    Migration { cause: String },
-}
+pub use error::StoreError;
+pub use records::{
+    ChangeRecord, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, TenantRecord, TokenRecord,
+    WiringFound, WorkflowRecord,
+};
+pub use sealed::{SealedHead, SealedRecord, SealedWrap};
+pub use tx::Tx;
 
-/// The projects in which something is looked for.
-#[derive(Clone, Debug)]
-pub struct ProjectScope {
-    pub tenant: TenantId,
-    /// The one project the caller is limited to.
-    pub project: Option<ProjectId>,
-    /// The project the caller asked for, by id or slug.
-    pub asked: Option<String>,
-}
-
-/// What was found for one instance.
-#[derive(Debug)]
-pub enum WiringFound {
-    /// No instance matches, in the projects that were looked in.
-    Nothing,
-    One(Box<Wiring>),
-    /// Several instances of one server, when the server was all that was asked for.
-    Several(Vec<(InstanceId, String)>),
-}
-
-/// A token as the database knows it: by its hash.
-#[derive(Clone, Debug)]
-pub struct TokenRecord {
-    pub id: TokenId,
-    pub tenant: TenantId,
-    /// The one project it is limited to.
-    pub project: Option<ProjectId>,
-    pub name: String,
-    /// The first characters of the token, which may be shown: `pat_4f7k92qd`. It is also what tokens are looked up by.
-    pub shown_prefix: String,
-    /// SHA-256 of the whole token.
-    pub hash: [u8; 32],
-    pub role: Role,
-    pub scopes: ScopeSet,
-    pub created_at: Timestamp,
-    pub expires_at: Option<Timestamp>,
-    pub revoked_at: Option<Timestamp>,
-}
-
-/// A tenant, also called workspace.
-#[derive(Clone, Debug)]
-pub struct TenantRecord {
-    pub id: TenantId,
-    pub slug: Slug,
-    pub name: String,
-}
-
-/// A project.
-#[derive(Clone, Debug)]
-pub struct ProjectRecord {
-    pub id: ProjectId,
-    pub tenant: TenantId,
-    pub slug: Slug,
-    pub name: String,
-}
-
-/// An instance without its profiles.
-#[derive(Clone, Debug)]
-pub struct InstanceRecord {
-    pub id: InstanceId,
-    pub name: Slug,
-    pub server: ServerId,
-    pub active_profile: Option<ProfileId>,
-}
-
-/// Everything of one project, as `apply` and `export` see it.
-#[derive(Clone, Debug)]
-pub struct ProjectState {
-    pub project: ProjectRecord,
-    /// The platform's servers and the tenant's own.
-    pub servers: Vec<McpServer>,
-    pub instances: Vec<InstanceRecord>,
-    pub profiles: Vec<(InstanceId, ConfigProfile)>,
-    pub connections: Vec<Connection>,
-    pub workflows: Vec<WorkflowRecord>,
-    pub tokens: Vec<TokenRecord>,
-}
-
-/// One workflow's environment and overrides.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WorkflowRecord {
-    /// The platform's id of the workflow.
-    pub workflow: String,
-    pub environment: Option<String>,
-    pub overrides: Vec<Override>,
-}
+use error::is_connection_lost;
+use lease::{Lease, bounded};
 
 /// The database: SQLite or PostgreSQL. Clones share the pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: Db<SqlitePool, PgPool>,
+    /// The SQLite file; made by `migrate`.
+    file: Option<PathBuf>,
+    clock: Clock,
+    /// Held by the one `Tx` of this process that writes. Writers wait here, where they cost nothing, and not each with a
+    /// connection of the pool in hand: both databases let one of them write at a time anyway.
+    turn: Arc<Semaphore>,
+}
+
+/// Something of one database or the other.
 #[derive(Clone, Debug)]
-pub enum Store {}
+enum Db<L, P> {
+    Sqlite(L),
+    Postgres(P),
+}
 
-/// One transaction that changes something; dropped without `commit` it changes nothing.
-#[derive(Debug)]
-pub enum Tx {}
+/// A connection of either database.
+type Lent = Db<Lease<Sqlite>, Lease<Postgres>>;
 
-#[expect(unused_variables, clippy::unused_async, reason = "the signatures stand before the bodies")]
+/// The same code for either database, each compiled with its own types.
+macro_rules! on_db {
+    ($db:expr, |$held:ident| $body:expr) => {
+        match $db {
+            $crate::store::Db::Sqlite($held) => $body,
+            $crate::store::Db::Postgres($held) => $body,
+        }
+    };
+}
+
+/// One statement that reads, on any connection of the pool. Connections that were lost while they idled are put away and
+/// the statement is sent again: after a restart of the server nobody sees an error for each of them.
+macro_rules! read {
+    ($store:expr, |$connection:ident| $query:expr) => {{
+        let mut lost = 0;
+        loop {
+            let mut lease = $store.lend().await?;
+            let answer = $crate::store::on_db!(&mut lease, |held| {
+                let $connection = &mut **held;
+                let answer = $crate::store::bounded($query).await;
+                if !answer.as_ref().is_err_and($crate::store::is_connection_unusable) {
+                    held.settle();
+                }
+                answer
+            });
+            match answer {
+                Err(error) if $crate::store::is_worth_another_connection(&error, lost) => lost += 1,
+                answer => break answer.map_err($crate::store::StoreError::from),
+            }
+        }
+    }};
+}
+
+use {on_db, read};
+
+const ANSWER: &str = "SELECT sequence FROM change_head";
+
 impl Store {
+    /// The database as it is told, without connecting to it.
+    pub fn lazy(database: &config::Database, clock: Clock) -> Result<Self, StoreError> {
+        let (pool, file) = match database {
+            config::Database::Sqlite { path } => {
+                // Opening makes no file and changes no mode: `migrate` does, so that no pooled connection waits for a lock.
+                let options = sqlite_options(path.clone());
+                (Db::Sqlite(pool_options().connect_lazy_with(options)), Some(path.clone()))
+            }
+            config::Database::Postgres { url } => {
+                let options = PgConnectOptions::from_str(url.expose_secret())?
+                    .application_name("credway")
+                    .disable_statement_logging();
+                (Db::Postgres(pool_options().connect_lazy_with(options)), None)
+            }
+        };
+        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)) })
+    }
+
     /// Opens the database, makes it if it is a missing SQLite file, and migrates it.
     pub async fn open(database: &config::Database, clock: Clock) -> Result<Self, StoreError> {
-        unimplemented!()
+        let store = Self::lazy(database, clock)?;
+        store.migrate().await?;
+        Ok(store)
     }
 
-    /// Whether the database answers now.
+    /// Brings the tables up to this version. Safe to repeat, and while other processes do the same.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let migrated = async {
+            match (&self.pool, &self.file) {
+                (Db::Sqlite(pool), file) => {
+                    let options = SqliteConnectOptions::clone(&pool.connect_options());
+                    migrations::sqlite(options, file.as_deref()).await
+                }
+                (Db::Postgres(pool), _) => migrations::postgres(&pool.connect_options()).await,
+            }
+        };
+        match tokio::time::timeout(limits::MIGRATION_DEADLINE, migrated).await {
+            Ok(migrated) => migrated,
+            Err(_) => {
+                let cause = format!("it was not migrated within {:?}", limits::MIGRATION_DEADLINE);
+                Err(StoreError::Unavailable { cause })
+            }
+        }
+    }
+
+    /// Whether the database answers now and has our tables; if not, why.
     pub async fn check(&self) -> Result<(), StoreError> {
-        unimplemented!()
+        let answer = read!(self, |connection| sqlx::query_scalar::<_, i64>(ANSWER).fetch_one(connection));
+        match (answer, &self.pool) {
+            (Ok(_), _) => Ok(()),
+            // The pool keeps to itself why it could not connect: ask the server directly.
+            (Err(StoreError::Unavailable { cause }), Db::Postgres(pool)) => {
+                let options = pool.connect_options();
+                let attempt = tokio::time::timeout(limits::DATABASE_ACQUIRE_DEADLINE, options.connect()).await;
+                match attempt {
+                    Ok(Ok(connection)) => {
+                        // It can be reached after all; what was told first stands.
+                        let _ = connection.close().await;
+                        Err(StoreError::Unavailable { cause })
+                    }
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(_) => Err(StoreError::Unavailable { cause: unanswered(&options) }),
+                }
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
-    /// All that decides what one instance resolves to, in one round trip. Overrides are those of `workflow`.
-    pub async fn wiring_find(
-        &self,
-        scope: &ProjectScope,
-        instance: &InstanceRef,
-        workflow: Option<&str>,
-    ) -> Result<WiringFound, StoreError> {
-        unimplemented!()
-    }
-
-    /// The tokens whose shown prefix is this one; revoked and expired ones included.
-    pub async fn tokens_find(&self, shown_prefix: &str) -> Result<Vec<TokenRecord>, StoreError> {
-        unimplemented!()
-    }
-
-    pub async fn tenant_find(&self, slug: &Slug) -> Result<Option<TenantRecord>, StoreError> {
-        unimplemented!()
-    }
-
-    pub async fn project_find(&self, tenant: TenantId, slug: &Slug) -> Result<Option<ProjectRecord>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Everything of one project.
-    pub async fn project_state(&self, project: ProjectId) -> Result<ProjectState, StoreError> {
-        unimplemented!()
-    }
-
-    /// The change log after `sequence`, at most `limit` lines of it.
-    pub async fn changes_after(&self, sequence: i64, limit: i64) -> Result<Vec<ChangeRecord>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Begins a transaction that writes (`BEGIN IMMEDIATE` on SQLite).
+    /// Begins a transaction that writes (`BEGIN IMMEDIATE` on SQLite). A process has one at a time: whoever holds one and
+    /// begins another waits for itself.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        unimplemented!()
+        let turn = tokio::time::timeout(limits::DATABASE_TURN_DEADLINE, Arc::clone(&self.turn).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            let cause = format!("earlier changes have not been written for {:?}", limits::DATABASE_TURN_DEADLINE);
+            return Err(StoreError::Unavailable { cause });
+        };
+        let lease = self.lend_begun("BEGIN IMMEDIATE", "BEGIN").await?;
+        Ok(Tx::new(lease, self.clock.now(), turn))
+    }
+
+    /// Closes every connection, those in use as they come back.
+    pub async fn close(&self) {
+        on_db!(&self.pool, |pool| pool.close().await);
+    }
+
+    /// A connection for reading: all that is read on it is of one moment.
+    async fn snapshot(&self) -> Result<Lent, StoreError> {
+        self.lend_begun("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await
+    }
+
+    async fn lend(&self) -> Result<Lent, StoreError> {
+        Ok(match &self.pool {
+            Db::Sqlite(pool) => Db::Sqlite(Lease::new(pool.acquire().await?)),
+            Db::Postgres(pool) => Db::Postgres(Lease::new(pool.acquire().await?)),
+        })
+    }
+
+    async fn lend_begun(&self, on_sqlite: &'static str, on_postgres: &'static str) -> Result<Lent, StoreError> {
+        let mut lost = 0;
+        loop {
+            let mut lease = self.lend().await?;
+            let begun = match &mut lease {
+                Db::Sqlite(held) => bounded(sqlx::raw_sql(on_sqlite).execute(&mut **held)).await.map(drop),
+                Db::Postgres(held) => bounded(sqlx::raw_sql(on_postgres).execute(&mut **held)).await.map(drop),
+            };
+            match begun {
+                Ok(()) => return Ok(lease),
+                Err(error) if is_worth_another_connection(&error, lost) => lost += 1,
+                Err(error) => {
+                    if !is_connection_unusable(&error) {
+                        on_db!(&mut lease, |held| held.settle());
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
     }
 }
 
-/// One line of the change log. Sequences have no gaps that could still be filled: whoever has read up to one has read all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChangeRecord {
-    pub sequence: i64,
-    pub tenant: TenantId,
-    /// The project it belongs to; `None` for tenants, servers and tokens of a whole tenant.
-    pub project: Option<ProjectId>,
-    pub entity: Entity,
-    pub id: String,
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.pool {
+            Db::Sqlite(_) => "Sqlite",
+            Db::Postgres(_) => "Postgres",
+        };
+        f.debug_tuple("Store").field(&kind).finish()
+    }
 }
 
-/// What kind of thing changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entity {
-    Tenant,
-    Project,
-    Connection,
-    Server,
-    Instance,
-    Profile,
-    Workflow,
-    Token,
+/// A lost connection says nothing about the next; at most as many as the pool holds can be stale.
+fn is_worth_another_connection(error: &sqlx::Error, lost: u32) -> bool {
+    is_connection_lost(error) && lost < limits::DATABASE_CONNECTIONS_MAX
 }
 
-#[expect(unused_variables, clippy::unused_async, reason = "the signatures stand before the bodies")]
-impl Tx {
-    pub async fn tenant_insert(&mut self, tenant: &TenantRecord) -> Result<(), StoreError> {
-        unimplemented!()
-    }
+/// Lost, or in the middle of an answer.
+fn is_connection_unusable(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) || is_connection_lost(error)
+}
 
-    pub async fn project_insert(&mut self, project: &ProjectRecord) -> Result<(), StoreError> {
-        unimplemented!()
-    }
+fn pool_options<DB: Database>() -> PoolOptions<DB> {
+    PoolOptions::new()
+        .max_connections(limits::DATABASE_CONNECTIONS_MAX)
+        .min_connections(0)
+        .acquire_timeout(limits::DATABASE_ACQUIRE_DEADLINE)
+        // A resolution is one round trip: connections are asked whether they live only after they idled for long.
+        .test_before_acquire(false)
+        .before_acquire(|connection: &mut DB::Connection, idle| {
+            Box::pin(async move {
+                let is_trusted = idle.idle_for < limits::DATABASE_IDLE_TRUSTED;
+                Ok(is_trusted || connection.ping().await.is_ok())
+            })
+        })
+}
 
-    /// Inserts a connection at version 1 (`connection.version` is not read).
-    pub async fn connection_insert(
-        &mut self,
-        project: &ProjectRecord,
-        connection: &Connection,
-    ) -> Result<(), StoreError> {
-        unimplemented!()
-    }
+fn sqlite_options(path: PathBuf) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .foreign_keys(true)
+        .busy_timeout(limits::SQLITE_BUSY_DEADLINE)
+        // In WAL mode anything less may lose what was acknowledged when the power goes.
+        .synchronous(SqliteSynchronous::Full)
+        .disable_statement_logging()
+}
 
-    /// Writes a connection's metadata as the version after `connection.version`; `Conflict` if it is no longer at that one.
-    pub async fn connection_update(
-        &mut self,
-        project: &ProjectRecord,
-        connection: &Connection,
-    ) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    /// Changes a connection's status, whatever its version, and counts the version up; `false` if it does not exist.
-    pub async fn connection_set_status(
-        &mut self,
-        project: &ProjectRecord,
-        id: ConnectionId,
-        status: &Status,
-    ) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-
-    /// `false` if it did not exist. What still refers to it keeps doing so (and then resolves to CONNECTION_MISSING).
-    pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-
-    /// Inserts or replaces a server by its id.
-    pub async fn server_put(&mut self, tenant: TenantId, server: &McpServer) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    pub async fn instance_insert(
-        &mut self,
-        project: &ProjectRecord,
-        instance: &InstanceRecord,
-    ) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    pub async fn instance_set_active(
-        &mut self,
-        project: &ProjectRecord,
-        instance: InstanceId,
-        profile: Option<ProfileId>,
-    ) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    /// Inserts a profile at version 1.
-    pub async fn profile_insert(
-        &mut self,
-        project: &ProjectRecord,
-        instance: InstanceId,
-        profile: &ConfigProfile,
-    ) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    /// Writes a profile as the version after `profile.version`; `Conflict` if it is no longer at that one.
-    pub async fn profile_update(&mut self, project: &ProjectRecord, profile: &ConfigProfile) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    /// Replaces a workflow's environment and overrides as a whole; one with neither is removed.
-    pub async fn workflow_put(&mut self, project: &ProjectRecord, workflow: &WorkflowRecord) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    pub async fn token_insert(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-
-    /// `false` if there is no such token that is not yet revoked.
-    pub async fn token_revoke(&mut self, tenant: TenantId, id: TokenId, at: Timestamp) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-
-    pub async fn commit(self) -> Result<(), StoreError> {
-        unimplemented!()
-    }
+fn unanswered(options: &PgConnectOptions) -> String {
+    let (host, port) = (options.get_host(), options.get_port());
+    let waited: Duration = limits::DATABASE_ACQUIRE_DEADLINE;
+    format!("{host}:{port} did not answer within {waited:?}")
 }

@@ -4,6 +4,7 @@
 mod listeners;
 mod config;
 mod http;
+mod store;
 mod support;
 mod tidy;
 mod vault;

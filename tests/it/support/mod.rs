@@ -4,3 +4,4 @@ pub(crate) mod sidecar;
 pub(crate) mod tls;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
+pub(crate) mod postgres;

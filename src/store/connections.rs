@@ -1,0 +1,120 @@
+//! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
+
+use super::records::{Entity, ProjectRecord};
+use super::rows::{services_json, stored_version, to_json};
+use super::tx::execute;
+use super::{StoreError, Tx};
+use crate::model::connection::{Connection, Status};
+use crate::model::id::ConnectionId;
+
+const CONNECTION_INSERT: &str =
+    "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
+        environment, services, status, status_reason, status_since, version, created_at, updated_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, $13)";
+const CONNECTION_UPDATE: &str = "UPDATE connections SET name = $3, template = $4, provider = $5, account_label = $6,
+        fields = $7, environment = $8, services = $9, status = $10, status_reason = $11, status_since = $12,
+        version = version + 1, updated_at = $13
+    WHERE id = $1 AND project_id = $2 AND version = $14";
+const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_reason = $4, status_since = $5,
+        version = version + 1, updated_at = $6
+    WHERE id = $1 AND project_id = $2";
+const CONNECTION_DELETE: &str = "DELETE FROM connections WHERE id = $1 AND project_id = $2";
+
+/// The columns that insert and update bind alike, from `$1` on.
+macro_rules! bind_columns {
+    ($query:expr, $tx:expr, $project:expr, $connection:expr, $json:expr) => {
+        $query
+            .bind($connection.id.to_string())
+            .bind($project.id.to_string())
+            .bind(&$connection.name)
+            .bind(&$connection.template)
+            .bind(&$connection.provider)
+            .bind(&$connection.account_label)
+            .bind(&$json.0)
+            .bind(&$connection.environment)
+            .bind(&$json.1)
+            .bind($connection.status.state.to_string())
+            .bind(&$connection.status.reason)
+            .bind($connection.status.since.as_microsecond())
+            .bind($tx.now.as_microsecond())
+    };
+}
+
+impl Tx {
+    /// Inserts a connection at version 1 (`connection.version` is not read).
+    pub async fn connection_insert(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+    ) -> Result<(), StoreError> {
+        let sequence = self.sequence_next().await?;
+        let json = json_columns(connection)?;
+        execute!(self, bind_columns!(sqlx::query(CONNECTION_INSERT), self, project, connection, json))
+            .map_err(|error| error.about(|| label(connection)))?;
+        self.project_change(sequence, project, Entity::Connection, connection.id).await
+    }
+
+    /// Writes a connection's metadata as the version after `connection.version`; `Conflict` if it is no longer at that one.
+    pub async fn connection_update(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+    ) -> Result<(), StoreError> {
+        let sequence = self.sequence_next().await?;
+        let json = json_columns(connection)?;
+        let version = stored_version(connection.version);
+        let query = execute!(
+            self,
+            bind_columns!(sqlx::query(CONNECTION_UPDATE), self, project, connection, json).bind(version)
+        );
+        if query.map_err(|error| error.about(|| label(connection)))? == 0 {
+            return Err(StoreError::Conflict { what: label(connection) });
+        }
+        self.project_change(sequence, project, Entity::Connection, connection.id).await
+    }
+
+    /// Changes a connection's status, whatever its version, and counts the version up; `false` if it does not exist.
+    pub async fn connection_set_status(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        status: &Status,
+    ) -> Result<bool, StoreError> {
+        let sequence = self.sequence_next().await?;
+        let changed = execute!(
+            self,
+            sqlx::query(CONNECTION_SET_STATUS)
+                .bind(id.to_string())
+                .bind(project.id.to_string())
+                .bind(status.state.to_string())
+                .bind(&status.reason)
+                .bind(status.since.as_microsecond())
+                .bind(self.now.as_microsecond())
+        )?;
+        if changed > 0 {
+            self.project_change(sequence, project, Entity::Connection, id).await?;
+        }
+        Ok(changed > 0)
+    }
+
+    /// `false` if it did not exist. What still refers to it keeps doing so (and then resolves to CONNECTION_MISSING).
+    pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+        let sequence = self.sequence_next().await?;
+        let deleted = execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
+        if deleted > 0 {
+            self.project_change(sequence, project, Entity::Connection, id).await?;
+        }
+        Ok(deleted > 0)
+    }
+}
+
+/// `fields` and `services`.
+fn json_columns(connection: &Connection) -> Result<(String, Option<String>), StoreError> {
+    let fields = to_json("connections.fields", &connection.fields)?;
+    let services = connection.services.as_ref().map(services_json).transpose()?;
+    Ok((fields, services))
+}
+
+fn label(connection: &Connection) -> String {
+    format!("connection {:?}", connection.name)
+}

@@ -1,0 +1,67 @@
+//! A connection lent by the pool, and the deadline of each statement on it.
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+use sqlx::Database;
+use sqlx::pool::PoolConnection;
+
+use crate::limits;
+
+/// A connection lent by the pool. One that is given up half-way (deadline, cancelled caller, no commit) is closed and not
+/// lent again: the pool would wait for its answer, which may never come, and its server rolls back what was begun.
+pub(super) struct Lease<DB: Database> {
+    connection: PoolConnection<DB>,
+    settled: bool,
+}
+
+impl<DB: Database> Lease<DB> {
+    pub(super) fn new(connection: PoolConnection<DB>) -> Self {
+        Self { connection, settled: false }
+    }
+
+    /// Says that nothing is under way on it: it may be lent again.
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
+    }
+}
+
+impl<DB: Database> Drop for Lease<DB> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl<DB: Database> Deref for Lease<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.connection
+    }
+}
+
+impl<DB: Database> DerefMut for Lease<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        &mut self.connection
+    }
+}
+
+impl<DB: Database> fmt::Debug for Lease<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("settled", &self.settled).finish_non_exhaustive()
+    }
+}
+
+/// One statement, which must be answered in time.
+pub(super) async fn bounded<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(limits::DATABASE_STATEMENT_DEADLINE, statement).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let cause = format!("no answer within {:?}", limits::DATABASE_STATEMENT_DEADLINE);
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, cause)))
+        }
+    }
+}

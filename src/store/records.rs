@@ -1,0 +1,139 @@
+//! What the store takes and gives beside the domain's own types.
+
+use jiff::Timestamp;
+
+use crate::model::caller::{Role, ScopeSet};
+use crate::model::connection::Connection;
+use crate::model::id::{InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
+use crate::model::name::Slug;
+use crate::model::overrides::Override;
+use crate::model::profile::ConfigProfile;
+use crate::model::server::McpServer;
+use crate::model::wiring::Wiring;
+
+/// The projects in which something is looked for.
+#[derive(Clone, Debug)]
+pub struct ProjectScope {
+    pub tenant: TenantId,
+    /// The one project the caller is limited to.
+    pub project: Option<ProjectId>,
+    /// The project the caller asked for, by id or slug.
+    pub asked: Option<String>,
+}
+
+/// What was found for one instance.
+#[derive(Debug)]
+pub enum WiringFound {
+    /// No instance matches, in the projects that were looked in.
+    Nothing,
+    One(Box<Wiring>),
+    /// Several instances of one server, when the server was all that was asked for; or of one name in several projects.
+    /// At most `limits::AMBIGUOUS_INSTANCES_MAX` of them.
+    Several(Vec<(InstanceId, String)>),
+}
+
+/// A token as the database knows it: by its hash.
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    pub id: TokenId,
+    pub tenant: TenantId,
+    /// The one project it is limited to.
+    pub project: Option<ProjectId>,
+    pub name: String,
+    /// The first characters of the token, which may be shown: `pat_4f7k92qd`. It is also what tokens are looked up by.
+    pub shown_prefix: String,
+    /// SHA-256 of the whole token.
+    pub hash: [u8; 32],
+    pub role: Role,
+    pub scopes: ScopeSet,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A tenant, also called workspace.
+#[derive(Clone, Debug)]
+pub struct TenantRecord {
+    pub id: TenantId,
+    pub slug: Slug,
+    pub name: String,
+}
+
+/// A project.
+#[derive(Clone, Debug)]
+pub struct ProjectRecord {
+    pub id: ProjectId,
+    pub tenant: TenantId,
+    pub slug: Slug,
+    pub name: String,
+}
+
+/// An instance without its profiles.
+#[derive(Clone, Debug)]
+pub struct InstanceRecord {
+    pub id: InstanceId,
+    pub name: Slug,
+    pub server: ServerId,
+    pub active_profile: Option<ProfileId>,
+}
+
+/// Everything of one project, as `apply` and `export` see it. Each list is in the order in which its entries were made.
+#[derive(Clone, Debug)]
+pub struct ProjectState {
+    pub project: ProjectRecord,
+    /// The platform's servers and the tenant's own.
+    pub servers: Vec<McpServer>,
+    pub instances: Vec<InstanceRecord>,
+    pub profiles: Vec<(InstanceId, ConfigProfile)>,
+    pub connections: Vec<Connection>,
+    pub workflows: Vec<WorkflowRecord>,
+    /// Those limited to the project, and those of the whole tenant.
+    pub tokens: Vec<TokenRecord>,
+}
+
+/// One workflow's environment and overrides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkflowRecord {
+    /// The platform's id of the workflow.
+    pub workflow: String,
+    pub environment: Option<String>,
+    pub overrides: Vec<Override>,
+}
+
+/// One line of the change log. Sequences have no gaps that could still be filled: whoever has read up to one has read all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRecord {
+    pub sequence: i64,
+    pub tenant: TenantId,
+    /// The project it belongs to; `None` for tenants, servers and tokens of a whole tenant.
+    pub project: Option<ProjectId>,
+    pub entity: Entity,
+    pub id: String,
+}
+
+/// What kind of thing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entity {
+    Tenant,
+    Project,
+    Connection,
+    Server,
+    Instance,
+    Profile,
+    Workflow,
+    Token,
+}
+
+impl Entity {
+    /// Each kind, with its word in the change log.
+    pub const ALL: [(Entity, &'static str); 8] = [
+        (Self::Tenant, "tenant"),
+        (Self::Project, "project"),
+        (Self::Connection, "connection"),
+        (Self::Server, "server"),
+        (Self::Instance, "instance"),
+        (Self::Profile, "profile"),
+        (Self::Workflow, "workflow"),
+        (Self::Token, "token"),
+    ];
+}

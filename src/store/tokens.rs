@@ -1,0 +1,113 @@
+//! Access tokens, by their hashes.
+
+use jiff::Timestamp;
+
+use super::records::{Entity, TokenRecord};
+use super::rows::{parsed, parsed_optional, timestamp, unreadable};
+use super::tx::{execute, in_tx};
+use super::{Store, StoreError, Tx, read};
+use crate::model::id::{TenantId, TokenId};
+
+macro_rules! token_columns {
+    () => {
+        "id, tenant_id, project_id, name, shown_prefix, hash, role, scopes, created_at, expires_at, revoked_at"
+    };
+}
+
+const TOKENS_FIND: &str = concat!("SELECT ", token_columns!(), " FROM tokens WHERE shown_prefix = $1 ORDER BY id");
+const TOKEN_INSERT: &str =
+    concat!("INSERT INTO tokens (", token_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)");
+const TOKEN_REVOKE: &str = "UPDATE tokens SET revoked_at = $3 WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL
+    RETURNING project_id";
+
+pub(super) const TOKENS_OF_PROJECT: &str = concat!(
+    "SELECT ",
+    token_columns!(),
+    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) ORDER BY id"
+);
+
+#[derive(sqlx::FromRow)]
+pub(super) struct TokenRow {
+    id: String,
+    tenant_id: String,
+    project_id: Option<String>,
+    name: String,
+    shown_prefix: String,
+    hash: Vec<u8>,
+    role: String,
+    scopes: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+}
+
+impl TokenRow {
+    pub(super) fn read(self) -> Result<TokenRecord, StoreError> {
+        let time = |column: &str, at: Option<i64>| at.map(|at| timestamp(column, at)).transpose();
+        Ok(TokenRecord {
+            id: parsed("tokens.id", &self.id)?,
+            tenant: parsed("tokens.tenant_id", &self.tenant_id)?,
+            project: parsed_optional("tokens.project_id", self.project_id.as_deref())?,
+            name: self.name,
+            shown_prefix: self.shown_prefix,
+            hash: self.hash.try_into().map_err(|_| unreadable("tokens.hash"))?,
+            role: parsed("tokens.role", &self.role)?,
+            scopes: parsed("tokens.scopes", &self.scopes)?,
+            created_at: timestamp("tokens.created_at", self.created_at)?,
+            expires_at: time("tokens.expires_at", self.expires_at)?,
+            revoked_at: time("tokens.revoked_at", self.revoked_at)?,
+        })
+    }
+}
+
+impl Store {
+    /// The tokens whose shown prefix is this one; revoked and expired ones included.
+    pub async fn tokens_find(&self, shown_prefix: &str) -> Result<Vec<TokenRecord>, StoreError> {
+        if shown_prefix.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<TokenRow> =
+            read!(self, |connection| sqlx::query_as(TOKENS_FIND).bind(shown_prefix).fetch_all(connection))?;
+        rows.into_iter().map(TokenRow::read).collect()
+    }
+}
+
+impl Tx {
+    pub async fn token_insert(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
+        let sequence = self.sequence_next().await?;
+        let id = token.id.to_string();
+        execute!(
+            self,
+            sqlx::query(TOKEN_INSERT)
+                .bind(&id)
+                .bind(token.tenant.to_string())
+                .bind(token.project.map(|id| id.to_string()))
+                .bind(&token.name)
+                .bind(&token.shown_prefix)
+                .bind(token.hash.as_slice())
+                .bind(token.role.to_string())
+                .bind(token.scopes.to_string())
+                .bind(token.created_at.as_microsecond())
+                .bind(token.expires_at.map(Timestamp::as_microsecond))
+                .bind(token.revoked_at.map(Timestamp::as_microsecond))
+        )
+        .map_err(|error| error.about(|| format!("token {:?}", token.name)))?;
+        self.change_insert(sequence, token.tenant, token.project, Entity::Token, &id).await
+    }
+
+    /// `false` if there is no such token that is not yet revoked.
+    pub async fn token_revoke(&mut self, tenant: TenantId, id: TokenId, at: Timestamp) -> Result<bool, StoreError> {
+        let sequence = self.sequence_next().await?;
+        let revoked: Option<Option<String>> = in_tx!(self, |connection| {
+            sqlx::query_scalar(TOKEN_REVOKE)
+                .bind(id.to_string())
+                .bind(tenant.to_string())
+                .bind(at.as_microsecond())
+                .fetch_optional(connection)
+        })?;
+        let Some(project) = revoked else { return Ok(false) };
+        let project = parsed_optional("tokens.project_id", project.as_deref())?;
+        self.change_insert(sequence, tenant, project, Entity::Token, &id.to_string()).await?;
+        Ok(true)
+    }
+}

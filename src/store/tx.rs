@@ -1,0 +1,65 @@
+//! Transactions that write, and how each of their operations is entered in the change log.
+
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::lease::bounded;
+use super::{Lent, StoreError, on_db};
+
+/// One transaction that changes something; dropped without `commit` it changes nothing.
+#[derive(Debug)]
+pub struct Tx {
+    pub(super) lease: Lent,
+    /// When it began: the time of all that it writes.
+    pub(super) now: Timestamp,
+    /// Whether a statement failed. PostgreSQL then takes no more, and would answer a commit by rolling back.
+    has_failed: bool,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// One statement of a transaction, with its answer.
+macro_rules! in_tx {
+    ($tx:expr, |$connection:ident| $query:expr) => {{
+        let answer = $crate::store::on_db!(&mut $tx.lease, |held| {
+            let $connection = &mut **held;
+            $crate::store::bounded($query).await
+        });
+        $tx.noted(answer)
+    }};
+}
+
+/// One statement of a transaction; answers how many rows it changed.
+macro_rules! execute {
+    ($tx:expr, $query:expr) => {{
+        let answer = $crate::store::on_db!(&mut $tx.lease, |held| {
+            $crate::store::bounded($query.execute(&mut **held)).await.map(|done| done.rows_affected())
+        });
+        $tx.noted(answer)
+    }};
+}
+
+pub(super) use {execute, in_tx};
+
+impl Tx {
+    pub(super) fn new(lease: Lent, now: Timestamp, turn: OwnedSemaphorePermit) -> Self {
+        Self { lease, now, has_failed: false, _turn: turn }
+    }
+
+    /// Makes all of it lasting, or none of it.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        if self.has_failed {
+            return Err(StoreError::Conflict { what: "what an earlier step of this change needed".into() });
+        }
+        on_db!(&mut self.lease, |held| {
+            bounded(sqlx::raw_sql("COMMIT").execute(&mut **held)).await?;
+            held.settle();
+        });
+        Ok(())
+    }
+
+    /// Remembers a failure, so that what failed half-way is never committed.
+    pub(super) fn noted<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+        self.has_failed |= answer.is_err();
+        Ok(answer?)
+    }
+}

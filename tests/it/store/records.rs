@@ -1,0 +1,297 @@
+//! What is written reads back, and what cannot be written is refused.
+
+use std::collections::BTreeSet;
+
+use credway::model::caller::{Role, Scope};
+use credway::model::connection::{AccountServices, ConnectionState, Status};
+use credway::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, TokenId};
+use credway::model::overrides::Override;
+use credway::store::{StoreError, TokenRecord, WorkflowRecord};
+
+use super::{Cast, Fresh, a_connection, a_profile, a_project, a_server, a_tenant, an_instance, at, change, on_both};
+
+on_both! {
+    tenants_and_projects_read_back,
+    connections_read_back_and_count_their_versions,
+    a_status_change_counts_the_version_up,
+    a_deleted_connection_is_gone_once,
+    servers_are_replaced_by_id_but_never_across_tenants,
+    profiles_read_back_and_count_their_versions,
+    only_a_profile_of_the_instance_becomes_active,
+    workflows_are_replaced_as_a_whole,
+    tokens_read_back_and_are_revoked_once,
+    names_are_unique_where_they_must_be,
+    nothing_is_written_into_another_project,
+    a_failed_step_is_never_committed,
+    the_store_checks_and_debugs_without_secrets,
+}
+
+async fn tenants_and_projects_read_back(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let found = fresh.store.tenant_find(&cast.tenant.slug).await.unwrap().unwrap();
+    assert_eq!((found.id, found.name), (cast.tenant.id, cast.tenant.name.clone()));
+    assert!(fresh.store.tenant_find(&"nobody".parse().unwrap()).await.unwrap().is_none());
+
+    let found = fresh.store.project_find(cast.tenant.id, &cast.project.slug).await.unwrap().unwrap();
+    assert_eq!((found.id, found.tenant, found.name), (cast.project.id, cast.tenant.id, cast.project.name.clone()));
+    let other = Cast::enter(&fresh.store, "other").await;
+    assert_ne!(
+        fresh.store.project_find(other.tenant.id, &cast.project.slug).await.unwrap().unwrap().id,
+        cast.project.id
+    );
+    let gone = fresh.store.project_state(ProjectId::generate()).await;
+    assert!(matches!(gone, Err(StoreError::Conflict { .. })), "{gone:?}");
+}
+
+async fn connections_read_back_and_count_their_versions(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let mut connection = a_connection("Google");
+    connection.services = Some(AccountServices {
+        enabled: BTreeSet::from(["gmail".to_owned()]),
+        scopes_granted: BTreeSet::from(["https://mail".to_owned(), "openid".to_owned()]),
+    });
+    connection.version = 77;
+    change(&fresh.store, async |tx| tx.connection_insert(&cast.project, &connection).await.unwrap()).await;
+
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    let found = state.connections.iter().find(|found| found.id == connection.id).unwrap();
+    connection.version = 1;
+    assert_eq!(format!("{found:?}"), format!("{connection:?}"));
+
+    connection.name = "Google Workspace".into();
+    connection.account_label = None;
+    change(&fresh.store, async |tx| tx.connection_update(&cast.project, &connection).await.unwrap()).await;
+    let mut tx = fresh.store.begin().await.unwrap();
+    let stale = tx.connection_update(&cast.project, &connection).await;
+    assert_eq!(stale.unwrap_err().to_string(), "connection \"Google Workspace\" was changed meanwhile");
+    drop(tx);
+
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    let found = state.connections.iter().find(|found| found.id == connection.id).unwrap();
+    connection.version = 2;
+    assert_eq!(format!("{found:?}"), format!("{connection:?}"));
+}
+
+async fn a_status_change_counts_the_version_up(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let status = Status {
+        state: ConnectionState::Reconnect,
+        reason: Some("REVOKED".into()),
+        since: at("2026-11-22T11:00:00.000001Z"),
+    };
+    change(&fresh.store, async |tx| {
+        assert!(tx.connection_set_status(&cast.project, cast.connection.id, &status).await.unwrap());
+        assert!(!tx.connection_set_status(&cast.project, ConnectionId::generate(), &status).await.unwrap());
+    })
+    .await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    assert_eq!((&state.connections[0].status, state.connections[0].version), (&status, 2));
+}
+
+async fn a_deleted_connection_is_gone_once(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    change(&fresh.store, async |tx| {
+        assert!(tx.connection_delete(&cast.project, cast.connection.id).await.unwrap());
+        assert!(!tx.connection_delete(&cast.project, cast.connection.id).await.unwrap());
+    })
+    .await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    assert!(state.connections.is_empty());
+    assert_eq!(state.profiles[0].1.source_spec["api_key"].connection, cast.connection.id);
+}
+
+async fn servers_are_replaced_by_id_but_never_across_tenants(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let other = Cast::enter(&fresh.store, "other").await;
+    let mut platform = a_server(&cast.tenant, "https://mcp.example.com/platform");
+    platform.tenant = None;
+    let mut renamed = cast.server.clone();
+    renamed.name = "Echo 2".into();
+    change(&fresh.store, async |tx| {
+        tx.server_put(cast.tenant.id, &platform).await.unwrap();
+        tx.server_put(cast.tenant.id, &renamed).await.unwrap();
+        let mut stolen = other.server.clone();
+        stolen.tenant = Some(cast.tenant.id);
+        let refused = tx.server_put(cast.tenant.id, &stolen).await;
+        assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    })
+    .await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    let names: Vec<_> = state.servers.iter().map(|server| (server.id, server.name.as_str())).collect();
+    assert_eq!(names, [(cast.server.id, "Echo 2"), (platform.id, "Echo")]);
+    assert_eq!(format!("{:?}", state.servers[0]), format!("{renamed:?}"));
+}
+
+async fn profiles_read_back_and_count_their_versions(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    assert_eq!(format!("{:?}", state.profiles), format!("{:?}", [(cast.instance.id, &cast.profile)]));
+    assert_eq!(format!("{:?}", state.instances), format!("{:?}", [&cast.instance]));
+
+    let mut profile = a_profile("renamed", &[("token", &cast.connection, "user")]);
+    profile.id = cast.profile.id;
+    change(&fresh.store, async |tx| tx.profile_update(&cast.project, &profile).await.unwrap()).await;
+    let mut tx = fresh.store.begin().await.unwrap();
+    let stale = tx.profile_update(&cast.project, &profile).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    drop(tx);
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    profile.version = 2;
+    assert_eq!(format!("{:?}", state.profiles), format!("{:?}", [(cast.instance.id, &profile)]));
+}
+
+async fn only_a_profile_of_the_instance_becomes_active(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let second = an_instance("second", &cast.server, None);
+    let foreign = a_profile("foreign", &[]);
+    change(&fresh.store, async |tx| {
+        tx.instance_insert(&cast.project, &second).await.unwrap();
+        tx.profile_insert(&cast.project, second.id, &foreign).await.unwrap();
+        for profile in [foreign.id, ProfileId::generate()] {
+            let refused = tx.instance_set_active(&cast.project, cast.instance.id, Some(profile)).await;
+            assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+        }
+        tx.instance_set_active(&cast.project, second.id, Some(foreign.id)).await.unwrap();
+        tx.instance_set_active(&cast.project, cast.instance.id, None).await.unwrap();
+    })
+    .await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    let active: Vec<_> = state.instances.iter().map(|instance| instance.active_profile).collect();
+    assert_eq!(active, [None, Some(foreign.id)]);
+}
+
+async fn workflows_are_replaced_as_a_whole(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let rule = |step: Option<&str>, replaces| Override {
+        instance: cast.instance.id,
+        step: step.map(str::to_owned),
+        replaces,
+        connection: ConnectionId::generate(),
+    };
+    let mut workflow = WorkflowRecord {
+        workflow: "nightly".into(),
+        environment: Some("sandbox".into()),
+        overrides: vec![rule(Some("charge"), None), rule(None, Some(cast.connection.id)), rule(None, None)],
+    };
+    change(&fresh.store, async |tx| tx.workflow_put(&cast.project, &workflow).await.unwrap()).await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    assert_eq!(state.workflows, [workflow.clone()]);
+
+    workflow.environment = None;
+    workflow.overrides.truncate(1);
+    change(&fresh.store, async |tx| tx.workflow_put(&cast.project, &workflow).await.unwrap()).await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    assert_eq!(state.workflows, [workflow.clone()]);
+
+    workflow.overrides = vec![rule(None, None), rule(None, None)];
+    let mut tx = fresh.store.begin().await.unwrap();
+    let twice = tx.workflow_put(&cast.project, &workflow).await;
+    assert!(matches!(twice, Err(StoreError::Duplicate { .. })), "{twice:?}");
+    drop(tx);
+
+    workflow.overrides.clear();
+    change(&fresh.store, async |tx| tx.workflow_put(&cast.project, &workflow).await.unwrap()).await;
+    assert!(fresh.store.project_state(cast.project.id).await.unwrap().workflows.is_empty());
+}
+
+async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let token = TokenRecord {
+        id: TokenId::generate(),
+        tenant: cast.tenant.id,
+        project: Some(cast.project.id),
+        name: "ci".into(),
+        shown_prefix: "pat_4f7k92qd".into(),
+        hash: [7; 32],
+        role: Role::Contributor,
+        scopes: [Scope::McpExecute, Scope::WorkflowRun].into_iter().collect(),
+        created_at: at("2026-11-22T10:00:00.5Z"),
+        expires_at: Some(at("2027-11-22T10:00:00Z")),
+        revoked_at: None,
+    };
+    let wide = TokenRecord {
+        id: TokenId::generate(),
+        project: None,
+        name: "wide".into(),
+        hash: [8; 32],
+        expires_at: None,
+        ..token.clone()
+    };
+    let revoked_at = at("2026-11-23T00:00:00Z");
+    change(&fresh.store, async |tx| {
+        tx.token_insert(&token).await.unwrap();
+        tx.token_insert(&wide).await.unwrap();
+    })
+    .await;
+    let found = fresh.store.tokens_find("pat_4f7k92qd").await.unwrap();
+    assert_eq!(format!("{found:?}"), format!("{:?}", [&token, &wide]));
+    assert!(fresh.store.tokens_find("pat_4f7k92q").await.unwrap().is_empty());
+    assert!(fresh.store.tokens_find("pat\0").await.unwrap().is_empty());
+
+    let stranger = a_tenant("stranger");
+    change(&fresh.store, async |tx| {
+        assert!(!tx.token_revoke(stranger.id, token.id, revoked_at).await.unwrap());
+        assert!(tx.token_revoke(cast.tenant.id, token.id, revoked_at).await.unwrap());
+        assert!(!tx.token_revoke(cast.tenant.id, token.id, revoked_at).await.unwrap());
+    })
+    .await;
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    assert_eq!(state.tokens.iter().map(|token| token.revoked_at).collect::<Vec<_>>(), [Some(revoked_at), None]);
+}
+
+async fn names_are_unique_where_they_must_be(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let again = a_connection("Production");
+    let mut tx = fresh.store.begin().await.unwrap();
+    let error = tx.connection_insert(&cast.project, &again).await.unwrap_err();
+    assert_eq!(error.to_string(), "connection \"Production\" exists already");
+    drop(tx);
+    let mut tx = fresh.store.begin().await.unwrap();
+    let error = tx.tenant_insert(&a_tenant("acme")).await.unwrap_err();
+    assert_eq!(error.to_string(), "tenant \"acme\" exists already");
+    drop(tx);
+    let mut tx = fresh.store.begin().await.unwrap();
+    let error = tx.instance_insert(&cast.project, &an_instance("echo", &cast.server, None)).await.unwrap_err();
+    assert_eq!(error.to_string(), "instance \"echo\" exists already");
+}
+
+async fn nothing_is_written_into_another_project(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let other = Cast::enter(&fresh.store, "other").await;
+    let rule = Override { instance: cast.instance.id, step: None, replaces: None, connection: other.connection.id };
+    let workflow = WorkflowRecord { workflow: "w".into(), environment: None, overrides: vec![rule] };
+    let mut tx = fresh.store.begin().await.unwrap();
+    let conflicts = [
+        tx.connection_update(&other.project, &cast.connection).await,
+        tx.profile_update(&other.project, &cast.profile).await,
+        tx.profile_insert(&other.project, cast.instance.id, &a_profile("p", &[])).await,
+        tx.instance_set_active(&other.project, cast.instance.id, None).await,
+        tx.instance_insert(&other.project, &an_instance("theirs", &cast.server, None)).await,
+        tx.workflow_put(&other.project, &workflow).await,
+    ];
+    for (nth, conflict) in conflicts.into_iter().enumerate() {
+        assert!(matches!(conflict, Err(StoreError::Conflict { .. })), "{nth}: {conflict:?}");
+    }
+    assert!(!tx.connection_delete(&other.project, cast.connection.id).await.unwrap());
+}
+
+async fn a_failed_step_is_never_committed(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let mut tx = fresh.store.begin().await.unwrap();
+    tx.connection_insert(&cast.project, &a_connection("New")).await.unwrap();
+    tx.connection_insert(&cast.project, &a_connection("New")).await.unwrap_err();
+    assert!(matches!(tx.commit().await, Err(StoreError::Conflict { .. })));
+    let mut tx = fresh.store.begin().await.unwrap();
+    let stray = a_project(&a_tenant("never-inserted"), "stray");
+    assert!(matches!(tx.project_insert(&stray).await, Err(StoreError::Conflict { .. })));
+    drop(tx);
+    assert_eq!(fresh.store.project_state(cast.project.id).await.unwrap().connections.len(), 1);
+    assert!(InstanceId::generate() > cast.instance.id);
+}
+
+async fn the_store_checks_and_debugs_without_secrets(fresh: Fresh) {
+    fresh.store.check().await.unwrap();
+    let shown = format!("{:?} {:?}", fresh.store, fresh.store.begin().await.unwrap());
+    assert!(!shown.contains("postgres://") && !shown.contains("127.0.0.1"), "{shown}");
+    fresh.store.close().await;
+}
