@@ -24,7 +24,7 @@
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, telemetry, auth, resolve |
-//! | http | metrics and probes | model, readiness, metrics |
+//! | http | metrics and probes | limits, model, readiness, metrics |
 //! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, telemetry, templates, store, secrets, auth, resolve, control, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!

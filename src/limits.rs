@@ -229,3 +229,6 @@ pub const MASTER_KEY_FILE_BYTES_MAX: u64 = 4096;
 
 /// Sealed secrets whose keys are wrapped anew at a time when the master key is rotated: bounds the memory, not the rotation.
 pub const REWRAP_BATCH: i64 = 500;
+
+/// Secrets that `apply` writes at once. Fewer than reads: each write of Vault waits for its storage.
+pub const SECRET_WRITES_MAX: usize = 16;

@@ -28,7 +28,7 @@ pub(super) async fn sqlite(options: SqliteConnectOptions, file: Option<&Path>) -
     let mut connection = connect_to_wal(options).await?;
     // sqlx takes no lock on SQLite: with the write lock held, a second process waits here and then finds all done.
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-    migrator(SQLITE).run(&mut *tx).await?;
+    migrator(SQLITE).run_direct(None, &mut *tx, false).await?;
     tx.commit().await?;
     connection.close().await?;
     Ok(())
@@ -38,7 +38,7 @@ pub(super) async fn sqlite(options: SqliteConnectOptions, file: Option<&Path>) -
 pub(super) async fn postgres(options: &PgConnectOptions) -> Result<(), StoreError> {
     let connection = tokio::time::timeout(limits::DATABASE_STATEMENT_DEADLINE, options.connect()).await;
     let mut connection = connection.map_err(|_| StoreError::Unavailable { cause: unanswered(options) })??;
-    migrator(POSTGRES).run(&mut connection).await?;
+    migrator(POSTGRES).run_direct(None, &mut connection, false).await?;
     connection.close().await?;
     Ok(())
 }

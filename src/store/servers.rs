@@ -3,7 +3,7 @@
 use super::records::Entity;
 use super::rows::{from_json, parsed, parsed_optional, to_json};
 use super::tx::execute;
-use super::{StoreError, Tx};
+use super::{Store, StoreError, Tx, read};
 use crate::model::id::TenantId;
 use crate::model::server::McpServer;
 
@@ -43,6 +43,16 @@ impl ServerRow {
             config_schema: from_json("servers.config_schema", &self.config_schema)?,
             required_scopes: from_json("servers.required_scopes", &self.required_scopes)?,
         })
+    }
+}
+
+impl Store {
+    /// The servers that a tenant may install: the platform's and its own.
+    pub async fn servers_find(&self, tenant: TenantId) -> Result<Vec<McpServer>, StoreError> {
+        let tenant = tenant.to_string();
+        let rows: Vec<ServerRow> =
+            read!(self, |connection| sqlx::query_as(SERVERS_OF_TENANT).bind(&tenant).fetch_all(connection))?;
+        rows.into_iter().map(ServerRow::read).collect()
     }
 }
 

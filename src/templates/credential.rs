@@ -118,6 +118,9 @@ mod tests {
     use super::*;
     use crate::templates::Catalogue;
 
+    type Names<'a> = &'a [&'a str];
+    type Fields<'a> = &'a [(&'a str, &'a str)];
+
     fn given(fields: &[(&str, &str)]) -> SecretFields {
         fields.iter().map(|(name, value)| ((*name).to_owned(), SecretString::from(*value))).collect()
     }
@@ -130,7 +133,7 @@ mod tests {
     fn a_credential_must_fit_its_template() {
         let catalogue = Catalogue::built_in();
         let long = "x".repeat(limits::CREDENTIAL_FIELD_BYTES_MAX + 1);
-        let table: [(&str, &[(&str, &str)], &[&str], &[&str]); 8] = [
+        let table: [(&str, Fields<'_>, Names<'_>, Names<'_>); 8] = [
             ("github", &[("token", "x")], &[], &[]),
             ("github", &[], &["token"], &[]),
             ("github", &[], &[], &["token"]),
@@ -180,7 +183,7 @@ mod tests {
     fn whoever_changes_the_host_types_the_secrets_again() {
         let catalogue = Catalogue::built_in();
         let mysql = ["host", "port", "database", "user", "password"];
-        let table: [(&str, &[&str], &[&str], &[&str], &[&str]); 6] = [
+        let table: [(&str, Names<'_>, Names<'_>, Names<'_>, Names<'_>); 6] = [
             ("mysql", &["host"], &["host"], &mysql, &["password"]),
             ("mysql", &["host", "password"], &["host"], &mysql, &[]),
             ("mysql", &["host", "user"], &["user"], &mysql, &[]),

@@ -1,0 +1,113 @@
+//! Connections of a manifest: template, labels, services and the names of their credential fields.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{DesiredConnection, Findings};
+use crate::control::manifest::{self, CredentialSource, Project};
+use crate::control::suggest::hint;
+use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
+use crate::model::id::ConnectionId;
+use crate::model::template::Template;
+use crate::store::ProjectState;
+use crate::templates::{Catalogue, credential};
+
+pub(super) fn check(
+    project: &Project,
+    at: &str,
+    state: &ProjectState,
+    catalogue: &Catalogue,
+    now: Timestamp,
+    findings: &mut Findings,
+) -> Vec<DesiredConnection> {
+    let mut seen = BTreeSet::new();
+    let mut desired = Vec::new();
+    for (c, declared) in project.connections.iter().enumerate() {
+        let place = format!("{at}.connections[{c}]");
+        findings.name(&format!("{place}.name"), &declared.name);
+        findings.unique(&mut seen, &format!("{place}.name"), &declared.name);
+        let held = state.connections.iter().find(|connection| connection.name == declared.name);
+        let Some(template) = template_of(declared, &place, catalogue, findings) else { continue };
+        if let Some(held) = held.filter(|held| held.template != declared.template) {
+            let reason =
+                format!("the connection exists already, made from template {}: give another name", held.template);
+            findings.wrong(format!("{place}.template"), reason);
+            continue;
+        }
+        check_credentials(declared, &place, template, held, findings);
+        let mut connection = held.cloned().unwrap_or_else(|| new_connection(declared, template, now));
+        set_labels(&mut connection, declared, &place, findings);
+        desired.push(DesiredConnection { connection, credentials: declared.credentials.clone(), place });
+    }
+    desired
+}
+
+fn template_of<'a>(
+    declared: &manifest::Connection,
+    place: &str,
+    catalogue: &'a Catalogue,
+    findings: &mut Findings,
+) -> Option<&'a Template> {
+    let found = catalogue.get(&declared.template);
+    if found.is_none() {
+        let meant = hint(&declared.template, catalogue.iter().map(|template| template.name.as_str()));
+        findings.wrong(format!("{place}.template"), format!("there is no template {:?}{meant}", declared.template));
+    }
+    found
+}
+
+fn check_credentials(
+    declared: &manifest::Connection,
+    place: &str,
+    template: &Template,
+    held: Option<&Connection>,
+    findings: &mut Findings,
+) {
+    let given: BTreeSet<&str> = declared.credentials.keys().map(String::as_str).collect();
+    let stored = held.map(|held| held.fields.clone()).unwrap_or_default();
+    for mistake in credential::check_names(template, &given, &stored) {
+        findings.wrong(format!("{place}.credentials.{}", mistake.field), mistake.reason);
+    }
+    for (field, source) in &declared.credentials {
+        if matches!(source, CredentialSource::Value(_)) && template.is_secret(field) {
+            let text = "the secret stands in the manifest itself: better give it by env, file or prompt";
+            findings.warn(format!("{place}.credentials.{field}"), text);
+        }
+    }
+}
+
+fn new_connection(declared: &manifest::Connection, template: &Template, now: Timestamp) -> Connection {
+    Connection {
+        id: ConnectionId::generate(),
+        name: declared.name.clone(),
+        template: template.name.clone(),
+        provider: template.provider.clone(),
+        account_label: None,
+        fields: BTreeSet::new(),
+        environment: None,
+        services: None,
+        status: Status { state: ConnectionState::Active, reason: None, since: now },
+        version: 0,
+    }
+}
+
+fn set_labels(connection: &mut Connection, declared: &manifest::Connection, place: &str, findings: &mut Findings) {
+    let mut label = |slot: &mut Option<String>, key: &str, given: &Option<String>| {
+        let Some(text) = given else { return };
+        if text.is_empty() {
+            *slot = None;
+        } else {
+            findings.name(&format!("{place}.{key}"), text);
+            *slot = Some(text.clone());
+        }
+    };
+    label(&mut connection.environment, "environment", &declared.environment);
+    label(&mut connection.account_label, "account", &declared.account);
+    if let Some(services) = &declared.services {
+        connection.services = Some(AccountServices {
+            enabled: services.enabled.iter().cloned().collect(),
+            scopes_granted: services.scopes_granted.iter().cloned().collect(),
+        });
+    }
+}

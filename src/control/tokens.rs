@@ -1,0 +1,101 @@
+//! Access tokens: made (shown once), listed, revoked. Only their hashes are kept.
+
+use jiff::Timestamp;
+
+use super::check::name_fault;
+use super::{Control, ControlError, Mistake, Workspace};
+use crate::model::caller::{Role, ScopeSet};
+use crate::model::id::{ProjectId, TenantId, TokenId};
+use crate::model::token::TokenText;
+use crate::store::{TenantRecord, TokenRecord};
+
+/// What a new token is made from.
+#[derive(Clone, Debug)]
+pub struct TokenSpec {
+    /// The one project it is limited to; `None` for every project of the tenant.
+    pub project: Option<ProjectId>,
+    pub name: String,
+    pub role: Role,
+    pub scopes: ScopeSet,
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Control {
+    /// Makes a token. Its text is in the answer, and nowhere else ever again.
+    pub async fn token_create(
+        &self,
+        tenant: &TenantRecord,
+        spec: TokenSpec,
+    ) -> Result<(TokenRecord, TokenText), ControlError> {
+        let now = self.clock.now();
+        let faults = [
+            ("name", name_fault(&spec.name)),
+            ("expires_at", spec.expires_at.filter(|end| *end <= now).map(|_| "lies in the past".to_owned())),
+            ("role", fault_of_role(&spec)),
+        ];
+        let mistakes: Vec<Mistake> = faults
+            .into_iter()
+            .filter_map(|(place, fault)| Some(Mistake { place: place.to_owned(), code: None, reason: fault? }))
+            .collect();
+        if !mistakes.is_empty() {
+            return Err(ControlError::Mistakes(mistakes));
+        }
+        let text = TokenText::generate()?;
+        let record = token_record(tenant.id, spec, &text, now);
+        let mut tx = self.store.begin().await?;
+        tx.token_insert(&record).await?;
+        tx.commit().await?;
+        Ok((record, text))
+    }
+
+    /// The tokens of a project, newest first; revoked and expired ones included.
+    pub async fn token_list(&self, workspace: &Workspace) -> Result<Vec<TokenRecord>, ControlError> {
+        let mut tokens = self.store.project_state(workspace.project.id).await?.tokens;
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.created_at));
+        Ok(tokens)
+    }
+
+    /// Revokes the live token of this id, shown prefix or name. It works no longer than the token cache remembers it.
+    pub async fn token_revoke(&self, workspace: &Workspace, asked: &str) -> Result<TokenRecord, ControlError> {
+        let id: Option<TokenId> = asked.parse().ok();
+        let is_meant = |token: &TokenRecord| {
+            token.revoked_at.is_none() && (Some(token.id) == id || token.shown_prefix == asked || token.name == asked)
+        };
+        let mut meant: Vec<TokenRecord> = self.token_list(workspace).await?.into_iter().filter(is_meant).collect();
+        let not_found = || ControlError::NotFound { what: format!("live token {asked:?}"), hint: String::new() };
+        if meant.len() > 1 {
+            let candidates = meant.iter().map(|token| format!("{} ({})", token.id, token.shown_prefix)).collect();
+            return Err(ControlError::Ambiguous { what: format!("token {asked:?}"), candidates });
+        }
+        let mut token = meant.pop().ok_or_else(not_found)?;
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        if !tx.token_revoke(workspace.tenant.id, token.id, now).await? {
+            return Err(not_found());
+        }
+        tx.commit().await?;
+        token.revoked_at = Some(now);
+        Ok(token)
+    }
+}
+
+fn fault_of_role(spec: &TokenSpec) -> Option<String> {
+    let is_amiss = spec.project.is_some() && spec.role == Role::TenantAdmin;
+    is_amiss.then(|| "a token limited to one project cannot be tenant_admin".to_owned())
+}
+
+pub(super) fn token_record(tenant: TenantId, spec: TokenSpec, text: &TokenText, now: Timestamp) -> TokenRecord {
+    TokenRecord {
+        id: TokenId::generate(),
+        tenant,
+        project: spec.project,
+        name: spec.name,
+        shown_prefix: text.shown_prefix().to_owned(),
+        hash: text.hash(),
+        role: spec.role,
+        scopes: spec.scopes,
+        created_at: now,
+        expires_at: spec.expires_at,
+        revoked_at: None,
+    }
+}
