@@ -158,6 +158,7 @@ pub const HTTP_HEADER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Sending the last answer of an HTTP connection that is to end.
 pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The age at which an HTTP connection is asked to reconnect, so that no peer holds one for good.
 pub const HTTP_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
