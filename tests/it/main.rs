@@ -8,4 +8,5 @@ mod store;
 mod support;
 mod tidy;
 mod vault;
+mod support;
 mod telemetry;

@@ -5,3 +5,4 @@ pub(crate) mod tls;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
+pub(crate) mod otlp;
