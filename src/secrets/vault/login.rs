@@ -15,27 +15,32 @@ use crate::config::{Vault, VaultAuth};
 use crate::limits;
 use crate::secrets::SecretError;
 
-/// Logs in as the settings say. The certificate of a login by certificate is the wire's.
-pub(super) async fn log_in(settings: &Vault, wire: &Wire) -> Result<Grant, SecretError> {
+/// Logs in as the settings say. The certificate of a login by certificate is the wire's. `spend` is told of each request.
+pub(super) async fn log_in(settings: &Vault, wire: &Wire, mut spend: impl FnMut()) -> Result<Grant, SecretError> {
     let channel = wire.without_token();
     match &settings.auth {
-        VaultAuth::Token { token } => adopt(wire, token.clone(), "of the settings").await,
-        VaultAuth::TokenFile { path } => adopt(wire, credential(path).await?, &format!("in {}", path.display())).await,
+        VaultAuth::Token { token } => adopt(wire, token.clone(), "of the settings", spend).await,
+        VaultAuth::TokenFile { path } => {
+            adopt(wire, credential(path).await?, &format!("in {}", path.display()), spend).await
+        }
         VaultAuth::AppRole { mount, role_id, secret_id_file } => {
             let secret_id = credential(secret_id_file).await?.expose_secret().to_owned();
             let request = LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
             let what = format!("the role id and the secret id in {}", secret_id_file.display());
+            spend();
             granted(&channel.call(request).await?, &channel, "AppRole", mount, &what)
         }
         VaultAuth::Kubernetes { mount, role, token_file } => {
             let jwt = credential(token_file).await?.expose_secret().to_owned();
             let request = LoginWithKubernetesRequest { mount: mount.clone(), role: role.clone(), jwt };
             let what = format!("role {role:?} and the service account of {}", token_file.display());
+            spend();
             granted(&channel.call(request).await?, &channel, "Kubernetes", mount, &what)
         }
         VaultAuth::Certificate { mount, role, cert_file, .. } => {
             let request = CertificateLogin { mount: mount.clone(), name: role.clone() };
             let what = format!("the role and the certificate in {}", cert_file.display());
+            spend();
             granted(&channel.call(request).await?, &channel, "certificate", mount, &what)
         }
     }
@@ -52,7 +57,7 @@ pub(super) fn is_given(auth: &VaultAuth) -> bool {
 }
 
 // A token that was given to us: alive or not, renewable or used as it is. Its life is known only once renewed.
-async fn adopt(wire: &Wire, token: SecretString, whence: &str) -> Result<Grant, SecretError> {
+async fn adopt(wire: &Wire, token: SecretString, whence: &str, mut spend: impl FnMut()) -> Result<Grant, SecretError> {
     if !answer::is_token(token.expose_secret()) {
         return Err(SecretError::Denied {
             cause: format!("the token {whence} is no token: it is empty or not in one line"),
@@ -60,6 +65,7 @@ async fn adopt(wire: &Wire, token: SecretString, whence: &str) -> Result<Grant, 
     }
     let channel = wire.with_token(&token);
     let vault = channel.address();
+    spend();
     match answer::looked_up(&channel.call(LookupTokenSelfRequest {}).await?, vault)? {
         Looked::Dead => Err(SecretError::Denied {
             cause: format!(
@@ -68,6 +74,7 @@ async fn adopt(wire: &Wire, token: SecretString, whence: &str) -> Result<Grant, 
         }),
         Looked::Alive { renewable: false } => Ok(Grant { token, ttl: None, renewable: false }),
         Looked::Alive { renewable: true } => {
+            spend();
             let reply = channel.call(RenewTokenSelfRequest { increment: None }).await?;
             match (answer::granted(&reply), outage(&reply, vault)) {
                 (Some(grant), _) => Ok(grant),

@@ -19,10 +19,6 @@ pub(super) fn backoff(failures: u32, chance: f64) -> Duration {
     wait.mul_f64(0.8 + 0.4 * chance)
 }
 
-/// The requests that one step of the keeper makes at most: to adopt a token (look-up, renewal), or a refused renewal and a
-/// login; then a look at the mount, and one at the token if the mount may not be seen.
-const STEP_REQUESTS: usize = 4;
-
 /// Counts what was asked of Vault for our own identity since all was well, so that no failure becomes a flood: not even
 /// logins that succeed and grant tokens that are dead at once, which a backoff by failures would not see.
 #[derive(Default)]
@@ -38,9 +34,9 @@ impl Pace {
     }
 
     /// A step failed: how long to wait for the next.
-    pub(super) fn failed(&mut self, now: Moment, chance: f64) -> Duration {
+    pub(super) fn failed(&mut self, chance: f64) -> Duration {
         self.failures += 1;
-        backoff(self.failures, chance).max(self.blocked(now).unwrap_or_default())
+        backoff(self.failures, chance)
     }
 
     /// A step succeeded.
@@ -55,13 +51,13 @@ impl Pace {
         }
     }
 
-    /// How long no further step may begin, if the requests of the last window are used up.
-    pub(super) fn blocked(&mut self, now: Moment) -> Option<Duration> {
+    /// How long `requests` more may not be made, if they would be too many for one window.
+    pub(super) fn blocked(&mut self, requests: usize, now: Moment) -> Option<Duration> {
         let is_past = |at: &Moment| now.since(*at) >= limits::VAULT_IDENTITY_WINDOW;
         while self.spent.front().is_some_and(is_past) {
             self.spent.pop_front();
         }
-        let surplus = (self.spent.len() + STEP_REQUESTS).checked_sub(limits::VAULT_IDENTITY_REQUESTS_MAX + 1)?;
+        let surplus = (self.spent.len() + requests).checked_sub(limits::VAULT_IDENTITY_REQUESTS_MAX + 1)?;
         let frees = *self.spent.get(surplus)?;
         Some((frees + limits::VAULT_IDENTITY_WINDOW).since(now))
     }
@@ -120,7 +116,7 @@ mod tests {
         let (start, mut pace, mut made) = (clock.moment(), Pace::default(), Vec::new());
         while clock.moment().since(start) < Duration::from_secs(600) {
             let now = clock.moment();
-            if let Some(wait) = pace.blocked(now) {
+            if let Some(wait) = pace.blocked(requests, now) {
                 assert!(wait > Duration::ZERO);
                 time.advance(wait);
                 continue;
@@ -129,7 +125,7 @@ mod tests {
                 pace.spend(now);
                 made.push(now);
             }
-            if fails { time.advance(pace.failed(now, chance)) } else { pace.succeeded() }
+            if fails { time.advance(pace.failed(chance)) } else { pace.succeeded() }
         }
         assert!(made.len() > 10, "it stopped trying");
         made

@@ -37,22 +37,24 @@ pub(crate) struct ServerTls<'a> {
 
 static SHARED: OnceCell<Bao> = OnceCell::const_new();
 static NAMES: AtomicUsize = AtomicUsize::new(0);
+// One node elects itself the faster the smaller the multiplier.
+const ON_DISK: &str = r#""raft" { path = "data" node_id = "one" performance_multiplier = 1 }"#;
 const START_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Bao {
     /// The server of the whole run, data in memory. Never stop, seal or empty it.
     pub(crate) async fn shared() -> &'static Bao {
-        SHARED.get_or_init(|| Bao::start(json!({ "inmem": {} }), None)).await
+        SHARED.get_or_init(|| Bao::start(r#""inmem" {}"#, None)).await
     }
 
     /// A server of one's own. Its data survive `kill` and `restart`.
     pub(crate) async fn own() -> Bao {
-        Bao::start(json!({ "file": { "path": "data" } }), None).await
+        Bao::start(ON_DISK, None).await
     }
 
     /// The same behind TLS, which asks for a client certificate without insisting.
     pub(crate) async fn own_with_tls(tls: &ServerTls<'_>) -> Bao {
-        Bao::start(json!({ "file": { "path": "data" } }), Some(tls)).await
+        Bao::start(ON_DISK, Some(tls)).await
     }
 
     /// Where the server listens: `http://127.0.0.1:PORT`.
@@ -131,6 +133,11 @@ impl Bao {
     /// Stops the process without ending it: it accepts connections and never answers.
     pub(crate) fn pause(&self) {
         kill_process(self.server.pid, Signal::STOP).expect("the server runs");
+        // The signal takes a moment to reach all threads.
+        let stat = format!("/proc/{}/stat", self.server.pid.as_raw_nonzero());
+        while !std::fs::read_to_string(&stat).expect("the server runs").contains(") T ") {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn resume(&self) {
@@ -150,12 +157,12 @@ impl Bao {
         self.unseal().await;
     }
 
-    async fn start(storage: Value, tls: Option<&ServerTls<'_>>) -> Bao {
+    async fn start(storage: &str, tls: Option<&ServerTls<'_>>) -> Bao {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for OpenBao");
         let port = free_port();
-        let config = config(dir.path(), port, storage, tls).to_string();
-        std::fs::write(dir.path().join("bao.json"), config).expect("its config");
+        std::fs::create_dir(dir.path().join("data")).expect("a directory for its data");
+        std::fs::write(dir.path().join("bao.hcl"), config(dir.path(), port, storage, tls)).expect("its config");
         // Tests share this client across their runtimes, so it may keep no connection.
         let mut http = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(START_DEADLINE);
         if let Some(tls) = tls {
@@ -180,7 +187,11 @@ impl Bao {
     }
 
     async fn wait_until_answering(&self) {
-        until("OpenBao answers", async || self.request("GET", "sys/seal-status", Value::Null).await.0 == 200).await;
+        let answers = async || self.request("GET", "sys/seal-status", Value::Null).await.0 == 200;
+        if !holds_in_time(answers).await {
+            let log = std::fs::read_to_string(self.dir.path().join("bao.log")).unwrap_or_default();
+            panic!("OpenBao does not answer:\n{log}");
+        }
     }
 
     async fn wait_until_active(&self) {
@@ -194,15 +205,17 @@ pub(crate) fn fresh_name(kind: &str) -> String {
 }
 
 /// Waits until `state` holds, and fails after 15 s with what it waited for.
-pub(crate) async fn until(what: &str, mut state: impl AsyncFnMut() -> bool) {
-    let waited = async {
+pub(crate) async fn until(what: &str, state: impl AsyncFnMut() -> bool) {
+    assert!(holds_in_time(state).await, "waited in vain until {what}");
+}
+
+async fn holds_in_time(mut state: impl AsyncFnMut() -> bool) -> bool {
+    let held = async {
         while !state().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    if tokio::time::timeout(START_DEADLINE, waited).await.is_err() {
-        panic!("waited in vain until {what}");
-    }
+    tokio::time::timeout(START_DEADLINE, held).await.is_ok()
 }
 
 struct Server {
@@ -214,14 +227,15 @@ struct Server {
 impl Server {
     /// The shell waits for its stdin to close, which happens when this process ends in whatever way, and kills the server then.
     fn spawn(dir: &Path) -> Server {
-        let script = r#""$@" >bao.log 2>&1 & echo $!; read -r _; kill -KILL $!"#;
+        let script = r#""$@" >bao.log 2>&1 & echo $!; read -r _; kill -KILL $!; wait $!"#;
         let mut guard = Command::new("sh")
             .args(["-c", script, "--"])
             .arg(binary())
-            .args(["server", "-config=bao.json"])
+            .args(["server", "-config=bao.hcl"])
             .current_dir(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .expect("sh runs");
         let mut line = String::new();
@@ -242,18 +256,29 @@ impl Drop for Server {
     }
 }
 
-fn config(dir: &Path, port: u16, storage: Value, tls: Option<&ServerTls<'_>>) -> Value {
-    let mut listener = json!({ "address": format!("127.0.0.1:{port}"), "tls_disable": tls.is_none() });
-    if let Some(tls) = tls {
-        listener["tls_cert_file"] = json!(tls.cert_file);
-        listener["tls_key_file"] = json!(tls.key_file);
-    }
-    json!({
-        "storage": storage,
-        "listener": { "tcp": listener },
-        "disable_mlock": true,
-        "audit": { "file": { "counter": { "options": { "file_path": dir.join("audit.log") } } } },
-    })
+fn config(dir: &Path, port: u16, storage: &str, tls: Option<&ServerTls<'_>>) -> String {
+    let (scheme, tls) = match tls {
+        Some(tls) => ("https", format!("tls_cert_file = {:?}\n tls_key_file = {:?}", tls.cert_file, tls.key_file)),
+        None => ("http", "tls_disable = true".to_owned()),
+    };
+    let cluster = free_port();
+    // OpenBao reads no audit block in JSON, so this is HCL.
+    format!(
+        r#"
+        storage {storage}
+        listener "tcp" {{
+          address = "127.0.0.1:{port}"
+          cluster_address = "127.0.0.1:{cluster}"
+          {tls}
+        }}
+        api_addr = "{scheme}://127.0.0.1:{port}"
+        cluster_addr = "https://127.0.0.1:{cluster}"
+        audit "file" "counter" {{
+          options {{ file_path = {:?} }}
+        }}
+        "#,
+        dir.join("audit.log")
+    )
 }
 
 fn audited(line: &str) -> Option<Audited> {

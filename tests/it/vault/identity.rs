@@ -323,7 +323,7 @@ async fn review(
     Json(asked): Json<Value>,
 ) -> (StatusCode, Json<Value>) {
     let is_reviewer = headers.get("authorization").is_some_and(|bearer| bearer == &format!("Bearer {REVIEWER}"));
-    if !is_reviewer || asked["kind"] != "TokenReview" {
+    if !is_reviewer {
         return (StatusCode::UNAUTHORIZED, Json(json!({ "kind": "Status", "status": "Failure", "code": 401 })));
     }
     let user = json!({
@@ -346,6 +346,8 @@ fn service_account_jwt(account: &str) -> String {
     let claims = json!({
         "iss": "https://kubernetes.default.svc.cluster.local",
         "sub": format!("system:serviceaccount:default:{account}"),
+        "iat": 1_700_000_000,
+        "nbf": 1_700_000_000,
         "exp": 4_102_444_800_u64,
         "kubernetes.io": { "namespace": "default", "serviceaccount": { "name": account, "uid": ACCOUNT_UID } },
     });

@@ -142,12 +142,10 @@ impl Keeper {
     }
 
     /// Does what is due, and notes when to come back.
-    pub(super) async fn step(&mut self) {
+    async fn step(&mut self) {
         let now = self.clock.moment();
-        if let Some(wait) = self.pace.blocked(now) {
-            let cause =
-                format!("Vault refused our own tokens and logins too often: we try again in {} s", wait.as_secs());
-            self.lose(unavailable(cause));
+        if let Some(wait) = self.pace.blocked(self.requests_ahead(), now) {
+            self.lose(self.why_lost());
             self.next_at = now + wait;
             return;
         }
@@ -161,18 +159,12 @@ impl Keeper {
                     self.held.as_ref().and_then(|held| held.due_at).map_or(IDLE_WAIT, |due| due.since(now))
                 }
                 Err(error) => {
-                    let wait = self.pace.failed(now, chance());
+                    let wait = self.pace.failed(chance());
                     warn!(error = %error, "keeping our Vault token failed, next try in {} ms: {error}", wait.as_millis());
                     self.lose(error);
                     wait
                 }
             };
-    }
-
-    /// When the next step is due.
-    #[cfg(test)]
-    pub(super) fn next_at(&self) -> Moment {
-        self.next_at
     }
 
     async fn advance(&mut self, now: Moment) -> Result<(), SecretError> {
@@ -203,14 +195,19 @@ impl Keeper {
         }
     }
 
+    /// The most requests that the next step makes: a refused renewal is followed by a login, a mount that may not be seen
+    /// by a look at our token.
+    fn requests_ahead(&self) -> usize {
+        login::requests_of(&self.settings.auth)
+            + usize::from(self.held.is_some())
+            + if self.is_mount_verified { 0 } else { 2 }
+    }
+
     async fn log_in(&mut self, now: Moment) -> Result<(), SecretError> {
-        for _ in 0..login::requests_of(&self.settings.auth) {
-            self.pace.spend(now);
-        }
         if matches!(self.settings.auth, VaultAuth::Certificate { .. }) {
             self.wire = self.rewired().await?;
         }
-        let grant = login::log_in(&self.settings, &self.wire).await?;
+        let grant = login::log_in(&self.settings, &self.wire, || self.pace.spend(now)).await?;
         self.generation += 1;
         self.proved_at = None;
         info!(vault.token_ttl_seconds = grant.ttl.map(|ttl| ttl.as_secs()), "logged in to Vault");
@@ -297,7 +294,7 @@ impl Keeper {
     }
 
     /// Decides about tokens that were doubted; all doubts of one batch share one look-up.
-    pub(super) async fn judge(&mut self, doubts: Vec<Suspicion>) {
+    async fn judge(&mut self, doubts: Vec<Suspicion>) {
         let is_current = |doubt: &Suspicion| doubt.generation == self.generation;
         let verdict = if doubts.iter().any(is_current) { self.verdict().await } else { Verdict::Replaced };
         let newest = self.generation;
@@ -320,8 +317,8 @@ impl Keeper {
         if self.proved_at.is_some_and(|proved| now.since(proved) < limits::VAULT_PROOF_TTL) {
             return Verdict::Alive;
         }
-        if self.pace.blocked(now).is_some() {
-            return Verdict::Lost(unavailable("Vault refused our own tokens and logins too often".to_owned()));
+        if self.pace.blocked(1, now).is_some() {
+            return Verdict::Lost(self.why_lost());
         }
         match self.is_token_alive(now).await {
             Ok(true) => Verdict::Alive,
@@ -353,7 +350,9 @@ impl Keeper {
     fn why_lost(&self) -> SecretError {
         match &*self.standing.borrow() {
             Standing::Lost(error) => error.clone(),
-            Standing::Starting | Standing::Held(_) => unavailable("there is no Vault token".to_owned()),
+            Standing::Starting | Standing::Held(_) => unavailable(
+                "Vault keeps taking back the tokens it gives us: the next login waits for a minute".to_owned(),
+            ),
         }
     }
 
@@ -379,27 +378,4 @@ fn plan(grant: &Grant, first_ttl: Option<Duration>, is_given: bool) -> Plan {
 }
 
 #[cfg(test)]
-mod tests {
-    use secrecy::SecretString;
-
-    use super::*;
-
-    #[test]
-    fn a_token_is_renewed_while_that_is_worth_it() {
-        let seconds = |s| Some(Duration::from_secs(s));
-        let grant = |ttl, renewable| Grant { token: SecretString::from("t"), ttl, renewable };
-        let table = [
-            (None, false, None, false, Plan::Keep),
-            (None, true, None, true, Plan::Keep),
-            (seconds(60), true, seconds(60), false, Plan::Renew),
-            (seconds(30), true, seconds(60), false, Plan::Renew),
-            (seconds(29), true, seconds(60), false, Plan::LogIn),
-            (seconds(29), true, seconds(60), true, Plan::Renew),
-            (seconds(60), false, seconds(60), false, Plan::LogIn),
-        ];
-        for (ttl, renewable, first_ttl, is_given, expected) in table {
-            let planned = plan(&grant(ttl, renewable), first_ttl, is_given);
-            assert_eq!(planned, expected, "{ttl:?}, renewable: {renewable}, first {first_ttl:?}, given: {is_given}");
-        }
-    }
-}
+mod tests;
