@@ -25,7 +25,7 @@ use self::answer::{Place, unavailable};
 use self::endpoint::{ReadHealth, ReadSecret, WriteSecret};
 use self::keeper::{Keeper, Session, Standing, Suspicion, Verdict};
 pub use self::setup::VaultSetupError;
-use self::wire::{Channel, Fault, Reply, Wire};
+use self::wire::{Fault, Reply, Wire};
 use super::{SecretError, SecretStore};
 use crate::clock::Clock;
 use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
@@ -36,8 +36,8 @@ pub struct VaultStore {
     mount: String,
     prefix: String,
     clock: Clock,
-    /// To ask for the server's health by, which needs no token.
-    anonymous: Channel,
+    /// Its address, as it may be shown.
+    vault: String,
     standing: watch::Receiver<Standing>,
     suspicions: mpsc::Sender<Suspicion>,
 }
@@ -55,13 +55,13 @@ impl VaultStore {
         setup::verify(settings)?;
         let ca = setup::authorities(settings)?;
         let wire = Wire::open(settings, ca.clone(), setup::identity(settings)?)?;
-        let anonymous = wire.outside_namespaces();
         let (sender, standing) = watch::channel(Standing::Starting);
         let (suspicions, suspected) = mpsc::channel(limits::VAULT_SUSPICIONS_MAX);
         let keeper = Keeper::new(settings.clone(), clock.clone(), ca, wire, sender);
         tasks.spawn(keeper.run(suspected, shutdown));
         let (mount, prefix) = (settings.mount.clone(), settings.prefix.clone());
-        Ok(Arc::new(Self { mount, prefix, clock, anonymous, standing, suspicions }))
+        let vault = wire::origin(&settings.address);
+        Ok(Arc::new(Self { mount, prefix, vault, clock, standing, suspicions }))
     }
 
     async fn read_secret(&self, address: &SecretAddress) -> Result<SecretDocument, SecretError> {
@@ -105,9 +105,8 @@ impl VaultStore {
     }
 
     async fn ask_health(&self) -> Result<(), SecretError> {
-        self.session().await?;
-        let reply = self.anonymous.call(ReadHealth {}).await?;
-        answer::health(&reply, self.anonymous.address())
+        let reply = self.session().await?.outside.call(ReadHealth {}).await?;
+        answer::health(&reply, &self.vault)
     }
 
     /// Sends a request by the current token. When it is refused and the token turns out to be dead, sends it once more by
@@ -151,7 +150,7 @@ impl VaultStore {
     async fn within_deadline<T>(&self, work: impl Future<Output = Result<T, SecretError>>) -> Result<T, SecretError> {
         tokio::time::timeout(limits::SECRET_FETCH_DEADLINE, work).await.unwrap_or_else(|_| {
             let seconds = limits::SECRET_FETCH_DEADLINE.as_secs();
-            Err(unavailable(format!("{} did not answer within {seconds} s", self.anonymous.address())))
+            Err(unavailable(format!("{} did not answer within {seconds} s", self.vault)))
         })
     }
 
@@ -160,7 +159,7 @@ impl VaultStore {
     }
 
     fn place<'a>(&'a self, secret: &'a SecretAddress) -> Place<'a> {
-        Place { vault: self.anonymous.address(), mount: &self.mount, prefix: &self.prefix, secret }
+        Place { vault: &self.vault, mount: &self.mount, prefix: &self.prefix, secret }
     }
 }
 

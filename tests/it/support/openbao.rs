@@ -161,7 +161,9 @@ impl Bao {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for OpenBao");
         let port = free_port();
-        std::fs::create_dir(dir.path().join("data")).expect("a directory for its data");
+        if storage == ON_DISK {
+            std::fs::create_dir(dir.path().join("data")).expect("a directory for its data");
+        }
         std::fs::write(dir.path().join("bao.hcl"), config(dir.path(), port, storage, tls)).expect("its config");
         // Tests share this client across their runtimes, so it may keep no connection.
         let mut http = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(START_DEADLINE);
@@ -227,7 +229,9 @@ struct Server {
 impl Server {
     /// The shell waits for its stdin to close, which happens when this process ends in whatever way, and kills the server then.
     fn spawn(dir: &Path) -> Server {
-        let script = r#""$@" >bao.log 2>&1 & echo $!; read -r _; kill -KILL $!; wait $!"#;
+        // The data of the shared server is nobody's to remove but the shell's: a static is never dropped.
+        let script =
+            r#""$@" >bao.log 2>&1 & echo $!; read -r _; kill -KILL $!; wait $!; test -d data || rm -rf "$PWD""#;
         let mut guard = Command::new("sh")
             .args(["-c", script, "--"])
             .arg(binary())

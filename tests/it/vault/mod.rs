@@ -1,6 +1,7 @@
 //! The Vault store against a real OpenBao: what is written, read, refused and removed.
 
 mod identity;
+mod logs;
 mod outages;
 
 use std::sync::Arc;

@@ -34,6 +34,8 @@ pub(super) enum Standing {
 /// One token, with the way to Vault that it opens.
 pub(super) struct Session {
     pub(super) channel: Channel,
+    /// The way to the endpoints that need no token and stand outside namespaces.
+    pub(super) outside: Channel,
     /// Counts the logins.
     pub(super) generation: u64,
     /// When the token ends, if it does.
@@ -256,6 +258,7 @@ impl Keeper {
         let plan = plan(grant, first_ttl, login::is_given(&self.settings.auth));
         let session = Arc::new(Session {
             channel: self.wire.with_token(&grant.token),
+            outside: self.wire.outside_namespaces(),
             generation: self.generation,
             ends_at: grant.ttl.map(|ttl| sent_at + ttl),
         });
