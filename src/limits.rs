@@ -115,6 +115,7 @@ pub const MONITOR_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Waiting for what is not a call at shutdown: our own token's revocation, fetches that nobody waits for.
 pub const BACKGROUND_STOP_DEADLINE: Duration = Duration::from_secs(3);
+
 /// The 24 bytes with which an HTTP/2 client opens. Every client sends them at once; who does not will not talk HTTP/2.
 pub const HTTP2_PREFACE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -135,6 +136,7 @@ pub const STORES_OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The pause between two tries of that.
 pub const STORES_OPEN_RETRY: Duration = Duration::from_millis(250);
+
 /// The settings file, and a file that holds one secret setting. Real ones are some KiB; more is the wrong file.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -158,7 +160,6 @@ pub const HTTP_HEADER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Sending the last answer of an HTTP connection that is to end.
 pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(2);
-pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The age at which an HTTP connection is asked to reconnect, so that no peer holds one for good.
 pub const HTTP_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
@@ -168,6 +169,7 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sending one batch of spans to the collector, retries included. Spans pile up meanwhile, and are dropped when they are too many.
 pub const TELEMETRY_EXPORT_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Opening a connection to Vault. It is near us; what takes longer is a dead address, and the caller's deadline is short.
 pub const VAULT_CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -201,6 +203,7 @@ pub const VAULT_SUSPICIONS_MAX: usize = SECRET_FETCHES_MAX;
 
 /// Revoking our own token at shutdown, when Vault may be down.
 pub const VAULT_REVOKE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Files in a template directory. The platform has 33 connectors; thirty times that is the wrong directory.
 pub const TEMPLATE_FILES_MAX: usize = 1000;
 
@@ -209,6 +212,7 @@ pub const TEMPLATE_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Values, keys and lists of a manifest, which bound its memory: one with 10 000 connections has some 200 000.
 pub const MANIFEST_NODES_MAX: usize = 1_000_000;
+
 /// One statement, from sending it to its last row: longer than the wait for a locked SQLite file, so that the lock is what
 /// is told. A server that stays silent for longer is gone.
 pub const DATABASE_STATEMENT_DEADLINE: Duration = Duration::from_secs(7);

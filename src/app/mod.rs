@@ -85,16 +85,17 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let service = Credentials::new(Arc::new(resolver), Arc::new(authenticator), &config.grpc, metrics.clone());
 
     let (health, routes) = routes(service)?;
-    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), clock: clock.clone() };
+    let monitor = Monitor { store, secrets, cache, metrics, readiness: readiness.clone(), health: health.clone() };
+    // Nobody is told that we are ready before we have looked.
+    monitor.look().await;
+    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), clock };
     for listener in listeners {
         serving.spawn(listener.serve(routes.clone(), context.clone()));
     }
     if let Some(listener) = http {
-        let router = http::router(http::HttpState { metrics: metrics.clone(), readiness: readiness.clone() });
+        let router = http::router(http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() });
         background.spawn(http::serve(listener, router, stop.clone()));
     }
-    let monitor = Monitor { store, secrets, cache, metrics, readiness: readiness.clone(), health: health.clone() };
-    monitor.look().await;
     background.spawn(monitor.run(stop.clone(), drain.clone()));
     let drain_deadline = config.shutdown.drain;
     Ok(Running { addresses, readiness, health, tls, serving, background, drain, cut, stop, drain_deadline })

@@ -54,10 +54,8 @@ struct Verdict {
 
 impl Authenticator {
     pub fn new(store: Store, known: Vec<KnownCaller>, clock: Clock, metrics: Metrics) -> Self {
-        let verdicts = Cache::builder()
-            .max_capacity(limits::TOKEN_CACHE_ENTRIES)
-            .time_to_idle(limits::TOKEN_CACHE_TTL)
-            .build();
+        let verdicts =
+            Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_TTL).build();
         Self { store, known, verdicts, clock, metrics }
     }
 
@@ -68,12 +66,12 @@ impl Authenticator {
         match evidence.bearer {
             Some(bearer) => {
                 let token = TokenText::parse(bearer).map_err(|_| Refusal::unauthenticated())?;
-                self.verdict(Claim::TokenHash(token.hash()), self.look_up(&token)).await
+                self.verdict(Claim::TokenHash(token.hash()), Box::pin(self.look_up(&token))).await
             }
             None => {
                 let position = self.known.iter().position(|known| matches(&known.identity, &evidence));
                 let position = position.ok_or_else(Refusal::unauthenticated)?;
-                self.verdict(Claim::Known(position), self.recognise(position)).await
+                self.verdict(Claim::Known(position), Box::pin(self.recognise(position))).await
             }
         }
     }
@@ -105,7 +103,7 @@ impl Authenticator {
                 Some(record) if record.revoked_at.is_none() => (Ok(Arc::new(caller_of(&record))), record.expires_at),
                 _ => (Err(Refusal::unauthenticated()), None),
             },
-            Err(error) => (Err(store_refusal(&error)), None),
+            Err(error) => (Err(unverified(&error)), None),
         };
         self.remember(outcome, expires_at)
     }
@@ -118,7 +116,7 @@ impl Authenticator {
                 tracing::warn!(tenant = %known.tenant, "a known caller belongs to a tenant or project that does not exist");
                 Err(Refusal::unauthenticated())
             }
-            Err(error) => Err(store_refusal(&error)),
+            Err(error) => Err(unverified(&error)),
         };
         self.remember(outcome, None)
     }
@@ -161,10 +159,7 @@ fn caller_of(record: &TokenRecord) -> Caller {
     }
 }
 
-fn store_refusal(error: &StoreError) -> Refusal {
+fn unverified(error: &StoreError) -> Refusal {
     tracing::warn!(error = %error, "verifying a caller failed");
-    match error {
-        StoreError::Unavailable { .. } => Refusal::database_unavailable(limits::DATABASE_RETRY_PAUSE),
-        _ => Refusal::internal(),
-    }
+    error.refusal()
 }

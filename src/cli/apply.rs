@@ -31,7 +31,8 @@ pub(super) struct Apply {
 impl Apply {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let manifest = Manifest::parse(&self.text()?).map_err(|error| {
-            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display())).why(error.to_string())
+            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display()))
+                .why(error.to_string())
         })?;
         let base = self.file.parent().unwrap_or(Path::new("."));
         let mode = if self.dry_run { Mode::DryRun } else { Mode::Carry };
@@ -50,7 +51,8 @@ impl Apply {
             _ => std::fs::File::open(&self.file).and_then(|file| file.take(bytes_max).read_to_string(&mut text)),
         };
         read.map_err(|error| {
-            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display())).why(error.to_string())
+            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display()))
+                .why(error.to_string())
         })?;
         Ok(text)
     }

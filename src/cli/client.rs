@@ -162,7 +162,8 @@ fn bearer(token: &SecretString) -> Result<MetadataValue<Ascii>, Failure> {
 }
 
 fn header(text: &str) -> Result<MetadataValue<Ascii>, Failure> {
-    text.parse().map_err(|_| Failure::new(Exit::Usage, "HEADER", "the token or project holds characters that cannot be sent"))
+    text.parse()
+        .map_err(|_| Failure::new(Exit::Usage, "HEADER", "the token or project holds characters that cannot be sent"))
 }
 
 fn unreachable(url: &str, error: &tonic::transport::Error) -> Failure {

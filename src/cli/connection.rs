@@ -95,8 +95,12 @@ impl Connection {
             Self::Get(named) => with(&named.project, async |opened| opened.get(&named.connection).await).await,
             Self::Create(create) => with(&create.project, async |opened| opened.create(&create).await).await,
             Self::Update(update) => with(&update.project, async |opened| opened.update(&update).await).await,
-            Self::Disable(named) => with(&named.project, async |opened| opened.turn(&named.connection, false).await).await,
-            Self::Enable(named) => with(&named.project, async |opened| opened.turn(&named.connection, true).await).await,
+            Self::Disable(named) => {
+                with(&named.project, async |opened| opened.turn(&named.connection, false).await).await
+            }
+            Self::Enable(named) => {
+                with(&named.project, async |opened| opened.turn(&named.connection, true).await).await
+            }
             Self::Delete { named, force } => {
                 with(&named.project, async |opened| opened.delete(&named.connection, force).await).await
             }
@@ -221,7 +225,8 @@ impl Secrets {
         let mut fields = SecretFields::new();
         for given in &self.files {
             let (field, path) = given.split_once('=').ok_or_else(|| {
-                Failure::new(Exit::Usage, "SECRET_FILE", "--secret-file wants FIELD=PATH").fix("--secret-file api_key=./key.txt")
+                Failure::new(Exit::Usage, "SECRET_FILE", "--secret-file wants FIELD=PATH")
+                    .fix("--secret-file api_key=./key.txt")
             })?;
             fields.insert(field.to_owned(), prompt::read(Path::new(path))?);
         }

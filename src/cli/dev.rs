@@ -8,13 +8,12 @@ use tempfile::TempDir;
 
 use super::client::Server;
 use super::failure::{Exit, Failure};
+use super::ready;
 use super::resolve::Resolve;
 use super::serve::{self, Signals};
 use super::settings::{self, Overrides};
 use super::workspace::Workspace;
-use super::ready;
 use crate::app::Addresses;
-use crate::telemetry;
 
 /// Runs credway on this machine with a demo workspace; needs no server
 ///
@@ -39,7 +38,7 @@ impl Dev {
                 .why("its data is a demo, and its token lies in a file")
                 .fix("use `credway serve --config FILE` for anything that others may reach"));
         }
-        telemetry::forbid_core_dumps();
+        serve::forbid_core_dumps()?;
         let telemetry = serve::start_telemetry(&config)?;
         let signals = Signals::listen()?;
         let token = Workspace::open(&config).await?.demo().await?;

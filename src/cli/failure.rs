@@ -109,7 +109,9 @@ fn exit_of(reason: &str, code: Code) -> Exit {
         (_, Code::Unauthenticated | Code::PermissionDenied) => Exit::NotAllowed,
         (_, Code::Aborted | Code::AlreadyExists) => Exit::Conflict,
         (_, Code::InvalidArgument) => Exit::Usage,
-        (_, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled) => Exit::Unreachable,
+        (_, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled) => {
+            Exit::Unreachable
+        }
         _ => Exit::Failed,
     }
 }
@@ -120,9 +122,10 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_why_and_how_to_mend_it() {
-        let failure = Failure::new(Exit::NotFound, "INSTANCE_NOT_FOUND", "there is no MCP instance \"x\" in this project")
-            .why("the project has none of that name")
-            .fix("check the id");
+        let failure =
+            Failure::new(Exit::NotFound, "INSTANCE_NOT_FOUND", "there is no MCP instance \"x\" in this project")
+                .why("the project has none of that name")
+                .fix("check the id");
         insta::assert_snapshot!(failure.text(), @r#"
         error[INSTANCE_NOT_FOUND]: there is no MCP instance "x" in this project
           why   the project has none of that name

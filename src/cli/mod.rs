@@ -68,7 +68,11 @@ pub fn main() -> ExitCode {
     let json = cli.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Failure::new(Exit::Failed, "RUNTIME", "no thread can be started").why(error.to_string()).report(json),
+        Err(error) => {
+            return Failure::new(Exit::Failed, "RUNTIME", "no thread can be started")
+                .why(error.to_string())
+                .report(json);
+        }
     };
     match runtime.block_on(Box::pin(run(cli.command))) {
         Ok(()) => ExitCode::SUCCESS,

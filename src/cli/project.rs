@@ -46,7 +46,8 @@ impl Project {
                 return Err(failure.fix("name it with --project TENANT/PROJECT"));
             }
         };
-        let parsed = text.split_once('/').and_then(|(tenant, project)| Some((tenant.parse().ok()?, project.parse().ok()?)));
+        let parsed =
+            text.split_once('/').and_then(|(tenant, project)| Some((tenant.parse().ok()?, project.parse().ok()?)));
         parsed.ok_or_else(|| {
             Failure::new(Exit::Usage, "PROJECT", format!("{text:?} names no project"))
                 .fix("write the tenant's and the project's name: --project acme/payments")

@@ -8,8 +8,8 @@ use super::client::{Client, Server};
 use super::failure::{Exit, Failure};
 use crate::grpc::proto::config_entry::Value;
 use crate::grpc::proto::{
-    ConfigEntry, ConnectionUse, ExplainResolutionRequest, ExplainResolutionResponse, Freshness, ResolveCredentialsRequest,
-    ResolveCredentialsResponse, ValueSource,
+    ConfigEntry, ConnectionUse, ExplainResolutionRequest, ExplainResolutionResponse, Freshness,
+    ResolveCredentialsRequest, ResolveCredentialsResponse, ValueSource,
 };
 
 const HIDDEN: &str = "********";
@@ -50,12 +50,24 @@ impl Resolve {
     /// The demo's first resolve, values shown: they are no one's.
     pub(super) fn of_demo(server: Server) -> Self {
         let (workflow, step) = (None, None);
-        Self { instance: "demo-echo".into(), workflow, step, format: Format::Table, explain: false, reveal: true, server }
+        Self {
+            instance: "demo-echo".into(),
+            workflow,
+            step,
+            format: Format::Table,
+            explain: false,
+            reveal: true,
+            server,
+        }
     }
 
     pub(super) async fn run(self) -> Result<(), Failure> {
         let (client, url) = self.server.connect().await?;
-        if self.explain { self.print_explanation(client, &url).await } else { self.print_resolution(client, &url).await }
+        if self.explain {
+            self.print_explanation(client, &url).await
+        } else {
+            self.print_resolution(client, &url).await
+        }
     }
 
     async fn print_resolution(&self, mut client: Client, url: &str) -> Result<(), Failure> {
@@ -211,7 +223,8 @@ fn source_word(source: ValueSource) -> &'static str {
 /// `KEY='value'` lines for a shell. Hidden values would make a file that looks complete and is not: that is refused.
 fn dotenv(answer: &ResolveCredentialsResponse, reveal: bool) -> Result<String, Failure> {
     if !reveal && answer.config.iter().any(|entry| entry.secret) {
-        let failure = Failure::new(Exit::Usage, "REVEAL_NEEDED", "dotenv output holds secret values, and they are hidden");
+        let failure =
+            Failure::new(Exit::Usage, "REVEAL_NEEDED", "dotenv output holds secret values, and they are hidden");
         return Err(failure.fix("add --reveal, or use `credway resolve … --format table`"));
     }
     let lines = answer.config.iter().map(|entry| format!("{}='{}'\n", entry.key, text(entry).replace('\'', r"'\''")));

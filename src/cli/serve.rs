@@ -30,7 +30,7 @@ impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let load = || settings::load(self.config.clone(), &self.overrides);
         let config = load()?.config;
-        telemetry::forbid_core_dumps();
+        forbid_core_dumps()?;
         let telemetry = start_telemetry(&config)?;
         let signals = Signals::listen()?;
         let running = start(&config).await?;
@@ -47,6 +47,13 @@ impl Serve {
 pub(super) fn start_telemetry(config: &Config) -> Result<Telemetry, Failure> {
     telemetry::start(&config.telemetry)
         .map_err(|error| Failure::new(Exit::Usage, "TELEMETRY", "logging cannot be set up").why(error.to_string()))
+}
+
+/// A core file would hold every cached secret: better not to run than to leave one behind.
+pub(super) fn forbid_core_dumps() -> Result<(), Failure> {
+    telemetry::forbid_core_dumps().map_err(|error| {
+        Failure::new(Exit::Failed, "CORE_DUMPS", "core dumps cannot be turned off").why(error.to_string())
+    })
 }
 
 pub(super) async fn start(config: &Config) -> Result<Running, Failure> {
@@ -73,7 +80,9 @@ pub(super) async fn stop(running: Running, telemetry: Telemetry, ready_file: Opt
     }
     running.shutdown().await;
     tracing::info!("stopped");
-    telemetry.shutdown().await;
+    if let Err(error) = telemetry.shutdown().await {
+        tracing::warn!(error = %error, "the last spans were not sent: {error}");
+    }
 }
 
 /// SIGHUP: certificates and log level anew. What is bad keeps the old, and says so.

@@ -85,8 +85,12 @@ impl Stores {
         }
         let dev = ready::running_dev().and_then(|dev| dev.data_dir);
         let Some(data_dir) = dev else {
-            return Err(Failure::new(Exit::Usage, "NO_STORES", "no config is named, and no `credway dev` of yours runs")
-                .fix("name the daemon's config with --config FILE, or its data directory with --data-dir DIR"));
+            return Err(Failure::new(
+                Exit::Usage,
+                "NO_STORES",
+                "no config is named, and no `credway dev` of yours runs",
+            )
+            .fix("name the daemon's config with --config FILE, or its data directory with --data-dir DIR"));
         };
         load(None, &Overrides { data_dir: Some(data_dir), ..Overrides::default() })
     }

@@ -42,7 +42,9 @@ pub(super) fn request(asked: Asked) -> Result<ResolutionRequest, Refusal> {
     }
     let server = server(&asked.server_url)?;
     let (instance, expected_server) = match (asked.instance_id.as_str(), server) {
-        ("", None) => return Err(Refusal::invalid_request("instance_id", "neither instance_id nor server_url is given")),
+        ("", None) => {
+            return Err(Refusal::invalid_request("instance_id", "neither instance_id nor server_url is given"));
+        }
         ("", Some(url)) => (InstanceRef::Server(url), None),
         (text, server) => (text.parse().map_or_else(|_| InstanceRef::Name(text.to_owned()), InstanceRef::Id), server),
     };
@@ -195,7 +197,10 @@ mod tests {
             (asked("demo", "not a url"), "server_url"),
             (asked("demo", "https://user:pw@host"), "server_url"),
             (Asked { min_token_ttl: Some(far), ..asked("demo", "") }, "min_token_ttl"),
-            (Asked { min_token_ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..asked("demo", "") }, "min_token_ttl"),
+            (
+                Asked { min_token_ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..asked("demo", "") },
+                "min_token_ttl",
+            ),
         ];
         for (asked, field) in table {
             assert_eq!(request(asked).unwrap_err().field, Some(field));

@@ -9,6 +9,7 @@ use http::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::convert::{self, Asked};
 use super::listen::Peer;
@@ -53,7 +54,7 @@ impl Credentials {
         CredentialServiceServer::new(self).max_decoding_message_size(limits::GRPC_REQUEST_BYTES_MAX)
     }
 
-    /// What every call shares: a place among those in flight, a caller with the scope, a deadline.
+    /// What every call of `method` shares: a place among those in flight, a caller with the scope, a deadline.
     async fn answer<Q, A, F>(
         &self,
         method: &'static str,
@@ -81,8 +82,11 @@ impl Credentials {
             let project = headers.get("x-project-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
             work(caller, Call { project, message }).await
         };
-        let answered = tracing::Instrument::instrument(timeout(within, answered), span).await;
+        let answered = timeout(within, answered).instrument(span.clone()).await;
         let answer = answered.unwrap_or_else(|_| Err(Refusal::deadline_exceeded()));
+        if let Err(refusal) = &answer {
+            status::record(refusal, &span);
+        }
         answer.map(Response::new).map_err(|refusal| status::status(&refusal))
     }
 }
@@ -104,7 +108,7 @@ impl CredentialService for Credentials {
             let request = convert::request(call.asked()?)?;
             self.resolver.resolve(&caller, &request).await.map(convert::resolution)
         };
-        self.answer("ResolveCredentials", request, &[Scope::McpExecute], work).await
+        self.answer("credway.v1.CredentialService/ResolveCredentials", request, &[Scope::McpExecute], work).await
     }
 
     async fn batch_resolve_credentials(
@@ -120,7 +124,7 @@ impl CredentialService for Credentials {
             let results = steps.buffered(limits::BATCH_CONCURRENCY).collect().await;
             Ok(BatchResolveCredentialsResponse { results })
         };
-        self.answer("BatchResolveCredentials", request, &[Scope::McpExecute], work).await
+        self.answer("credway.v1.CredentialService/BatchResolveCredentials", request, &[Scope::McpExecute], work).await
     }
 
     async fn explain_resolution(
@@ -131,7 +135,13 @@ impl CredentialService for Credentials {
             let request = convert::request(call.asked())?;
             Ok(convert::explanation(self.resolver.explain(&caller, &request).await))
         };
-        self.answer("ExplainResolution", request, &[Scope::McpRead, Scope::McpExecute], work).await
+        self.answer(
+            "credway.v1.CredentialService/ExplainResolution",
+            request,
+            &[Scope::McpRead, Scope::McpExecute],
+            work,
+        )
+        .await
     }
 }
 

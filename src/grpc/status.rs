@@ -65,6 +65,13 @@ pub(super) fn message(refusal: Refusal) -> proto::Refusal {
     }
 }
 
+/// Notes on a call's span how it failed.
+pub(super) fn record(refusal: &Refusal, span: &tracing::Span) {
+    span.record("rpc.grpc.status_code", i32::from(code(refusal.reason)));
+    span.record("credway.reason", refusal.reason.code());
+    span.record("otel.status_code", "ERROR");
+}
+
 fn metadata(refusal: &Refusal) -> HashMap<String, String> {
     let ids = refusal.ids.iter().map(|(kind, id)| ((*kind).to_owned(), id.clone()));
     ids.chain([("remedy".to_owned(), refusal.remedy.clone())]).collect()

@@ -314,7 +314,10 @@ impl Refusal {
         Self::new(
             Reason::SecretUnreadable,
             format!("the secret of connection {} is in the secret store, but cannot be read", wired.label()),
-            format!("save its credentials again at /connections/{}; this daemon's log says what is wrong with them", wired.id),
+            format!(
+                "save its credentials again at /connections/{}; this daemon's log says what is wrong with them",
+                wired.id
+            ),
         )
         .of_connection(wired)
     }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::Plan;
 use super::Resolver;
+use super::plan::Plan;
 use super::trail::{Rule, RuleOutcome};
 use crate::model::caller::Caller;
 use crate::model::refusal::{Reason, Refusal};
@@ -51,7 +51,8 @@ impl Resolver {
 /// What rule 6 found, in one sentence.
 pub(super) fn secrets_read(plan: &Plan<'_>, secrets: &[Fetched]) -> String {
     let read = plan.uses.iter().zip(secrets);
-    let each = read.map(|(planned, fetched)| format!("{} version {}", planned.wired().label(), fetched.document.version));
+    let each =
+        read.map(|(planned, fetched)| format!("{} version {}", planned.wired().label(), fetched.document.version));
     match each.collect::<Vec<_>>() {
         none if none.is_empty() => "none is needed".to_owned(),
         some => some.join(", "),

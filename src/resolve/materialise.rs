@@ -6,9 +6,7 @@ use jiff::Timestamp;
 
 use super::plan::Plan;
 use crate::model::refusal::Refusal;
-use crate::model::resolution::{
-    ConnectionUse, Provenance, ResolvedEntry, ResolvedValue, Resolution, ValueSource,
-};
+use crate::model::resolution::{ConnectionUse, Provenance, Resolution, ResolvedEntry, ResolvedValue, ValueSource};
 use crate::model::schema::{ConfigValue, ValueType};
 use crate::model::secret::{ExposeSecret, SecretString};
 use crate::model::wiring::{InstanceHead, Wiring};

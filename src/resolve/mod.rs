@@ -24,7 +24,7 @@ use crate::model::secret::SecretAddress;
 use crate::model::wiring::{WiredConnection, Wiring};
 use crate::secrets::SecretError;
 use crate::secrets::cache::{Fetched, SecretCache};
-use crate::store::{ProjectScope, Store, StoreError, WiringFound};
+use crate::store::{ProjectScope, Store, WiringFound};
 use plan::Plan;
 use trail::{Silent, Trail};
 
@@ -74,16 +74,17 @@ impl Resolver {
 
     /// Rules 1 and 2: the instance, if it is there for this caller.
     async fn wiring(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Box<Wiring>, Refusal> {
-        let scope = ProjectScope {
-            tenant: caller.tenant,
-            project: caller.project,
-            asked: request.project.clone(),
-        };
+        let scope = ProjectScope { tenant: caller.tenant, project: caller.project, asked: request.project.clone() };
         let started = self.clock.moment();
-        let found = self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref()).await;
+        // Boxed, as a query's future is several KiB, and would make that of every call as large.
+        let found = Box::pin(self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref())).await;
         let outcome = if found.is_ok() { QueryOutcome::Ok } else { QueryOutcome::Error };
         self.metrics.database_query(outcome, self.clock.moment().since(started).as_secs_f64());
-        match found.map_err(|error| store_refusal(&error))? {
+        let found = found.map_err(|error| {
+            tracing::warn!(error = %error, "reading the wiring of {} failed", request.instance);
+            error.refusal()
+        })?;
+        match found {
             WiringFound::One(wiring) => Ok(wiring),
             WiringFound::Several(instances) => Err(Refusal::instance_ambiguous(&request.instance, &instances)),
             WiringFound::Nothing => Err(match &request.instance {
@@ -114,20 +115,6 @@ fn secret_refusal(error: &SecretError, wired: &WiredConnection<'_>) -> Refusal {
         SecretError::Unreadable { .. } => Refusal::secret_unreadable(wired),
         SecretError::Denied { .. } | SecretError::Unavailable { .. } | SecretError::Conflict { .. } => {
             Refusal::secret_store_unavailable(wired, limits::SECRET_FAILURE_TTL)
-        }
-    }
-}
-
-/// What a failing database means to a caller; logged here, where it is handled.
-fn store_refusal(error: &StoreError) -> Refusal {
-    match error {
-        StoreError::Unavailable { .. } => {
-            tracing::warn!(error = %error, "reading the wiring failed");
-            Refusal::database_unavailable(limits::DATABASE_RETRY_PAUSE)
-        }
-        _ => {
-            tracing::error!(error = %error, "reading the wiring failed");
-            Refusal::internal()
         }
     }
 }

@@ -12,9 +12,7 @@ use crate::model::id::{ConnectionId, InstanceId, ProfileId};
 use crate::model::overrides::Override;
 use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::refusal::{Reason, Refusal};
-use crate::model::resolution::{
-    Freshness, InstanceRef, Resolution, ResolutionRequest, ResolvedValue, ValueSource,
-};
+use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest, ResolvedValue, ValueSource};
 use crate::model::schema::{ConfigField, ConfigValue, ValueType};
 use crate::model::secret::{ExposeSecret, SecretDocument, SecretString};
 use crate::model::wiring::{InstanceHead, Wiring};

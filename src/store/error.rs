@@ -3,6 +3,9 @@
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 
+use crate::limits;
+use crate::model::refusal::Refusal;
+
 /// Why the database did not do what was asked. Never holds a bound value.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -116,6 +119,14 @@ impl From<MigrateError> for StoreError {
 }
 
 impl StoreError {
+    /// What it means to a caller of the data plane.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Unavailable { .. } => Refusal::database_unavailable(limits::DATABASE_RETRY_PAUSE),
+            _ => Refusal::internal(),
+        }
+    }
+
     /// The same error, naming what was to be written.
     pub(super) fn about(self, what: impl FnOnce() -> String) -> Self {
         match self {

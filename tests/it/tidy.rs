@@ -93,7 +93,11 @@ fn modules_import_only_what_the_table_allows() {
             }
         }
     }
-    assert!(strays.is_empty(), "\n{}\nIf the import is right, change the table in src/lib.rs first.", strays.join("\n"));
+    assert!(
+        strays.is_empty(),
+        "\n{}\nIf the import is right, change the table in src/lib.rs first.",
+        strays.join("\n")
+    );
 }
 
 #[test]
@@ -122,7 +126,10 @@ fn every_file_of_the_integration_tests_is_in_the_list() {
     for entry in fs::read_dir(&dir).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let module = name.trim_end_matches(".rs");
-        assert!(module == "main" || module == "snapshots" || list.contains(&format!("mod {module};")), "{name} is left out");
+        assert!(
+            module == "main" || module == "snapshots" || list.contains(&format!("mod {module};")),
+            "{name} is left out"
+        );
     }
 }
 
@@ -147,6 +154,9 @@ fn each_module_opens_with_what_it_is_for() {
 fn the_tree_holds_one_tls_provider() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
     for foreign in ["aws-lc-rs", "openssl-sys", "native-tls"] {
-        assert!(!lock.contains(&format!("name = \"{foreign}\"")), "{foreign} came into the tree; rustls with ring is enough");
+        assert!(
+            !lock.contains(&format!("name = \"{foreign}\"")),
+            "{foreign} came into the tree; rustls with ring is enough"
+        );
     }
 }

@@ -1,8 +1,7 @@
 //! What tests stand on: real servers, each started once a run, and a sidecar on free ports.
 
-pub(crate) mod sidecar;
-pub(crate) mod tls;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
-pub(crate) mod otlp;
+pub(crate) mod sidecar;
+pub(crate) mod tls;

@@ -2,8 +2,8 @@
 
 use credway::app::{self, Addresses, Running};
 use credway::clock::Clock;
-use credway::config::load::{self, Sources};
 use credway::config::Config;
+use credway::config::load::{self, Sources};
 use credway::grpc::proto::credential_service_client::CredentialServiceClient;
 use tempfile::TempDir;
 use tonic::metadata::AsciiMetadataValue;
@@ -34,7 +34,7 @@ impl tonic::service::Interceptor for Metadata {
 }
 
 /// The settings of an embedded daemon in `dir`, with `more` on top.
-pub(crate) fn embedded(dir: &TempDir, more: &[(&str, String)]) -> Config {
+pub(crate) fn embedded(dir: &TempDir, more: &[(&'static str, String)]) -> Config {
     let path = |name: &str| dir.path().join(name).display().to_string();
     let own = [
         ("data_dir", path("")),
@@ -42,7 +42,7 @@ pub(crate) fn embedded(dir: &TempDir, more: &[(&str, String)]) -> Config {
         ("grpc.address", "127.0.0.1:0".to_owned()),
         ("http.address", "127.0.0.1:0".to_owned()),
     ];
-    let flags = own.iter().chain(more).map(|(path, value)| ((*path).to_owned(), value.clone())).collect();
+    let flags = own.iter().chain(more).cloned().collect();
     load::load(&Sources { file: None, environment: Vec::new(), flags }).unwrap().config
 }
 
