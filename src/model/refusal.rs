@@ -170,16 +170,19 @@ impl Refusal {
         .with_id("server_url", url)
     }
 
-    pub fn instance_ambiguous(url: impl fmt::Display, instances: &[(InstanceId, String)]) -> Self {
+    pub fn instance_ambiguous(asked: &InstanceRef, instances: &[(InstanceId, String)]) -> Self {
         let names: Vec<String> = instances.iter().map(|(id, name)| format!("{name} ({id})")).collect();
         let ids: Vec<String> = instances.iter().map(|(id, _)| id.to_string()).collect();
-        Self::new(
+        let refusal = Self::new(
             Reason::InstanceAmbiguous,
-            format!("this project has {} instances of the MCP server {url}: {}", instances.len(), names.join(", ")),
+            format!("there are {} MCP instances {asked}: {}", instances.len(), names.join(", ")),
             "name one of them by its id",
         )
-        .with_id("server_url", url)
-        .with_id("instance_ids", ids.join(","))
+        .with_id("instance_ids", ids.join(","));
+        match asked {
+            InstanceRef::Server(url) => refusal.with_id("server_url", url),
+            InstanceRef::Id(_) | InstanceRef::Name(_) => refusal,
+        }
     }
 
     pub fn server_url_mismatch(instance: &InstanceHead, asked: impl fmt::Display) -> Self {
