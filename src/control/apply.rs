@@ -107,7 +107,7 @@ impl Control {
                 let pairs = targets.iter().zip(currents);
                 let of_tenant = pairs.filter(|(_, other)| other.tenant.id == current.tenant.id);
                 let of_tenant: Vec<&Target<'_>> = of_tenant.map(|(target, _)| target).collect();
-                check::servers(&of_tenant, &current.tenant, current.state.servers.clone(), findings)
+                check::servers::check(&of_tenant, &current.tenant, current.state.servers.clone(), findings)
             });
         }
         let now = self.clock.now();

@@ -96,7 +96,8 @@ impl World {
         let current = self.current.borrow();
         let mut changes = Vec::new();
         if let [target] = &targets[..] {
-            let servers = check::servers(&[target], &current.tenant, current.state.servers.clone(), &mut findings);
+            let servers =
+                check::servers::check(&[target], &current.tenant, current.state.servers.clone(), &mut findings);
             let desired = check::check(target, &current, &servers, &catalogue, now, &mut findings);
             let mut after = BTreeMap::new();
             for connection in desired.connections.iter().filter(|_| findings.mistakes.is_empty()).collect::<Vec<_>>() {

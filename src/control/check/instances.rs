@@ -25,7 +25,7 @@ pub(super) fn check(
         let place = format!("{at}.instances[{i}]");
         findings.unique(&mut seen, &format!("{place}.name"), &declared.name);
         let name = findings.slug(&format!("{place}.name"), &declared.name);
-        let server = server_of(declared, &place, state, servers, findings);
+        let server = server_of(project, declared, &place, state, servers, findings);
         let (Some(name), Some(server)) = (name, server) else { continue };
         let held = state.instances.iter().find(|instance| instance.name == name);
         let mut record = held.cloned().unwrap_or_else(|| InstanceRecord {
@@ -43,6 +43,7 @@ pub(super) fn check(
 }
 
 fn server_of<'a>(
+    project: &Project,
     declared: &manifest::Instance,
     place: &str,
     state: &ProjectState,
@@ -55,6 +56,8 @@ fn server_of<'a>(
     let held = state.instances.iter().find(|instance| instance.name.as_str() == declared.name);
     let place = format!("{place}.server");
     match (found, held) {
+        // One that is declared and not there has a mistake of its own, which is told already.
+        (None, _) if project.servers.iter().any(|server| server.service == declared.server) => None,
         (None, _) => {
             let meant = hint(&declared.server, servers.iter().map(|server| server.service.as_str()));
             findings.wrong(place, format!("there is no MCP server {:?}{meant}", declared.server));

@@ -6,6 +6,8 @@
 
 mod connections;
 mod instances;
+pub(super) mod servers;
+mod tokens;
 mod workflows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +18,14 @@ use jiff::Timestamp;
 use super::manifest::{CredentialSource, Document, Manifest, Project};
 use super::suggest::hint;
 use crate::limits;
-use crate::model::caller::{Role, Scope, ScopeSet};
+use crate::model::caller::{Role, ScopeSet};
 use crate::model::connection::Connection;
-use crate::model::id::{InstanceId, ServerId};
+use crate::model::id::InstanceId;
 use crate::model::name::Slug;
 use crate::model::profile::ConfigProfile;
 use crate::model::refusal::Reason;
-use crate::model::server::{CanonicalUrl, McpServer};
-use crate::store::{InstanceRecord, ProjectRecord, ProjectState, TenantRecord, TokenRecord, WorkflowRecord};
+use crate::model::server::McpServer;
+use crate::store::{InstanceRecord, ProjectRecord, ProjectState, TenantRecord, WorkflowRecord};
 use crate::templates::Catalogue;
 
 /// One thing wrong with a manifest, and where: `projects[0].instances[0].profiles[0].wiring.DEMO_API_KEY`.
@@ -210,7 +212,7 @@ pub(super) fn check(
         connections,
         instances,
         workflows,
-        tokens: tokens(declared, at, state, now, findings),
+        tokens: tokens::check(declared, at, state, now, findings),
     }
 }
 
@@ -251,127 +253,6 @@ impl<'a> Offered<'a> {
         }
         found
     }
-}
-
-/// The servers that the tenant has, with those that the targets declare put in.
-pub(super) fn servers(
-    targets: &[&Target<'_>],
-    tenant: &TenantRecord,
-    known: Vec<McpServer>,
-    findings: &mut Findings,
-) -> Vec<McpServer> {
-    let mut servers = known;
-    let mut seen = BTreeSet::new();
-    for target in targets {
-        for (s, declared) in target.declared.servers.iter().enumerate() {
-            let place = format!("{}.servers[{s}]", target.place);
-            findings.unique(&mut seen, &format!("{place}.service"), &declared.service);
-            let Some(service) = findings.slug(&format!("{place}.service"), &declared.service) else { continue };
-            let held = servers.iter().position(|server| server.tenant == Some(tenant.id) && server.service == service);
-            let Some(url) = server_url(&place, &declared.url, findings) else { continue };
-            let mut server = held.map(|at| servers.swap_remove(at)).unwrap_or_else(|| McpServer {
-                id: ServerId::generate(),
-                tenant: Some(tenant.id),
-                service: service.clone(),
-                name: service.to_string(),
-                canonical_url: url.clone(),
-                config_schema: BTreeMap::new(),
-                required_scopes: Vec::new(),
-            });
-            server.canonical_url = url;
-            if let Some(name) = &declared.name {
-                findings.name(&format!("{place}.name"), name);
-                server.name.clone_from(name);
-            }
-            if let Some(scopes) = &declared.required_scopes {
-                server.required_scopes.clone_from(scopes);
-            }
-            if let Some(schema) = &declared.config {
-                server.config_schema.clone_from(schema);
-                check_schema(&place, &mut server, findings);
-            }
-            servers.push(server);
-        }
-    }
-    servers
-}
-
-fn server_url(place: &str, text: &str, findings: &mut Findings) -> Option<CanonicalUrl> {
-    if text.len() > limits::URL_BYTES_MAX {
-        findings.wrong(format!("{place}.url"), format!("the URL is longer than {} bytes", limits::URL_BYTES_MAX));
-        return None;
-    }
-    let wrong =
-        |error: crate::model::server::CanonicalUrlError| findings.wrong(format!("{place}.url"), error.to_string());
-    text.parse().map_err(wrong).ok()
-}
-
-fn check_schema(place: &str, server: &mut McpServer, findings: &mut Findings) {
-    for (key, field) in &mut server.config_schema {
-        let place = format!("{place}.config.{key}");
-        findings.name(&place, key);
-        let Some(default) = &field.default else { continue };
-        let typed = default.typed(field.kind);
-        if typed.is_none() {
-            findings.wrong(format!("{place}.default"), format!("the default is not a {}", field.kind));
-        }
-        field.default = typed;
-    }
-}
-
-fn tokens(
-    declared: &Project,
-    at: &str,
-    state: &ProjectState,
-    now: Timestamp,
-    findings: &mut Findings,
-) -> Vec<DesiredToken> {
-    let mut seen = BTreeSet::new();
-    let mut tokens = Vec::new();
-    for (t, token) in declared.tokens.iter().enumerate() {
-        let place = format!("{at}.tokens[{t}]");
-        findings.name(&format!("{place}.name"), &token.name);
-        findings.unique(&mut seen, &format!("{place}.name"), &token.name);
-        let role =
-            token.role.parse::<Role>().map_err(|error| findings.wrong(format!("{place}.role"), error.to_string()));
-        let scopes: Result<Vec<Scope>, ()> = token
-            .scopes
-            .iter()
-            .enumerate()
-            .map(|(s, text)| {
-                text.parse().map_err(|error: crate::model::caller::UnknownScope| {
-                    findings.wrong(format!("{place}.scopes[{s}]"), error.to_string());
-                })
-            })
-            .collect();
-        let (Ok(role), Ok(scopes)) = (role, scopes) else { continue };
-        if role == Role::TenantAdmin {
-            let reason = "a project's token cannot be tenant_admin: make that one with `credway token create`";
-            findings.wrong(format!("{place}.role"), reason);
-        }
-        let scopes: ScopeSet = scopes.into_iter().collect();
-        match live_token(state, &token.name, now) {
-            Some(live) if live.role != role || live.scopes != scopes => findings.wrong(
-                place,
-                format!(
-                    "the token {:?} is {} with {}, and tokens do not change: revoke it (`credway token revoke {}`) and apply again",
-                    token.name, live.role, live.scopes, live.id
-                ),
-            ),
-            Some(_) => {}
-            None => tokens.push(DesiredToken { name: token.name.clone(), role, scopes, file: token.file.clone() }),
-        }
-    }
-    tokens
-}
-
-fn live_token<'a>(state: &'a ProjectState, name: &str, now: Timestamp) -> Option<&'a TokenRecord> {
-    state.tokens.iter().find(|token| {
-        token.name == name
-            && token.project == Some(state.project.id)
-            && token.revoked_at.is_none()
-            && token.expires_at.is_none_or(|end| end > now)
-    })
 }
 
 /// The state of a project that does not exist yet.

@@ -1,0 +1,79 @@
+//! Tokens of a manifest: those that are to be made, because no live one has their name.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{DesiredToken, Findings};
+use crate::control::manifest::Project;
+use crate::model::caller::{Role, Scope, ScopeSet, UnknownRole};
+use crate::store::{ProjectState, TokenRecord};
+
+pub(super) fn check(
+    declared: &Project,
+    at: &str,
+    state: &ProjectState,
+    now: Timestamp,
+    findings: &mut Findings,
+) -> Vec<DesiredToken> {
+    let mut seen = BTreeSet::new();
+    let mut tokens = Vec::new();
+    for (t, token) in declared.tokens.iter().enumerate() {
+        let place = format!("{at}.tokens[{t}]");
+        findings.name(&format!("{place}.name"), &token.name);
+        findings.unique(&mut seen, &format!("{place}.name"), &token.name);
+        let role = role(&token.role, &place, findings);
+        let scopes = scopes(&token.scopes, &place, findings);
+        let (Some(role), Some(scopes)) = (role, scopes) else { continue };
+        match live_token(state, &token.name, now) {
+            Some(live) if live.role != role || live.scopes != scopes => findings.wrong(
+                place,
+                format!(
+                    "the token {:?} is {} with {}, and tokens do not change: revoke it (`credway token revoke {}`) and apply again",
+                    token.name, live.role, live.scopes, live.id
+                ),
+            ),
+            Some(_) => {}
+            None => tokens.push(DesiredToken { name: token.name.clone(), role, scopes, file: token.file.clone() }),
+        }
+    }
+    tokens
+}
+
+fn role(text: &str, place: &str, findings: &mut Findings) -> Option<Role> {
+    match text.parse() {
+        Ok(Role::TenantAdmin) => {
+            let reason = "a project's token cannot be tenant_admin: make that one with `credway token create`";
+            findings.wrong(format!("{place}.role"), reason);
+            None
+        }
+        Ok(role) => Some(role),
+        Err(unknown) => {
+            findings.wrong(format!("{place}.role"), UnknownRole::to_string(&unknown));
+            None
+        }
+    }
+}
+
+fn scopes(texts: &[String], place: &str, findings: &mut Findings) -> Option<ScopeSet> {
+    let mut scopes = Some(Vec::new());
+    for (s, text) in texts.iter().enumerate() {
+        match text.parse::<Scope>() {
+            Ok(scope) => scopes.iter_mut().for_each(|scopes| scopes.push(scope)),
+            Err(unknown) => {
+                findings.wrong(format!("{place}.scopes[{s}]"), unknown.to_string());
+                scopes = None;
+            }
+        }
+    }
+    scopes.map(|scopes| scopes.into_iter().collect())
+}
+
+fn live_token<'a>(state: &'a ProjectState, name: &str, now: Timestamp) -> Option<&'a TokenRecord> {
+    state.tokens.iter().find(|token| {
+        token.name == name
+            && token.project == Some(state.project.id)
+            && token.revoked_at.is_none()
+            && token.expires_at.is_none_or(|end| end > now)
+    })
+}
