@@ -278,7 +278,10 @@ fn changed<T: fmt::Display + PartialEq>(key: &str, before: Option<&T>, after: Op
 }
 
 fn changed_services(before: Option<&AccountServices>, after: Option<&AccountServices>) -> Vec<String> {
-    let words = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    let words = |set: &BTreeSet<String>| {
+        let words: Vec<&str> = set.iter().map(String::as_str).collect();
+        if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+    };
     let [enabled, enabled_after] = [before, after].map(|services| services.map(|services| words(&services.enabled)));
     let [granted, granted_after] =
         [before, after].map(|services| services.map(|services| words(&services.scopes_granted)));

@@ -4,6 +4,8 @@
 mod config;
 mod http;
 mod listeners;
+mod apply;
+mod control;
 mod store;
 mod support;
 mod telemetry;

@@ -5,3 +5,4 @@ pub(crate) mod otlp;
 pub(crate) mod postgres;
 pub(crate) mod sidecar;
 pub(crate) mod tls;
+pub(crate) mod shelf;

@@ -1,0 +1,196 @@
+//! Connections and tokens, one operation at a time, on a real database.
+
+use std::sync::Arc;
+
+use credway::clock::Clock;
+use credway::control::{ConnectionSpec, Control, ControlError, TokenSpec, Workspace};
+use credway::model::caller::{Role, Scope};
+use credway::model::connection::ConnectionState;
+use credway::model::secret::{SecretFields, SecretString};
+use credway::store::{Store, WorkflowRecord};
+use credway::templates::Catalogue;
+
+use crate::store::{Fresh, a_profile, a_server, an_instance, on_both};
+use crate::support::shelf::{Accident, Shelf};
+
+fn control(store: &Store, shelf: &Arc<Shelf>) -> Control {
+    Control::new(store.clone(), Arc::clone(shelf) as _, Catalogue::built_in(), Clock::System)
+}
+
+async fn workspace(control: &Control) -> Workspace {
+    control.workspace_ensure(&"acme".parse().unwrap(), &"main".parse().unwrap()).await.unwrap()
+}
+
+fn fields(pairs: &[(&str, &str)]) -> SecretFields {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), SecretString::from(*value))).collect()
+}
+
+fn spec(name: &str, template: &str, credentials: &[(&str, &str)]) -> ConnectionSpec {
+    ConnectionSpec {
+        name: name.into(),
+        template: template.into(),
+        account_label: None,
+        environment: Some("production".into()),
+        services: None,
+        credentials: fields(credentials),
+    }
+}
+
+async fn a_workspace_is_made_once(fresh: Fresh) {
+    let control = control(&fresh.store, &Arc::default());
+    let (first, second) = (workspace(&control).await, workspace(&control).await);
+    assert_eq!((first.tenant.id, first.project.id), (second.tenant.id, second.project.id));
+    let missing = control.workspace_find(&"acme".parse().unwrap(), &"other".parse().unwrap()).await.unwrap_err();
+    assert_eq!(missing.to_string(), "there is no such project of tenant acme");
+}
+
+async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t-1\n")])).await.unwrap();
+    assert_eq!((saved.trimmed, shelf.values("token")), (vec!["token".to_owned()], vec!["t-1".to_owned()]));
+
+    let listed = control.connection_list(&workspace).await.unwrap();
+    assert_eq!((listed.len(), listed[0].version), (1, saved.connection.version));
+    let off = control.connection_disable(&workspace, "Hub").await.unwrap();
+    let saved = control.connection_update_credentials(&workspace, "Hub", fields(&[("token", "t-2")])).await.unwrap();
+    assert_eq!(
+        (off.status.state, saved.connection.status.state),
+        (ConnectionState::Disabled, ConnectionState::Disabled)
+    );
+    control.connection_enable(&workspace, &off.id.to_string()).await.unwrap();
+    let held = control.connection_get(&workspace, "Hub").await.unwrap();
+    assert_eq!((held.status.state, held.version), (ConnectionState::Active, 4));
+    assert_eq!(shelf.values("token"), ["t-2"]);
+
+    control.connection_delete(&workspace, "Hub", false).await.unwrap();
+    assert_eq!(shelf.len(), 0);
+    let gone = control.connection_get(&workspace, "Hub").await.unwrap_err();
+    assert_eq!(gone.to_string(), "there is no connection \"Hub\"");
+}
+
+async fn what_does_not_fit_is_refused_and_nothing_is_written(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    let table = [
+        (
+            spec("", "github", &[("key", "k")]),
+            "3 mistakes\n  name: the name is empty\n  key: template github asks for token\n  token: template github requires it (Personal access token)",
+        ),
+        (spec("A", "gihub", &[]), "there is no template \"gihub\": did you mean \"github\"?"),
+    ];
+    for (spec, expected) in table {
+        assert_eq!(control.connection_create(&workspace, spec).await.unwrap_err().to_string(), expected);
+    }
+    assert_eq!(shelf.len(), 0);
+    control.connection_create(&workspace, spec("A", "github", &[("token", "k")])).await.unwrap();
+    let taken = control.connection_create(&workspace, spec("A", "github", &[("token", "k")])).await.unwrap_err();
+    assert_eq!((taken.to_string().as_str(), shelf.len()), ("connection \"A\" exists already", 1));
+    let asked = control.connection_get(&workspace, "B-side").await.unwrap_err();
+    assert_eq!(asked.to_string(), "there is no connection \"B-side\"");
+}
+
+async fn a_new_host_needs_the_password_again(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    let credentials = [("host", "db-1"), ("database", "d"), ("user", "u"), ("password", "p")];
+    control.connection_create(&workspace, spec("Db", "mysql", &credentials)).await.unwrap();
+    let moved = fields(&[("host", "db-2")]);
+    let refused = control.connection_update_credentials(&workspace, "Db", moved).await.unwrap_err();
+    let expected = "password: must be given again, because the change decides where it is sent";
+    assert_eq!((refused.to_string().as_str(), shelf.values("host")), (expected, vec!["db-1".to_owned()]));
+    let same = fields(&[("host", " db-1 ")]);
+    control.connection_update_credentials(&workspace, "Db", same).await.unwrap();
+    let moved = fields(&[("host", "db-2"), ("password", "p")]);
+    control.connection_update_credentials(&workspace, "Db", moved).await.unwrap();
+    assert_eq!(shelf.values("host"), ["db-2"]);
+}
+
+async fn a_connection_in_use_is_deleted_only_by_force(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    let server = a_server(&workspace.tenant, "https://mcp.example.com/hub");
+    let profile = a_profile("default", &[("api_key", &saved.connection, "token")]);
+    let instance = an_instance("hub", &server, None);
+    let workflow = WorkflowRecord {
+        workflow: "nightly".into(),
+        environment: None,
+        overrides: vec![credway::model::overrides::Override {
+            instance: instance.id,
+            step: None,
+            replaces: None,
+            connection: saved.connection.id,
+        }],
+    };
+    let mut tx = fresh.store.begin().await.unwrap();
+    tx.server_put(workspace.tenant.id, &server).await.unwrap();
+    tx.instance_insert(&workspace.project, &instance).await.unwrap();
+    tx.profile_insert(&workspace.project, instance.id, &profile).await.unwrap();
+    tx.workflow_put(&workspace.project, &workflow).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = control.connection_delete(&workspace, "Hub", false).await.unwrap_err();
+    let expected = "connection \"Hub\" is still used by profile hub/default, workflow nightly";
+    assert_eq!((refused.to_string().as_str(), shelf.len()), (expected, 1));
+    control.connection_delete(&workspace, "Hub", true).await.unwrap();
+    assert_eq!(shelf.len(), 0);
+}
+
+async fn a_secret_without_a_row_is_never_named(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let first = control(&fresh.store, &shelf);
+    let workspace = workspace(&first).await;
+    shelf.meet(Accident::DatabaseGone(fresh.store.clone()));
+    let error = first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap_err();
+    assert!(matches!(error, ControlError::Database(_)), "{error}");
+    shelf.recover();
+    let again = control(&fresh.reopened().await, &shelf);
+    assert!(again.connection_list(&workspace).await.unwrap().is_empty());
+    again.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+}
+
+async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
+    let control = control(&fresh.store, &Arc::default());
+    let workspace = workspace(&control).await;
+    let spec = TokenSpec {
+        project: Some(workspace.project.id),
+        name: "ci".into(),
+        role: Role::Contributor,
+        scopes: [Scope::McpExecute].into_iter().collect(),
+        expires_at: None,
+    };
+    let (record, text) = control.token_create(&workspace.tenant, spec.clone()).await.unwrap();
+    let found = fresh.store.tokens_find(text.shown_prefix()).await.unwrap();
+    assert!(found.iter().any(|held| held.id == record.id && text.matches(&held.hash)));
+    let (second, _) = control.token_create(&workspace.tenant, spec.clone()).await.unwrap();
+    assert!(matches!(control.token_revoke(&workspace, "ci").await, Err(ControlError::Ambiguous { .. })));
+    control.token_revoke(&workspace, &record.shown_prefix).await.unwrap();
+    let last = control.token_revoke(&workspace, "ci").await.unwrap();
+    assert_eq!(last.id, second.id);
+    assert!(control.token_list(&workspace).await.unwrap().iter().all(|held| held.revoked_at.is_some()));
+    let gone = control.token_revoke(&workspace, "ci").await.unwrap_err();
+    assert_eq!(gone.to_string(), "there is no live token \"ci\"");
+
+    let amiss = TokenSpec {
+        role: Role::TenantAdmin,
+        name: String::new(),
+        expires_at: Some(jiff::Timestamp::UNIX_EPOCH),
+        ..spec
+    };
+    let refused = control.token_create(&workspace.tenant, amiss).await.unwrap_err();
+    assert_eq!(refused.to_string().lines().count(), 4, "{refused}");
+}
+
+on_both!(
+    a_workspace_is_made_once,
+    a_connection_lives_from_creation_to_deletion,
+    what_does_not_fit_is_refused_and_nothing_is_written,
+    a_new_host_needs_the_password_again,
+    a_connection_in_use_is_deleted_only_by_force,
+    a_secret_without_a_row_is_never_named,
+    a_token_is_found_by_its_text_until_it_is_revoked,
+);

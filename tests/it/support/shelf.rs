@@ -1,0 +1,97 @@
+//! A secret store in memory, with accidents on demand: for tests of what stands on a secret store, not of one.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use credway::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields};
+use credway::secrets::{SecretError, SecretStore};
+use credway::store::Store;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+#[derive(Default)]
+pub(crate) struct Shelf {
+    documents: Mutex<BTreeMap<String, SecretDocument>>,
+    accident: Mutex<Option<Accident>>,
+}
+
+/// What goes wrong at the next write.
+pub(crate) enum Accident {
+    /// It fails, and so do those after it.
+    Outage,
+    /// It succeeds, and the database is gone afterwards.
+    DatabaseGone(Store),
+}
+
+impl Shelf {
+    pub(crate) fn meet(&self, accident: Accident) {
+        *self.accident.lock().unwrap() = Some(accident);
+    }
+
+    pub(crate) fn recover(&self) {
+        *self.accident.lock().unwrap() = None;
+    }
+
+    /// How many secrets there are.
+    pub(crate) fn len(&self) -> usize {
+        self.documents.lock().unwrap().len()
+    }
+
+    /// Every value of this field, over all secrets.
+    pub(crate) fn values(&self, field: &str) -> Vec<String> {
+        let documents = self.documents.lock().unwrap();
+        let values = documents.values().filter_map(|document| document.fields.get(field));
+        let mut values: Vec<String> = values.map(|value| value.expose_secret().to_owned()).collect();
+        values.sort();
+        values
+    }
+
+    fn put(&self, address: &SecretAddress, fields: &SecretFields, previous: u64) -> Result<u64, SecretError> {
+        let mut documents = self.documents.lock().unwrap();
+        let version = documents.get(&address.to_string()).map_or(0, |document| document.version);
+        if version != previous {
+            return Err(SecretError::Conflict { address: address.clone(), previous });
+        }
+        let document = SecretDocument { fields: fields.clone(), version: version + 1 };
+        documents.insert(address.to_string(), document);
+        Ok(version + 1)
+    }
+}
+
+impl SecretStore for Shelf {
+    fn read<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+        let found = self.documents.lock().unwrap().get(&address.to_string()).cloned();
+        std::future::ready(found.ok_or_else(|| SecretError::Missing { address: address.clone() })).boxed()
+    }
+
+    fn write<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        fields: &'a SecretFields,
+        previous: u64,
+    ) -> BoxFuture<'a, Result<u64, SecretError>> {
+        let gone = match &*self.accident.lock().unwrap() {
+            Some(Accident::Outage) => {
+                return std::future::ready(Err(SecretError::Unavailable { cause: "sealed".into() })).boxed();
+            }
+            Some(Accident::DatabaseGone(store)) => Some(store.clone()),
+            None => None,
+        };
+        async move {
+            if let Some(store) = gone {
+                store.close().await;
+            }
+            self.put(address, fields, previous)
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<(), SecretError>> {
+        self.documents.lock().unwrap().remove(&address.to_string());
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), SecretError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
