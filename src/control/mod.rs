@@ -21,6 +21,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
+use crate::model::refusal::Reason;
 use crate::model::token::NoRandomness;
 use crate::secrets::{SecretError, SecretStore};
 use crate::store::{ProjectRecord, Store, StoreError, TenantRecord};
@@ -85,6 +86,25 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// The code that scripts branch on; where a resolution is refused for the same cause, the same one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Mistakes(_) => Reason::InvalidRequest.code(),
+            Self::NotFound { .. } => "NOT_FOUND",
+            Self::Taken { .. } => "ALREADY_EXISTS",
+            Self::Ambiguous { .. } => "AMBIGUOUS",
+            Self::InUse { .. } => "IN_USE",
+            Self::ChangedMeanwhile { .. } => "CHANGED_MEANWHILE",
+            Self::TokenFile { .. } => "TOKEN_FILE_NOT_WRITTEN",
+            Self::Secrets(SecretError::Missing { .. }) => Reason::SecretMissing.code(),
+            Self::Secrets(SecretError::Unreadable { .. }) => "SECRET_UNREADABLE",
+            Self::Secrets(SecretError::Denied { .. }) => "SECRET_STORE_DENIED",
+            Self::Secrets(_) => Reason::SecretStoreUnavailable.code(),
+            Self::Database(StoreError::Unavailable { .. }) => Reason::DatabaseUnavailable.code(),
+            Self::Database(_) | Self::Randomness(_) => Reason::Internal.code(),
+        }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
@@ -169,10 +189,10 @@ impl Control {
     /// A project that must be there.
     pub async fn workspace_find(&self, tenant: &Slug, project: &Slug) -> Result<Workspace, ControlError> {
         let not_found = |what: String| ControlError::NotFound { what, hint: String::new() };
-        let found = self.store.tenant_find(tenant).await?.ok_or_else(|| not_found(format!("tenant {tenant}")))?;
-        let project = self.store.project_find(found.id, project).await?;
-        let project = project.ok_or_else(|| not_found(format!("such project of tenant {tenant}")))?;
-        Ok(Workspace { tenant: found, project })
+        let held = self.store.tenant_find(tenant).await?.ok_or_else(|| not_found(format!("tenant {tenant}")))?;
+        let found = self.store.project_find(held.id, project).await?;
+        let found = found.ok_or_else(|| not_found(format!("project {project} of tenant {tenant}")))?;
+        Ok(Workspace { tenant: held, project: found })
     }
 
     /// A project, made with its tenant where they are missing.

@@ -41,9 +41,9 @@ pub fn check_names(template: &Template, given: &BTreeSet<&str>, stored: &BTreeSe
         }
     }
     let names: BTreeSet<&str> = given.iter().copied().chain(stored.iter().map(String::as_str)).collect();
-    if names.len() > limits::CREDENTIAL_FIELDS_MAX {
+    if let Some(first_too_many) = names.iter().nth(limits::CREDENTIAL_FIELDS_MAX) {
         let reason = format!("a credential has {} fields at most", limits::CREDENTIAL_FIELDS_MAX);
-        mistakes.push(mistake("", reason));
+        mistakes.push(mistake(first_too_many, reason));
     }
     mistakes
 }

@@ -206,7 +206,36 @@ async fn a_new_project_sees_the_servers_of_its_tenant(fresh: Fresh) {
     assert_eq!(lines, ["+ project billing", "+ instance echo (server echo)"]);
 }
 
+async fn several_documents_are_applied_as_one(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let second = "
+tenant: acme
+projects:
+- project: refunds
+  instances: [{name: echo, server: echo}]
+---
+tenant: other
+projects:
+- project: payments
+";
+    let both = format!("{TEAM}---{second}");
+    let changes = apply(&control, &both).await.unwrap().changes;
+    let of = |project: &str| changes.iter().filter(|change| change.project == project).count();
+    assert_eq!((of("acme/payments"), of("acme/refunds"), of("other/payments")), (8, 2, 2));
+    assert!(apply(&control, &both).await.unwrap().changes.is_empty());
+
+    let twice = apply(&control, &format!("{TEAM}---{TEAM}")).await.unwrap_err().to_string();
+    assert_eq!(twice, "documents[1].projects[0]: project payments is declared already at documents[0].projects[0]");
+    let amiss = both.replace("server: echo}]", "server: ecco}]");
+    let amiss = apply(&control, &amiss).await.unwrap_err().to_string();
+    let expected =
+        "documents[1].projects[0].instances[0].server: there is no MCP server \"ecco\": did you mean \"echo\"?";
+    assert_eq!(amiss, expected);
+}
+
 on_both!(
+    several_documents_are_applied_as_one,
     the_demo_workspace_is_made_and_a_second_run_writes_nothing,
     each_kind_of_change_reaches_the_database_and_settles,
     a_dry_run_and_a_manifest_with_mistakes_write_nothing,

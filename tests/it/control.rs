@@ -41,7 +41,7 @@ async fn a_workspace_is_made_once(fresh: Fresh) {
     let (first, second) = (workspace(&control).await, workspace(&control).await);
     assert_eq!((first.tenant.id, first.project.id), (second.tenant.id, second.project.id));
     let missing = control.workspace_find(&"acme".parse().unwrap(), &"other".parse().unwrap()).await.unwrap_err();
-    assert_eq!(missing.to_string(), "there is no such project of tenant acme");
+    assert_eq!(missing.to_string(), "there is no project other of tenant acme");
 }
 
 async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {

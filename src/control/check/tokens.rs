@@ -16,12 +16,17 @@ pub(super) fn check(
     now: Timestamp,
     findings: &mut Findings,
 ) -> Vec<DesiredToken> {
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut files) = (BTreeSet::new(), BTreeSet::new());
     let mut tokens = Vec::new();
     for (t, token) in declared.tokens.iter().enumerate() {
         let place = format!("{at}.tokens[{t}]");
         findings.name(&format!("{place}.name"), &token.name);
         findings.unique(&mut seen, &format!("{place}.name"), &token.name);
+        if let Some(file) = &token.file
+            && !files.insert(file)
+        {
+            findings.wrong(format!("{place}.file"), "another token of the list is written to the same file");
+        }
         let role = role(&token.role, &place, findings);
         let scopes = scopes(&token.scopes, &place, findings);
         let (Some(role), Some(scopes)) = (role, scopes) else { continue };
