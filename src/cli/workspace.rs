@@ -136,16 +136,14 @@ impl Outside for World {
 
 /// A change that was not made.
 pub(super) fn of_control(error: &ControlError) -> Failure {
-    let (exit, code) = match error {
-        ControlError::Mistakes(_) => (Exit::Usage, "MISTAKES"),
-        ControlError::NotFound { .. } => (Exit::NotFound, "NOT_FOUND"),
-        ControlError::Taken { .. } => (Exit::Conflict, "TAKEN"),
-        ControlError::Ambiguous { .. } => (Exit::Usage, "AMBIGUOUS"),
-        ControlError::InUse { .. } => (Exit::Conflict, "IN_USE"),
-        ControlError::ChangedMeanwhile { .. } => (Exit::Conflict, "CHANGED_MEANWHILE"),
-        ControlError::TokenFile { .. } | ControlError::Randomness(_) => (Exit::Failed, "FAILED"),
-        ControlError::Secrets(_) => (Exit::Unreachable, "SECRET_STORE"),
-        ControlError::Database(_) => (Exit::Unreachable, "DATABASE"),
+    let exit = match error {
+        ControlError::Mistakes(_) | ControlError::Ambiguous { .. } => Exit::Usage,
+        ControlError::NotFound { .. } => Exit::NotFound,
+        ControlError::Taken { .. } | ControlError::InUse { .. } | ControlError::ChangedMeanwhile { .. } => {
+            Exit::Conflict
+        }
+        ControlError::TokenFile { .. } | ControlError::Randomness(_) => Exit::Failed,
+        ControlError::Secrets(_) | ControlError::Database(_) => Exit::Unreachable,
     };
-    Failure::new(exit, code, error.to_string()).fix(error.remedy())
+    Failure::new(exit, error.code(), error.to_string()).fix(error.remedy())
 }

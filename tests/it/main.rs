@@ -1,11 +1,11 @@
 //! The integration tests, one crate: real servers, real sockets, the real binary.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod apply;
 mod config;
+mod control;
 mod http;
 mod listeners;
-mod apply;
-mod control;
 mod store;
 mod support;
 mod telemetry;

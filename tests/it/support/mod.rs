@@ -3,6 +3,6 @@
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
+pub(crate) mod shelf;
 pub(crate) mod sidecar;
 pub(crate) mod tls;
-pub(crate) mod shelf;
