@@ -137,8 +137,11 @@ impl Authenticator {
         Ok(Some(Caller { subject, tenant: tenant.id, project, role: known.role, scopes: known.scopes }))
     }
 
+    /// A verdict is kept its time; that the database did not answer, only for the pause that the caller is asked for.
     fn remember(&self, outcome: Result<Arc<Caller>, Refusal>, expires_at: Option<Timestamp>) -> Verdict {
-        Verdict { outcome, expires_at, current_until: self.clock.moment() + limits::TOKEN_CACHE_TTL }
+        let pause = outcome.as_ref().err().and_then(|refusal| refusal.retry_after);
+        let current_until = self.clock.moment() + pause.unwrap_or(limits::TOKEN_CACHE_TTL);
+        Verdict { outcome, expires_at, current_until }
     }
 }
 
