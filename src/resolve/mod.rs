@@ -10,6 +10,7 @@ mod tests;
 mod trail;
 
 use futures_util::future::try_join_all;
+use tracing::{Instrument as _, info_span};
 
 pub use explain::{ExplainedEntry, Explanation};
 pub use trail::{Rule, RuleOutcome};
@@ -77,7 +78,8 @@ impl Resolver {
         let scope = ProjectScope { tenant: caller.tenant, project: caller.project, asked: request.project.clone() };
         let started = self.clock.moment();
         // Boxed, as a query's future is several KiB, and would make that of every call as large.
-        let found = Box::pin(self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref())).await;
+        let find = Box::pin(self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref()));
+        let found = find.instrument(info_span!(target: "credway::trace", "read wiring")).await;
         let outcome = if found.is_ok() { QueryOutcome::Ok } else { QueryOutcome::Error };
         self.metrics.database_query(outcome, self.clock.moment().since(started).as_secs_f64());
         let found = found.map_err(|error| {

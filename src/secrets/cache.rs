@@ -10,6 +10,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, info_span};
 
 use super::{SecretError, SecretStore};
 use crate::clock::{Clock, Moment};
@@ -82,7 +83,8 @@ impl SecretCache {
         }
         // On a task of its own: a caller that goes away must not take the fetch from those who wait for it too.
         let fetch = Arc::clone(shared).fetch_once(address.clone());
-        let fetched = shared.tasks.spawn(fetch).await;
+        let span = info_span!(target: "credway::trace", "read secret");
+        let fetched = shared.tasks.spawn(fetch.instrument(span)).await;
         fetched.unwrap_or_else(|_| Err(SecretError::Unavailable { cause: "the fetch was given up".into() }))
     }
 
