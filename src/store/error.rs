@@ -26,6 +26,8 @@ pub enum StoreError {
     Migration { cause: String },
 }
 
+pub(super) const LOCKED: &str = "its file is locked by another program; close that program, or wait until it is done";
+
 /// The low byte of SQLite's extended result codes (<https://www.sqlite.org/rescode.html>).
 mod sqlite {
     pub(super) const BUSY: i32 = 5;
@@ -69,9 +71,7 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
         return StoreError::Conflict { what: "something it refers to".into() };
     }
     match sqlite_code(error) {
-        Some(sqlite::BUSY | sqlite::LOCKED) => {
-            unavailable("its file is locked by another program; close that program, or wait until it is done")
-        }
+        Some(sqlite::BUSY | sqlite::LOCKED) => unavailable(LOCKED),
         Some(sqlite::FULL) => unavailable("the disk is full; nothing was changed, free some space"),
         Some(sqlite::READONLY) => unavailable("its file is read-only; check its owner, mode and mount"),
         Some(sqlite::CANTOPEN) => {

@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 
+use super::error::{LOCKED, is_busy};
 use super::{StoreError, unanswered};
 use crate::limits;
 
@@ -35,14 +36,15 @@ pub(super) async fn sqlite(options: SqliteConnectOptions, file: Option<&Path>) -
 }
 
 /// Migrates on a connection of its own: it tells why it cannot be made, and sqlx's advisory lock ends with it.
-pub(super) async fn postgres(options: &PgConnectOptions) -> Result<(), StoreError> {
+pub(super) async fn postgres(options: PgConnectOptions) -> Result<(), StoreError> {
     let connection = tokio::time::timeout(limits::DATABASE_STATEMENT_DEADLINE, options.connect()).await;
-    let mut connection = connection.map_err(|_| StoreError::Unavailable { cause: unanswered(options) })??;
+    let mut connection = connection.map_err(|_| StoreError::Unavailable { cause: unanswered(&options) })??;
     migrator(POSTGRES).run_direct(None, &mut connection, false).await?;
     connection.close().await?;
     Ok(())
 }
 
+/// Its `run` makes futures that are not `Send` (rust-lang/rust#100013); `run_direct` is what `run` calls.
 fn migrator(steps: Steps) -> Migrator {
     let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -71,12 +73,16 @@ async fn create(file: &Path) -> io::Result<()> {
 async fn connect_to_wal(options: SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
     const PAUSE: Duration = Duration::from_millis(20);
     let options = options.journal_mode(SqliteJournalMode::Wal);
-    let attempts = limits::SQLITE_BUSY_DEADLINE.as_millis() / PAUSE.as_millis();
-    for _ in 1..attempts {
-        match options.connect().await {
-            Err(error) if super::error::is_busy(&error) => tokio::time::sleep(PAUSE).await,
-            connected => return Ok(connected?),
+    let connected = async {
+        loop {
+            match options.connect().await {
+                Err(error) if is_busy(&error) => tokio::time::sleep(PAUSE).await,
+                connected => break connected,
+            }
         }
+    };
+    match tokio::time::timeout(limits::SQLITE_BUSY_DEADLINE, connected).await {
+        Ok(connected) => Ok(connected?),
+        Err(_) => Err(StoreError::Unavailable { cause: LOCKED.into() }),
     }
-    Ok(options.connect().await?)
 }

@@ -80,7 +80,8 @@ macro_rules! on_db {
 }
 
 /// One statement that reads, on any connection of the pool. Connections that were lost while they idled are put away and
-/// the statement is sent again: after a restart of the server nobody sees an error for each of them.
+/// the statement is sent again: after a restart of the server nobody sees an error for each of them. Without a connection it
+/// returns from the function it stands in.
 macro_rules! read {
     ($store:expr, |$connection:ident| $query:expr) => {{
         let mut lost = 0;
@@ -140,7 +141,7 @@ impl Store {
                     let options = SqliteConnectOptions::clone(&pool.connect_options());
                     migrations::sqlite(options, file.as_deref()).await
                 }
-                (Db::Postgres(pool), _) => migrations::postgres(&pool.connect_options()).await,
+                (Db::Postgres(pool), _) => migrations::postgres(PgConnectOptions::clone(&pool.connect_options())).await,
             }
         };
         match tokio::time::timeout(limits::MIGRATION_DEADLINE, migrated).await {
@@ -154,9 +155,7 @@ impl Store {
 
     /// Whether the database answers now and has our tables; if not, why.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let answer = read!(self, |connection| sqlx::query_scalar::<_, i64>(ANSWER).fetch_one(connection));
-        match (answer, &self.pool) {
-            (Ok(_), _) => Ok(()),
+        match (self.answer().await, &self.pool) {
             // The pool keeps to itself why it could not connect: ask the server directly.
             (Err(StoreError::Unavailable { cause }), Db::Postgres(pool)) => {
                 let options = pool.connect_options();
@@ -171,8 +170,12 @@ impl Store {
                     Err(_) => Err(StoreError::Unavailable { cause: unanswered(&options) }),
                 }
             }
-            (Err(error), _) => Err(error),
+            (answer, _) => answer,
         }
+    }
+
+    async fn answer(&self) -> Result<(), StoreError> {
+        read!(self, |connection| sqlx::query_scalar::<_, i64>(ANSWER).fetch_one(connection)).map(drop)
     }
 
     /// Begins a transaction that writes (`BEGIN IMMEDIATE` on SQLite). A process has one at a time: whoever holds one and

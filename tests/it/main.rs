@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod http;
 mod listeners;
+mod sealed;
 mod store;
 mod support;
 mod telemetry;

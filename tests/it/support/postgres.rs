@@ -41,10 +41,6 @@ impl Postgres {
         shared.database().await
     }
 
-    /// The data directory of the shared server.
-    pub(crate) fn shared_data() -> PathBuf {
-        SHARED.data()
-    }
 
     /// A server of the test's own, which it may stop, kill and pause.
     pub(crate) async fn own() -> Self {
@@ -81,6 +77,7 @@ impl Postgres {
 
     /// Shuts the server down and waits until it is gone. Its data stays.
     pub(crate) fn stop(&mut self) {
+        self.resume();
         if let Some((mut child, mut stdin)) = self.running.take() {
             let _ = stdin.write_all(b"\n");
             let _ = child.wait();
@@ -103,21 +100,23 @@ impl Postgres {
     /// Stops every process of the server where it stands: it keeps its sockets and answers nothing.
     pub(crate) fn pause(&self) {
         for pid in self.processes() {
-            kill_process(pid, Signal::STOP).unwrap();
+            let _ = kill_process(pid, Signal::STOP);
         }
     }
 
     /// Lets a paused server go on.
     pub(crate) fn resume(&self) {
         for pid in self.processes() {
-            kill_process(pid, Signal::CONT).unwrap();
+            let _ = kill_process(pid, Signal::CONT);
         }
     }
 
     /// The postmaster and its children.
     fn processes(&self) -> Vec<Pid> {
-        let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        let postmaster: i32 = pid_file.lines().next().unwrap().parse().unwrap();
+        let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let Some(postmaster) = pid_file.lines().next().and_then(|pid| pid.parse::<i32>().ok()) else {
+            return Vec::new();
+        };
         let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap_or_default();
         let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
         std::iter::once(postmaster).chain(children).filter_map(Pid::from_raw).collect()
@@ -150,8 +149,7 @@ impl Drop for Postgres {
 /// Starts the server and waits until it says that it is ready. At the end of its stdin it stops, and removes its data
 /// unless a line was written first.
 fn launch(directory: &Path, port: u16) -> (Child, ChildStdin) {
-    const UNTIL_STDIN_ENDS: &str =
-        r#""$@" & server=$!; read -r _; keep=$?; kill -INT $server; wait $server; [ $keep = 0 ] || rm -rf "$0""#;
+    const UNTIL_STDIN_ENDS: &str = r#""$@" & server=$!; read -r _; keep=$?; kill -CONT $server; kill -INT $server; wait $server; [ $keep = 0 ] || rm -rf "$0""#;
     let server = tool("postgres");
     let mut command = as_server_user(Command::new("sh"));
     command.args(["-c", UNTIL_STDIN_ENDS]).arg(directory).arg(server.get_program());
