@@ -41,7 +41,6 @@ impl Postgres {
         shared.database().await
     }
 
-
     /// A server of the test's own, which it may stop, kill and pause.
     pub(crate) async fn own() -> Self {
         tokio::task::spawn_blocking(Self::start_new).await.unwrap()
