@@ -1,5 +1,6 @@
 //! What tests stand on: real servers, each started once a run, and a sidecar on free ports.
 
+pub(crate) mod answers;
 pub(crate) mod cast;
 pub(crate) mod openbao;
 pub(crate) mod otlp;

@@ -1,0 +1,43 @@
+//! What is asked of a daemon, and its answers as tests read them.
+
+use credway::grpc::proto::config_entry::Value;
+use credway::grpc::proto::{ResolveCredentialsRequest, ResolveCredentialsResponse};
+use tonic::Status;
+use tonic_types::{ErrorInfo, StatusExt};
+
+/// The request for an instance by its name or id.
+pub(crate) fn asking(instance: &str) -> ResolveCredentialsRequest {
+    ResolveCredentialsRequest { instance_id: instance.to_owned(), ..Default::default() }
+}
+
+/// The request for the one instance of a server.
+pub(crate) fn asking_server(url: &str) -> ResolveCredentialsRequest {
+    ResolveCredentialsRequest { server_url: url.to_owned(), ..Default::default() }
+}
+
+/// The one ErrorInfo that every refusal carries.
+pub(crate) fn error_info(status: &Status) -> ErrorInfo {
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("without ErrorInfo: {status:?}"));
+    assert_eq!(info.domain, "credway");
+    info
+}
+
+/// Why it was refused.
+pub(crate) fn reason(status: &Status) -> String {
+    error_info(status).reason
+}
+
+/// Why it was refused, of an answer that should have been a refusal.
+pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
+    reason(&answer.unwrap_err())
+}
+
+/// The value of one key as text.
+pub(crate) fn value(answer: &ResolveCredentialsResponse, key: &str) -> String {
+    let entry = answer.config.iter().find(|entry| entry.key == key).unwrap_or_else(|| panic!("no {key}: {answer:?}"));
+    match entry.value.as_ref().unwrap() {
+        Value::StringValue(text) => format!("{text:?}"),
+        Value::NumberValue(number) => number.to_string(),
+        Value::BoolValue(flag) => flag.to_string(),
+    }
+}
