@@ -7,6 +7,7 @@ mod control;
 mod http;
 mod listeners;
 mod sealed;
+mod refusals;
 mod resolve;
 mod store;
 mod support;

@@ -96,12 +96,7 @@ async fn a_step_gets_its_own_override_else_its_workflows_else_the_profile_and_ev
         ("pay", "rehearsal", "refund", pay("sandbox", "sandbox", " by \"rehearsal\" \"\"")),
         ("pay", "rehearsal", "charge", pay("charge", "charge", " by \"rehearsal\" \"charge\"")),
         ("ledger", "", "", ledger("production", "charge", "production 1.1, charge 1.1")),
-        (
-            "ledger",
-            "closing",
-            "",
-            ledger("production", "sandbox", "production 1.1, sandbox 1.1 by \"closing\" \"\""),
-        ),
+        ("ledger", "closing", "", ledger("production", "sandbox", "production 1.1, sandbox 1.1 by \"closing\" \"\"")),
         (
             "ledger",
             "closing",
@@ -159,9 +154,7 @@ async fn a_server_url_with_no_instance_several_or_another_than_the_instances_is_
     let none = asking_server("https://mcp.example.com/other");
     assert_eq!(refused(client.resolve_credentials(none).await), "INSTANCE_NOT_INSTALLED");
 
-    world
-        .apply("{tenant: acme, projects: [{project: payments, instances: [{name: pay-again, server: pay}]}]}")
-        .await;
+    world.apply("{tenant: acme, projects: [{project: payments, instances: [{name: pay-again, server: pay}]}]}").await;
     let several = client.resolve_credentials(asking_server(PAY_URL)).await.unwrap_err();
     let info = crate::support::answers::error_info(&several);
     assert_eq!(info.reason, "INSTANCE_AMBIGUOUS");
@@ -191,10 +184,7 @@ async fn a_secret_is_fresh_once_and_then_cached_until_it_is_too_old() {
             seen.push((used.freshness(), fetched.seconds));
         }
         let first = seen[0].1;
-        assert_eq!(
-            seen,
-            [(Freshness::Fresh, first), (Freshness::Cached, first), (Freshness::Fresh, first + 30)]
-        );
+        assert_eq!(seen, [(Freshness::Fresh, first), (Freshness::Cached, first), (Freshness::Fresh, first + 30)]);
     }
 }
 
@@ -225,7 +215,8 @@ async fn rewiring_and_new_values_are_served_at_once() {
     let sidecar = world.sidecar(Clock::Manual(manual_clock())).await;
     let mut client = executor(&world, &sidecar).await;
     resolve(&mut client, asking("pay")).await;
-    let live = "{name: live, values: {REGION: us-east-1}, wiring: {API_KEY: {connection: charge, credential: api_key}}}";
+    let live =
+        "{name: live, values: {REGION: us-east-1}, wiring: {API_KEY: {connection: charge, credential: api_key}}}";
     let instance = format!("{{name: pay, server: pay, profiles: [{live}]}}");
     world.apply(&format!("{{tenant: acme, projects: [{{project: payments, instances: [{instance}]}}]}}")).await;
     let answer = resolve(&mut client, asking("pay")).await;
@@ -283,11 +274,8 @@ async fn a_batch_holds_256_steps_and_no_more() {
 }
 
 async fn explain(client: &mut Client, workflow: &str, instance: &str) -> ExplainResolutionResponse {
-    let request = ExplainResolutionRequest {
-        workflow_id: workflow.into(),
-        instance_id: instance.into(),
-        ..Default::default()
-    };
+    let request =
+        ExplainResolutionRequest { workflow_id: workflow.into(), instance_id: instance.into(), ..Default::default() };
     client.explain_resolution(request).await.unwrap().into_inner()
 }
 
@@ -355,7 +343,8 @@ async fn a_token_of_the_whole_tenant_names_the_project_it_means() {
     let wide = world.token_with(Role::TenantAdmin, &[Scope::McpExecute], None, None).await;
     let narrow = world.token(&[Scope::McpExecute]).await;
     let (payments, other) = (world.workspace.project.id.to_string(), world.project("acme", "other").await);
-    let (other, rival) = (other.project.id.to_string(), world.project("rival", "payments").await.project.id.to_string());
+    let (other, rival) =
+        (other.project.id.to_string(), world.project("rival", "payments").await.project.id.to_string());
     let table = [
         (&wide, None, "INSTANCE_AMBIGUOUS"),
         (&wide, Some("payments"), "\"canary-production-key\""),

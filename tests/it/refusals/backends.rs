@@ -1,0 +1,134 @@
+//! Refusals for what the daemon itself lacks: its database, room for another call, time.
+
+use std::time::Duration;
+
+use credway::config::Database;
+use credway::grpc::proto::ResolveCredentialsRequest;
+use prost::Message;
+use sqlx::{Connection, SqliteConnection};
+use tonic::Code;
+use tonic_types::pb;
+
+use super::*;
+use crate::support::cast::ACME;
+use crate::support::openbao::until;
+use crate::support::postgres::Postgres;
+use crate::support::sidecar::Sidecar;
+
+/// One of each: the database's, the deadline's, the crowd's, and our own fault.
+pub(super) async fn refusals() -> Vec<Status> {
+    let mut postgres = Postgres::own().await;
+    let world = World::of(ACME, &[("database.url", postgres.database().await)]).await;
+    let hurried =
+        world.sidecar_with(Clock::System, |config| config.grpc.call_deadline = Duration::from_millis(300)).await;
+    let mut client = executor(&world, &hurried).await;
+    client.resolve_credentials(asking("pay")).await.unwrap();
+    postgres.pause();
+    let late = refuse(&mut client, asking("pay")).await;
+    postgres.resume();
+
+    let sidecar = world.sidecar(Clock::System).await;
+    let full = world.sidecar_with(Clock::System, |config| config.grpc.calls_in_flight_max = 0).await;
+    let (mut client, mut crowd) = (executor(&world, &sidecar).await, executor(&world, &full).await);
+    postgres.stop();
+    let unavailable = refuse(&mut client, asking("pay")).await;
+    let shed = refuse(&mut crowd, asking("pay")).await;
+    vec![unavailable, shed, late, damaged().await]
+}
+
+/// What is answered when the database holds what no credway writes.
+async fn damaged() -> Status {
+    let world = World::sqlite(ACME).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let mut client = executor(&world, &sidecar).await;
+    let Database::Sqlite { path } = &world.config.database else { panic!("not in SQLite") };
+    let mut file = SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+    sqlx::query("UPDATE profiles SET config_values = '{\"canary'").execute(&mut file).await.unwrap();
+    refuse(&mut client, asking("pay")).await
+}
+
+async fn executor(world: &World, sidecar: &Sidecar) -> Client {
+    sidecar.client(&world.token(&[Scope::McpExecute]).await).await
+}
+
+#[tokio::test]
+async fn one_call_too_many_is_refused_at_once_while_those_in_flight_go_on() {
+    let bao = Bao::own().await;
+    let world = World::openbao(&bao, ACME).await;
+    let sidecar = world.sidecar_with(Clock::System, |config| config.grpc.calls_in_flight_max = 2).await;
+    let mut client = executor(&world, &sidecar).await;
+    bao.pause();
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.resolve_credentials(asking("pay")).await })
+        })
+        .collect();
+    let mut refused = None;
+    until("both places are taken", async || {
+        // A call that does not reach the secret store finds its place, or finds none.
+        let status = refuse(&mut client, asking("nowhere")).await;
+        let is_full = status.code() == Code::ResourceExhausted;
+        refused = Some(status);
+        is_full
+    })
+    .await;
+    assert_eq!(error_info(&refused.unwrap()).reason, "OVERLOADED");
+    bao.resume();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    client.resolve_credentials(asking("pay")).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_callers_deadline_ends_the_call_with_its_status() {
+    let bao = Bao::own().await;
+    let world = World::openbao(&bao, ACME).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let token = world.token(&[Scope::McpExecute]).await;
+    executor(&world, &sidecar)
+        .await
+        .explain_resolution(credway::grpc::proto::ExplainResolutionRequest::default())
+        .await
+        .unwrap_err();
+    bao.pause();
+    let (code, details) = call_within("200m", &sidecar, &token, &asking("pay")).await;
+    bao.resume();
+    assert_eq!(Code::from(code), Code::DeadlineExceeded);
+    let info = &details.details[0];
+    assert_eq!(info.type_url, "type.googleapis.com/google.rpc.ErrorInfo");
+    assert_eq!(pb::ErrorInfo::decode(info.value.as_slice()).unwrap().reason, "DEADLINE_EXCEEDED");
+}
+
+/// One call over plain HTTP/2, since tonic's client would enforce `grpc-timeout` itself. Returns code and details of its status.
+async fn call_within(
+    timeout: &str,
+    sidecar: &Sidecar,
+    token: &str,
+    message: &ResolveCredentialsRequest,
+) -> (i32, pb::Status) {
+    let stream = tokio::net::UnixStream::connect(sidecar.addresses().socket.as_ref().unwrap()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://localhost/credway.v1.CredentialService/ResolveCredentials")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", format!("Bearer {token}"))
+        .header("grpc-timeout", timeout)
+        .body(())
+        .unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    let message = message.encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    body.send_data(frame.into(), true).unwrap();
+    // A refusal has no body: its status stands in the headers.
+    let answer = answer.await.unwrap();
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    let details =
+        data_encoding::BASE64_NOPAD.decode(header("grpc-status-details-bin").trim_end_matches('=').as_bytes());
+    connection.abort();
+    (header("grpc-status").parse().unwrap(), pb::Status::decode(details.unwrap().as_slice()).unwrap())
+}
