@@ -165,7 +165,7 @@ impl Refusal {
         Self::new(
             Reason::InstanceNotInstalled,
             format!("this project has no instance of the MCP server {url}"),
-            "install the server in this project, or name an instance by its id",
+            "declare an instance of it in this project's manifest and `credway apply` it, or name another instance by its id",
         )
         .with_id("server_url", url)
     }
@@ -200,7 +200,7 @@ impl Refusal {
         Self::new(
             Reason::NoActiveProfile,
             format!("instance {} has no active config profile", instance.name),
-            format!("open /mcp/instances/{} and set a profile active", instance.id),
+            format!("name one as `active` of instance {} in its manifest, and `credway apply` it", instance.name),
         )
         .of_instance(instance)
     }
@@ -234,7 +234,7 @@ impl Refusal {
         Self::new(
             Reason::ConnectionMissing,
             format!("instance {} is wired to connection {}, which does not exist", instance.name, wired.id),
-            format!("open /mcp/instances/{} and wire another connection", instance.id),
+            format!("wire instance {} to another connection in its manifest, and `credway apply` it", instance.name),
         )
         .of_instance(instance)
         .of_connection(wired)
@@ -249,7 +249,10 @@ impl Refusal {
                 instance.name,
                 lacking.join(", ")
             ),
-            format!("save the missing fields at /connections/{}, or wire the key to another field", wired.id),
+            format!(
+                "save the missing fields: `credway connection update {} --secret-file FIELD=PATH`, or wire the key to another field",
+                wired.id
+            ),
         )
         .of_instance(instance)
         .of_connection(wired)
@@ -277,7 +280,10 @@ impl Refusal {
         Self::new(
             Reason::ReconnectRequired,
             format!("connection {} no longer works: a person must reconnect it", wired.label()),
-            format!("open /connections/{} and reconnect", wired.id),
+            format!(
+                "reconnect it at /connections/{0}, or save new credentials: `credway connection update {0}`",
+                wired.id
+            ),
         )
         .of_connection(wired)
     }
@@ -308,7 +314,7 @@ impl Refusal {
         Self::new(
             Reason::SecretMissing,
             format!("the secret of connection {} is not in the secret store", wired.label()),
-            format!("save its credentials again at /connections/{}", wired.id),
+            format!("save its credentials again: `credway connection update {}`", wired.id),
         )
         .of_connection(wired)
     }
@@ -318,7 +324,7 @@ impl Refusal {
             Reason::SecretUnreadable,
             format!("the secret of connection {} is in the secret store, but cannot be read", wired.label()),
             format!(
-                "save its credentials again at /connections/{}; this daemon's log says what is wrong with them",
+                "see this daemon's log for what is wrong with it, or save it again: `credway connection update {}`",
                 wired.id
             ),
         )
@@ -329,7 +335,7 @@ impl Refusal {
         Self::new(
             Reason::ConfigIncomplete,
             format!("instance {} lacks required config: {}", instance.name, keys.join(", ")),
-            format!("open /mcp/instances/{} and fill them in profile {profile}", instance.id),
+            format!("give them values or wire them in profile {profile} of its manifest, and `credway apply` it"),
         )
         .of_instance(instance)
         .with_id("keys", keys.join(","))
@@ -339,7 +345,7 @@ impl Refusal {
         Self::new(
             Reason::ConfigInvalid,
             format!("the value of {key} for instance {} is not a {expected}", instance.name),
-            format!("open /mcp/instances/{} and correct {key}", instance.id),
+            format!("correct {key} of instance {} in its manifest or its connection", instance.name),
         )
         .of_instance(instance)
         .with_id("keys", key)
