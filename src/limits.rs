@@ -220,6 +220,10 @@ pub const DATABASE_STATEMENT_DEADLINE: Duration = Duration::from_secs(7);
 /// Waiting for this process's other changes, which are written one at a time.
 pub const DATABASE_TURN_DEADLINE: Duration = Duration::from_secs(5);
 
+/// A PostgreSQL transaction in which nothing happens is ended by the server after this: a host that dies in the middle of
+/// one holds up all writers until then. Longer than the secret store's deadline, which a change may wait for.
+pub const TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(30);
+
 /// A database connection that idled for longer is asked whether it is still there before it is used.
 pub const DATABASE_IDLE_TRUSTED: Duration = Duration::from_secs(30);
 

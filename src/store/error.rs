@@ -56,6 +56,7 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Configuration(_) => {
                 "its address cannot be used: give postgres://user:password@host/name".into()
             }
+            sqlx::Error::Io(error) => error.to_string(),
             other => other.to_string(),
         };
         Self::Unavailable { cause }

@@ -22,7 +22,7 @@ macro_rules! by {
         "i.name = $5"
     };
     (server) => {
-        "s.canonical_url = $5"
+        "i.server_id IN (SELECT id FROM servers WHERE canonical_url = $5)"
     };
 }
 
@@ -41,6 +41,8 @@ macro_rules! within {
 }
 
 /// Rows of three kinds: the instance's own (`head`), each wire of its active profile, each override for workflow `$4`.
+///
+/// `CROSS JOIN` holds SQLite to the order that is written; with `JOIN`, 3.51 reads every wire and every override there is.
 macro_rules! wiring_find {
     ($by:ident, $within:ident) => {
         concat!(
@@ -65,11 +67,11 @@ macro_rules! wiring_find {
                 FROM head h
                 UNION ALL
                 SELECT 1, h.id, h.project_id, x.config_key, x.credential, x.connection_id, 0
-                FROM head h JOIN profile_wires x ON x.profile_id = h.profile_id
+                FROM head h CROSS JOIN profile_wires x WHERE x.profile_id = h.profile_id
                 UNION ALL
                 SELECT 2, h.id, h.project_id, o.step, o.replaces, o.connection_id, o.position
-                FROM head h JOIN overrides o
-                    ON o.project_id = h.project_id AND o.workflow_id = $4 AND o.instance_id = h.id
+                FROM head h CROSS JOIN overrides o
+                WHERE o.project_id = h.project_id AND o.workflow_id = $4 AND o.instance_id = h.id
             )
             SELECT l.kind, l.instance_id, l.slot, l.detail, l.connection_id,
                 h.name, h.tenant, h.project, h.service, h.canonical_url, h.config_schema, h.required_scopes,
@@ -247,4 +249,41 @@ fn attach(wiring: &mut Wiring, instance: InstanceId, row: WiringRow) -> Result<(
     let existing: Option<Connection> = row.connection.read()?;
     wiring.connections.extend(existing.map(|existing| (connection, existing)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, SqliteConnection};
+
+    use super::*;
+
+    /// SQLite has changed its mind between versions; PostgreSQL is told in `session_settings`.
+    #[tokio::test]
+    async fn sqlite_finds_every_wiring_by_indexes() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(include_str!("migrations/sqlite/0001_init.sql")).execute(&mut connection).await.unwrap();
+        let statements = [
+            BY_ID,
+            BY_ID_IN_PROJECT,
+            BY_ID_IN_ASKED,
+            BY_NAME,
+            BY_NAME_IN_PROJECT,
+            BY_NAME_IN_ASKED,
+            BY_SERVER,
+            BY_SERVER_IN_PROJECT,
+            BY_SERVER_IN_ASKED,
+        ];
+        for statement in statements {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(&mut connection).await.unwrap();
+            // The head is one row, and the links are what belongs to it.
+            let is_small = |step: &str| step == "SCAN h" || step == "SCAN l";
+            let scans: Vec<_> = plan
+                .iter()
+                .map(|row| row.3.as_str())
+                .filter(|step| step.starts_with("SCAN") && !is_small(step))
+                .collect();
+            assert!(scans.is_empty(), "{scans:?} in {statement}");
+        }
+    }
 }
