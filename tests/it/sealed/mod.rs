@@ -1,5 +1,7 @@
 //! The sealed store: what every secret store does, and what only this one can get wrong.
 
+mod master_key;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -27,13 +29,6 @@ on_both! {
     a_deleted_secret_is_missing_and_can_be_written_anew,
     rows_in_each_others_places_open_nothing,
     damaged_rows_are_told_without_content,
-    another_master_key_is_refused_and_nothing_is_changed,
-    a_missing_master_key_is_refused_and_not_replaced,
-    without_secrets_any_master_key_will_do,
-    a_rotated_master_key_opens_everything_and_the_old_one_nothing,
-    a_second_process_follows_a_rotation,
-    rotations_at_once_lose_no_key,
-    a_damaged_secret_stops_a_rotation_until_it_is_gone,
     an_outage_of_the_database_is_one_of_the_secrets,
 }
 
@@ -138,130 +133,6 @@ async fn damaged_rows_are_told_without_content(fresh: Fresh) {
     assert_eq!(sealed.read(&address).await.unwrap().version, 2);
 }
 
-async fn another_master_key_is_refused_and_nothing_is_changed(fresh: Fresh) {
-    let sealed = open(&fresh).await.unwrap();
-    let address = an_address();
-    sealed.write(&address, &fields(&[("a", "1")]), 0).await.unwrap();
-    let other = Fresh::sqlite().await;
-    open(&other).await.unwrap();
-    let (own, foreign) = (key_lines(&key_file(&fresh)), key_lines(&key_file(&other)));
-    write_key(&key_file(&fresh), &foreign);
-    let before = number(&fresh, "SELECT COUNT(*) FROM sealed_secrets").await;
-    let refused = reopen(&fresh).await.unwrap_err();
-    let told = format!(
-        "wrong master key: the secrets are sealed under key {}, the file {} holds {}; put the file with that key back, or add \
-         its line to this one",
-        id(&own[0]),
-        key_file(&fresh).display(),
-        id(&foreign[0])
-    );
-    assert_eq!(refused.to_string(), told);
-    assert_eq!(key_lines(&key_file(&fresh)), foreign);
-    assert_eq!(number(&fresh, "SELECT COUNT(*) FROM sealed_secrets").await, before);
-    // A damaged line is told by its number.
-    write_key(&key_file(&fresh), &[own[0].replace(' ', " A")]);
-    let told = reopen(&fresh).await.unwrap_err().to_string();
-    assert!(told.contains("is damaged in line 1") && !told.contains(&own[0][12..30]), "{told}");
-    write_key(&key_file(&fresh), &own);
-    assert_eq!(reopen(&fresh).await.unwrap().read(&address).await.unwrap().version, 1);
-}
-
-async fn a_missing_master_key_is_refused_and_not_replaced(fresh: Fresh) {
-    let sealed = open(&fresh).await.unwrap();
-    sealed.write(&an_address(), &fields(&[("a", "1")]), 0).await.unwrap();
-    let key = key_lines(&key_file(&fresh));
-    fs::remove_file(key_file(&fresh)).unwrap();
-    let refused = reopen(&fresh).await.unwrap_err();
-    let told = format!("is missing: the secrets are sealed under key {}; put the file with that key back", id(&key[0]));
-    assert!(refused.to_string().ends_with(&told), "{refused}");
-    assert!(!key_file(&fresh).exists());
-}
-
-async fn without_secrets_any_master_key_will_do(fresh: Fresh) {
-    let sealed = open(&fresh).await.unwrap();
-    let address = an_address();
-    sealed.write(&address, &fields(&[("a", "1")]), 0).await.unwrap();
-    sealed.delete(&address).await.unwrap();
-    fs::remove_file(key_file(&fresh)).unwrap();
-    let anew = reopen(&fresh).await.unwrap();
-    anew.write(&address, &fields(&[("a", "2")]), 0).await.unwrap();
-    // The first process finds the key that took its key's place.
-    assert_eq!(sealed.read(&address).await.unwrap().version, 1);
-    sealed.check().await.unwrap();
-}
-
-async fn a_rotated_master_key_opens_everything_and_the_old_one_nothing(fresh: Fresh) {
-    let sealed = open(&fresh).await.unwrap();
-    let addresses: Vec<_> = (0..30).map(|_| an_address()).collect();
-    for address in &addresses {
-        sealed.write(address, &fields(&[("a", "1")]), 0).await.unwrap();
-        sealed.write(address, &fields(&[("a", "2")]), 1).await.unwrap();
-    }
-    let old = key_lines(&key_file(&fresh));
-    let new_id = sealed.rotate_master_key().await.unwrap();
-    let new = key_lines(&key_file(&fresh));
-    assert_eq!((new.len(), id(&new[0])), (1, new_id.as_str()));
-    assert_ne!(id(&old[0]), new_id);
-    for store in [&sealed, &reopen(&fresh).await.unwrap()] {
-        for address in &addresses {
-            assert_eq!(store.read(address).await.unwrap().version, 2);
-        }
-        store.write(&an_address(), &fields(&[("a", "1")]), 0).await.unwrap();
-        store.check().await.unwrap();
-    }
-    write_key(&key_file(&fresh), &old);
-    assert!(matches!(reopen(&fresh).await, Err(SealedError::WrongKey { .. })));
-}
-
-async fn a_second_process_follows_a_rotation(fresh: Fresh) {
-    let (here, there) = (open(&fresh).await.unwrap(), reopen(&fresh).await.unwrap());
-    let address = an_address();
-    there.write(&address, &fields(&[("a", "1")]), 0).await.unwrap();
-    here.rotate_master_key().await.unwrap();
-    assert_eq!(there.write(&address, &fields(&[("a", "2")]), 1).await.unwrap(), 2);
-    here.rotate_master_key().await.unwrap();
-    assert_eq!(there.read(&address).await.unwrap().version, 2);
-    here.rotate_master_key().await.unwrap();
-    there.check().await.unwrap();
-    assert_eq!(number(&fresh, "SELECT COUNT(DISTINCT key_id) FROM sealed_secrets").await, 1);
-}
-
-async fn rotations_at_once_lose_no_key(fresh: Fresh) {
-    let sealed = open(&fresh).await.unwrap();
-    let address = an_address();
-    sealed.write(&address, &fields(&[("a", "1")]), 0).await.unwrap();
-    let mut rotations = tokio::task::JoinSet::new();
-    for _ in 0..6 {
-        let another = reopen(&fresh).await.unwrap();
-        rotations.spawn(async move { another.rotate_master_key().await.unwrap() });
-    }
-    let mut ids = rotations.join_all().await;
-    ids.sort();
-    ids.dedup();
-    assert_eq!(ids.len(), 6);
-    assert_eq!(key_lines(&key_file(&fresh)).len(), 1);
-    assert_eq!(reopen(&fresh).await.unwrap().read(&address).await.unwrap().version, 1);
-}
-
-async fn a_damaged_secret_stops_a_rotation_until_it_is_gone(fresh: Fresh) {
-    let sealed = open(&fresh).await.unwrap();
-    let (good, bad) = (an_address_named("good"), an_address_named("bad"));
-    for address in [&good, &bad] {
-        sealed.write(address, &fields(&[("a", "1")]), 0).await.unwrap();
-    }
-    run(&fresh, "UPDATE sealed_secrets SET wrapped_key = sealed WHERE address LIKE '%bad%'").await;
-    for _ in 0..2 {
-        let refused = sealed.rotate_master_key().await.unwrap_err();
-        assert!(refused.to_string().contains(&format!("the secret at {bad} is damaged")), "{refused}");
-        assert_eq!(reopen(&fresh).await.unwrap().read(&good).await.unwrap().version, 1);
-    }
-    assert_eq!(key_lines(&key_file(&fresh)).len(), 2);
-    sealed.delete(&bad).await.unwrap();
-    sealed.rotate_master_key().await.unwrap();
-    assert_eq!(key_lines(&key_file(&fresh)).len(), 1);
-    assert_eq!(sealed.read(&good).await.unwrap().version, 1);
-}
-
 async fn an_outage_of_the_database_is_one_of_the_secrets(fresh: Fresh) {
     let sealed = open(&fresh).await.unwrap();
     fresh.store.close().await;
@@ -274,84 +145,6 @@ async fn an_outage_of_the_database_is_one_of_the_secrets(fresh: Fresh) {
     ] {
         assert!(matches!(refused, Err(SecretError::Unavailable { .. })), "{refused:?}");
     }
-}
-
-/// Each state in which a crash can leave file and database while the master key is replaced.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_at_any_point_of_a_rotation_loses_nothing() {
-    let fresh = Fresh::sqlite().await;
-    let address = an_address();
-    let sealed = open(&fresh).await.unwrap();
-    sealed.write(&address, &fields(&[("a", CANARY)]), 0).await.unwrap();
-    let old = key_lines(&key_file(&fresh));
-    let before = snapshot(&fresh).await;
-    let sealed = reopen(&fresh).await.unwrap();
-    sealed.rotate_master_key().await.unwrap();
-    let new = key_lines(&key_file(&fresh));
-    let after = snapshot(&fresh).await;
-    let both = [new.clone(), old.clone()].concat();
-    let states = [
-        ("the draft is written, the file is not replaced", &before, &old, Some(&both)),
-        ("the draft is half written", &before, &old, Some(&vec!["mk_".to_owned()])),
-        ("the file holds both keys, nothing is wrapped anew", &before, &both, None),
-        ("all is wrapped anew, the file still holds both", &after, &both, None),
-        ("all is wrapped anew, the last draft is not in place", &after, &both, Some(&new)),
-        ("all is done", &after, &new, None),
-    ];
-    for (state, database, key, draft) in states {
-        restore(&fresh, database);
-        write_key(&key_file(&fresh), key);
-        let draft_path = key_file(&fresh).with_extension("key.new");
-        if let Some(draft) = draft {
-            write_key(&draft_path, draft);
-        }
-        let opened = reopen(&fresh).await.unwrap_or_else(|error| panic!("{state}: {error}"));
-        let document = opened.read(&address).await.unwrap_or_else(|error| panic!("{state}: {error}"));
-        assert_eq!(document.fields["a"].expose_secret(), CANARY, "{state}");
-        assert_eq!(opened.write(&address, &fields(&[("a", "2")]), 1).await.unwrap(), 2, "{state}");
-        opened.rotate_master_key().await.unwrap_or_else(|error| panic!("{state}: {error}"));
-        assert_eq!(opened.read(&address).await.unwrap().version, 2, "{state}");
-        assert_eq!(key_lines(&key_file(&fresh)).len(), 1, "{state}");
-        assert!(!draft_path.exists(), "{state}");
-    }
-}
-
-#[tokio::test]
-async fn the_master_key_file_is_for_its_owner_alone() {
-    let fresh = Fresh::sqlite().await;
-    let path = key_file(&fresh);
-    open(&fresh).await.unwrap();
-    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-    for (bits, accepted) in
-        [(0o600, true), (0o400, true), (0o440, true), (0o640, false), (0o644, false), (0o660, false), (0o404, false)]
-    {
-        fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
-        match reopen(&fresh).await {
-            Ok(_) => assert!(accepted, "{bits:o}"),
-            Err(error) => {
-                assert!(!accepted, "{bits:o}: {error}");
-                assert!(error.to_string().ends_with(&format!("run `chmod 600 {}`", path.display())), "{error}");
-            }
-        }
-    }
-    fs::remove_file(&path).unwrap();
-    fs::create_dir(&path).unwrap();
-    assert!(reopen(&fresh).await.unwrap_err().to_string().ends_with("is not a regular file"));
-}
-
-#[tokio::test]
-async fn rotation_keeps_owner_and_mode_and_follows_links() {
-    let fresh = Fresh::sqlite().await;
-    open(&fresh).await.unwrap().write(&an_address(), &fields(&[("a", "1")]), 0).await.unwrap();
-    let (link, target) = (key_file(&fresh), key_file(&fresh).with_file_name("target.key"));
-    fs::rename(&link, &target).unwrap();
-    std::os::unix::fs::symlink(&target, &link).unwrap();
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o400)).unwrap();
-    let id_after = reopen(&fresh).await.unwrap().rotate_master_key().await.unwrap();
-    assert!(link.is_symlink());
-    assert_eq!(id(&key_lines(&target)[0]), id_after);
-    assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, 0o400);
 }
 
 #[tokio::test]
@@ -431,43 +224,6 @@ async fn reopen(fresh: &Fresh) -> Result<SealedStore, SealedError> {
 
 fn key_file(fresh: &Fresh) -> PathBuf {
     fresh.directory.path().join("keys/master.key")
-}
-
-fn key_lines(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
-}
-
-fn write_key(path: &Path, lines: &[String]) {
-    fs::write(path, lines.join("\n") + "\n").unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// `mk_…` of a line of the key file.
-fn id(line: &str) -> &str {
-    line.split(' ').next().unwrap()
-}
-
-/// The database file's bytes, all of it written back from the log.
-async fn snapshot(fresh: &Fresh) -> Vec<u8> {
-    run(fresh, "PRAGMA wal_checkpoint(TRUNCATE)").await;
-    fs::read(sqlite_path(fresh)).unwrap()
-}
-
-fn restore(fresh: &Fresh, bytes: &[u8]) {
-    let path = sqlite_path(fresh);
-    for suffix in ["-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let _ = fs::remove_file(name);
-    }
-    // Another file, so that nobody who still has the former one open writes into it.
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, bytes).unwrap();
-}
-
-fn sqlite_path(fresh: &Fresh) -> PathBuf {
-    let config::Database::Sqlite { path } = &fresh.database else { unreachable!() };
-    path.clone()
 }
 
 /// Statements behind the store's back.
