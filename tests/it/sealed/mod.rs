@@ -3,7 +3,6 @@
 mod master_key;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use credway::clock::Clock;
