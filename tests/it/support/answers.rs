@@ -5,6 +5,8 @@ use credway::grpc::proto::{ResolveCredentialsRequest, ResolveCredentialsResponse
 use tonic::Status;
 use tonic_types::{ErrorInfo, StatusExt};
 
+use super::sidecar::Sidecar;
+
 /// The request for an instance by its name or id.
 pub(crate) fn asking(instance: &str) -> ResolveCredentialsRequest {
     ResolveCredentialsRequest { instance_id: instance.to_owned(), ..Default::default() }
@@ -40,4 +42,18 @@ pub(crate) fn value(answer: &ResolveCredentialsResponse, key: &str) -> String {
         Value::NumberValue(number) => number.to_string(),
         Value::BoolValue(flag) => flag.to_string(),
     }
+}
+
+/// What the daemon answers at a path of its HTTP port: status and body. Metrics and probes never wait.
+pub(crate) async fn http_get(sidecar: &Sidecar, path: &str) -> (u16, String) {
+    let url = format!("http://{}{path}", sidecar.addresses().http.unwrap());
+    let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// The value of one metric, named with its labels; 0 if it was never touched.
+pub(crate) async fn metric(sidecar: &Sidecar, name: &str) -> f64 {
+    let (_, text) = http_get(sidecar, "/metrics").await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
 }
