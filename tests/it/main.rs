@@ -10,6 +10,7 @@ mod listeners;
 mod refusals;
 mod resolve;
 mod sealed;
+mod single_flight;
 mod store;
 mod support;
 mod telemetry;

@@ -2,6 +2,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod cast;
+pub(crate) mod gate;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
