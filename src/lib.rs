@@ -2,7 +2,7 @@
 //!
 //! # The way of a request, read downwards
 //! `grpc/service.rs` → `auth/mod.rs` → `resolve/mod.rs` → `store/wiring.rs` → `resolve/plan.rs` → `secrets/cache.rs` →
-//! `secrets/vault/` or `secrets/sealed.rs` → `resolve/materialise.rs` → `grpc/convert.rs`.
+//! `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` → `grpc/convert.rs`.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.

@@ -39,10 +39,24 @@ pub const TRACE: &str = "credway::trace";
 /// The target of a call's own span: the only one that can begin a trace here.
 const TRACE_CALL: &str = "credway::trace::call";
 
-/// Crates that can print tokens, headers or bodies: vaultrs and rustify print requests and answers, reqwest, hyper and h2
-/// headers, tower and tonic requests, rustls handshakes.
-const NEVER_LOGGED: [&str; 10] =
-    ["vaultrs", "rustify", "reqwest", "hyper", "hyper_util", "h2", "tower", "tonic", "rustls", "tokio_rustls"];
+/// Crates that can print tokens, headers, bodies or addresses: vaultrs and rustify print requests and answers, reqwest, hyper
+/// and h2 headers, tower and tonic requests, rustls handshakes, and sqlx the parameters of a database URL.
+const NEVER_LOGGED: [&str; 14] = [
+    "vaultrs",
+    "rustify",
+    "reqwest",
+    "hyper",
+    "hyper_util",
+    "h2",
+    "tower",
+    "tonic",
+    "rustls",
+    "tokio_rustls",
+    "sqlx",
+    "sqlx_core",
+    "sqlx_postgres",
+    "sqlx_sqlite",
+];
 
 /// Why telemetry could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
