@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 
 use super::failure::Failure;
 use super::settings::{self, Overrides};
+use super::table::table;
 
 /// Checks and shows the settings
 #[derive(Debug, Subcommand)]
@@ -41,14 +41,17 @@ impl Config {
             }
             Self::Show { file, sources } => {
                 let loaded = settings::load(file.config, &file.overrides)?;
-                let mut table = Table::new();
-                table.load_preset(presets::NOTHING);
-                table.set_header(if sources { vec!["SETTING", "VALUE", "SOURCE"] } else { vec!["SETTING", "VALUE"] });
-                for setting in loaded.settings {
-                    let source = sources.then(|| setting.source.to_string());
-                    table.add_row([Some(setting.path.to_string()), Some(setting.shown), source].into_iter().flatten());
-                }
-                println!("{table}");
+                let settings = loaded.settings.into_iter();
+                let shown = match sources {
+                    true => table(
+                        ["SETTING", "VALUE", "SOURCE"],
+                        settings.map(|setting| [setting.path.to_string(), setting.shown, setting.source.to_string()]),
+                    ),
+                    false => {
+                        table(["SETTING", "VALUE"], settings.map(|setting| [setting.path.to_string(), setting.shown]))
+                    }
+                };
+                print!("{shown}");
             }
         }
         Ok(())

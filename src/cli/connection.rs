@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 
 use super::failure::{Exit, Failure};
 use super::project::{Opened, Project};
 use super::prompt;
+use super::table::table;
 use super::workspace::of_control;
 use crate::control::{ConnectionSpec, ControlError, SavedConnection};
 use crate::model::connection::Connection as Record;
@@ -126,20 +126,18 @@ fn failed(error: ControlError) -> Failure {
 impl Opened {
     async fn list(&self) -> Result<(), Failure> {
         let connections = self.workspace.control.connection_list(&self.project).await.map_err(failed)?;
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(["ID", "NAME", "TEMPLATE", "ENVIRONMENT", "STATUS", "FIELDS"]);
-        for connection in &connections {
+        let rows = connections.into_iter().map(|connection| {
             let fields: Vec<&str> = connection.fields.iter().map(String::as_str).collect();
-            table.add_row([
+            [
                 connection.id.to_string(),
-                connection.name.clone(),
-                connection.template.clone(),
-                connection.environment.clone().unwrap_or_default(),
+                connection.name,
+                connection.template,
+                connection.environment.unwrap_or_default(),
                 connection.status.state.to_string(),
                 fields.join(","),
-            ]);
-        }
-        println!("{table}");
+            ]
+        });
+        print!("{}", table(["ID", "NAME", "TEMPLATE", "ENVIRONMENT", "STATUS", "FIELDS"], rows));
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod ready;
 mod resolve;
 mod serve;
 mod settings;
+mod table;
 mod token;
 mod workspace;
 

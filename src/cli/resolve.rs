@@ -1,11 +1,11 @@
 //! `credway resolve`: what an executor would get, for a person to read or a script to use.
 
 use clap::{Args, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value as Json, json};
 
 use super::client::{Client, Server};
 use super::failure::{Exit, Failure};
+use super::table::table;
 use crate::grpc::proto::config_entry::Value;
 use crate::grpc::proto::{
     ConfigEntry, ConnectionUse, ExplainResolutionRequest, ExplainResolutionResponse, Freshness,
@@ -82,7 +82,7 @@ impl Resolve {
         let answer = client.resolve_credentials(request).await;
         let answer = answer.map_err(|status| Failure::of_status(&status, url))?.into_inner();
         match self.format {
-            Format::Table => print!("{}", table(&answer, self.reveal)),
+            Format::Table => print!("{}", resolution_table(&answer, self.reveal)),
             Format::Json => println!("{:#}", document(&answer, self.reveal)),
             Format::Dotenv => print!("{}", dotenv(&answer, self.reveal)?),
         }
@@ -114,20 +114,13 @@ impl Resolve {
     }
 }
 
-fn table(answer: &ResolveCredentialsResponse, reveal: bool) -> String {
-    let mut table = columns(["KEY", "VALUE", "FROM"]);
-    for entry in &answer.config {
-        table.add_row([entry.key.clone(), shown(entry, reveal), origin(entry, answer)]);
-    }
+fn resolution_table(answer: &ResolveCredentialsResponse, reveal: bool) -> String {
+    let rows = answer.config.iter().map(|entry| [entry.key.clone(), shown(entry, reveal), origin(entry, answer)]);
+    let config = table(["KEY", "VALUE", "FROM"], rows);
     let hidden = answer.config.iter().any(|entry| entry.secret) && !reveal;
     let note = if hidden { " Secret values hidden: --reveal shows them." } else { "" };
-    format!("{table}\n{} keys.{note}\n", answer.config.len())
-}
-
-fn columns<const N: usize>(headers: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(headers);
-    table
+    let keys = if answer.config.len() == 1 { "key" } else { "keys" };
+    format!("{config}{} {keys}.{note}\n", answer.config.len())
 }
 
 fn shown(entry: &ConfigEntry, reveal: bool) -> String {
@@ -232,12 +225,10 @@ fn dotenv(answer: &ResolveCredentialsResponse, reveal: bool) -> Result<String, F
 }
 
 fn explanation_table(answer: &ExplainResolutionResponse) -> String {
-    let mut rules = columns(["RULE", "OUTCOME", "DETAIL"]);
-    for rule in &answer.rules {
-        rules.add_row([rule.rule.as_str(), if rule.passed { "passed" } else { "refused" }, rule.detail.as_str()]);
-    }
-    let mut entries = columns(["KEY", "VALUE", "FROM", "STATE"]);
-    for entry in &answer.entries {
+    let outcome = |passed| if passed { "passed" } else { "refused" }.to_owned();
+    let rules = answer.rules.iter().map(|rule| [rule.rule.clone(), outcome(rule.passed), rule.detail.clone()]);
+    let rules = table(["RULE", "OUTCOME", "DETAIL"], rules);
+    let entries = answer.entries.iter().map(|entry| {
         let from = match entry.source() {
             ValueSource::Connection => format!("connection {:?} .{}", entry.connection_name, entry.credential),
             other => source_word(other).to_owned(),
@@ -248,14 +239,17 @@ fn explanation_table(answer: &ExplainResolutionResponse) -> String {
             (false, false) => "not set",
         };
         let value = if entry.present { HIDDEN } else { "" };
-        entries.add_row([entry.key.as_str(), value, from.as_str(), state]);
-    }
-    let entries = if answer.entries.is_empty() { String::new() } else { format!("\n{entries}\n") };
+        [entry.key.clone(), value.to_owned(), from, state.to_owned()]
+    });
+    let entries = match answer.entries.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", table(["KEY", "VALUE", "FROM", "STATE"], entries)),
+    };
     let verdict = match &answer.refusal {
         None => "resolves".to_owned(),
         Some(refusal) => format!("refused[{}]: {}\n  fix   {}", refusal.reason, refusal.message, refusal.remedy),
     };
-    format!("{rules}\n{entries}\n{verdict}\n")
+    format!("{rules}{entries}\n{verdict}\n")
 }
 
 fn explanation_document(answer: &ExplainResolutionResponse) -> Json {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 
 use super::connection::with;
 use super::failure::Failure;
 use super::project::{Opened, Project};
+use super::table::table;
 use super::workspace::of_control;
 use crate::clock::Clock;
 use crate::control::TokenSpec;
@@ -83,26 +83,18 @@ impl Opened {
 
     async fn token_list(&self) -> Result<(), Failure> {
         let tokens = self.workspace.control.token_list(&self.project).await.map_err(|error| of_control(&error))?;
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "STATE"]);
         let now = Clock::System.now();
-        for token in &tokens {
+        let rows = tokens.into_iter().map(|token| {
             let state = match (token.revoked_at, token.expires_at) {
                 (Some(at), _) => format!("revoked {at:.0}"),
                 (None, Some(end)) if end <= now => format!("expired {end:.0}"),
                 (None, Some(end)) => format!("until {end:.0}"),
                 (None, None) => "live".to_owned(),
             };
-            table.add_row([
-                token.id.to_string(),
-                token.name.clone(),
-                token.shown_prefix.clone(),
-                token.role.to_string(),
-                token.scopes.to_string(),
-                state,
-            ]);
-        }
-        println!("{table}");
+            let (role, scopes) = (token.role.to_string(), token.scopes.to_string());
+            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, state]
+        });
+        print!("{}", table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "STATE"], rows));
         Ok(())
     }
 
