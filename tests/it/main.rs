@@ -3,6 +3,7 @@
 
 mod apply;
 mod callers;
+mod cli;
 mod config;
 mod control;
 mod http;

@@ -7,5 +7,7 @@ pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
 pub(crate) mod shelf;
+pub(crate) mod program;
 pub(crate) mod sidecar;
 pub(crate) mod tls;
+pub(crate) mod tools;
