@@ -14,11 +14,30 @@ use crate::limits;
 
 /// Declares projects, servers, connections, instances, profiles, overrides and tokens from YAML
 ///
-/// Applying the same file again changes nothing. What the file does not mention stays as it is. Credentials come from the
-/// environment ({env: NAME}), from files ({file: PATH}) or from you ({prompt: QUESTION}); they go to the secret store only.
+/// Applying the same file again changes nothing, and what it does not mention stays as it is. Either all of it is right, or every
+/// mistake is told and nothing is changed.
+///
+/// A credential is given as {env: NAME}, {file: PATH} (from the manifest's own directory) or {prompt: QUESTION}; it goes to the secret
+/// store and nowhere else.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  credway apply -f mailer.yaml --dry-run
+  RESEND_API_KEY=re_… credway apply -f mailer.yaml
+  credway apply -f mailer.yaml --config /etc/credway/credway.toml
+
+A manifest, short (README.md shows a whole one):
+  tenant: acme
+  projects:
+    - project: payments
+      connections:
+        - {name: Resend, template: resend, credentials: {api_key: {env: RESEND_API_KEY}}}
+      servers: […]      what an MCP server wants to be configured with
+      instances: […]    its profiles, with keys wired to connections
+      workflows: […]    their overrides: this workflow, or this step of it, uses another connection
+      tokens: […]")]
 pub(super) struct Apply {
-    /// The manifest; - for standard input
+    /// The manifest (YAML); - for standard input
     #[arg(short, long = "file", value_name = "FILE")]
     file: PathBuf,
     /// Show what would change, and change nothing
@@ -73,9 +92,13 @@ fn show(applied: &Applied, mode: Mode) {
     for token in applied.new_tokens.iter().filter(|token| token.file.is_none()) {
         println!("token {:?} of {}, shown this once: {}", token.name, token.project, token.text.expose());
     }
-    match (applied.changes.len(), mode) {
-        (0, _) => println!("nothing to change"),
-        (count, Mode::DryRun) => println!("{count} changes would be made; nothing was changed"),
-        (count, Mode::Carry) => println!("{count} changes made"),
+    let count = match applied.changes.len() {
+        0 => return println!("nothing to change"),
+        1 => "1 change".to_owned(),
+        count => format!("{count} changes"),
+    };
+    match mode {
+        Mode::DryRun => println!("{count} would be made; nothing was changed"),
+        Mode::Carry => println!("{count} made"),
     }
 }

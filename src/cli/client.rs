@@ -20,16 +20,16 @@ use crate::grpc::proto::credential_service_client::CredentialServiceClient;
 #[command(next_help_heading = "Daemon")]
 pub(super) struct Server {
     /// The daemon: http://HOST:PORT, https://HOST:PORT or unix:PATH
-    #[arg(long, env = "CREDWAY_SERVER", value_name = "URL")]
+    #[arg(long, env = "CREDWAY_SERVER", hide_env_values = true, value_name = "URL")]
     server: Option<String>,
-    /// A file that holds the access token (instead of the variable CREDWAY_TOKEN)
+    /// A file that holds the access token; without it, the variable CREDWAY_TOKEN does
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The access token; never a flag, so that it is in no process list
     #[arg(skip = std::env::var("CREDWAY_TOKEN").ok().map(SecretString::from))]
     token: Option<SecretString>,
     /// The project, by id or name, for a token that spans several
-    #[arg(long, env = "CREDWAY_PROJECT", value_name = "PROJECT")]
+    #[arg(long, env = "CREDWAY_PROJECT", hide_env_values = true, value_name = "PROJECT")]
     project: Option<String>,
     /// How long to wait for an answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10")]
@@ -126,7 +126,8 @@ impl Server {
         };
         let target = match url.strip_prefix("unix:") {
             Some(path) => format!("unix://{}", path.trim_start_matches("//")),
-            None => url.to_owned(),
+            None if url.starts_with("http://") || url.starts_with("https://") => url.to_owned(),
+            None => return Err(bad("it has no scheme that a daemon listens to".to_owned())),
         };
         let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|error| bad(error.to_string()))?;
         let endpoint = Endpoint::from_shared(target).map_err(|error| bad(error.to_string()))?;

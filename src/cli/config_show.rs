@@ -8,25 +8,28 @@ use super::failure::Failure;
 use super::settings::{self, Overrides};
 use super::table::table;
 
-/// Checks and shows the settings
+/// Checks and shows the settings of a daemon
+///
+/// A flag beats the environment, which beats the file, which beats the default. `grpc.address` in the file is `CREDWAY_GRPC_ADDRESS`
+/// in the environment.
 #[derive(Debug, Subcommand)]
 pub(super) enum Config {
-    /// Checks the settings and reports every mistake in them
+    /// Tells whether the settings are usable, and every mistake in them; starts nothing
     Check(File),
     /// Shows every setting; secrets only as set
     Show {
-        #[command(flatten)]
-        file: File,
         /// Show where each setting came from: default, file, environment or flag
         #[arg(long)]
         sources: bool,
+        #[command(flatten)]
+        file: File,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct File {
     /// The config file (TOML)
-    #[arg(long, env = "CREDWAY_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "CREDWAY_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,

@@ -15,6 +15,9 @@ use crate::model::secret::{SecretFields, SecretString};
 use crate::model::template::Template;
 
 /// Lists, makes, changes and removes connections
+///
+/// A connection is a named credential of one provider account. Its secret fields lie in the secret store only and cannot be shown again.
+/// These commands work in the stores themselves; running daemons see every change within seconds.
 #[derive(Debug, Subcommand)]
 pub(super) enum Connection {
     /// Lists the project's connections
@@ -25,8 +28,16 @@ pub(super) enum Connection {
     /// Shows one connection; never its credentials
     Get(Named),
     /// Makes a connection; asks for its credentials
+    #[command(after_help = "\
+Examples:
+  credway connection create --template resend --name 'Resend - Shop'
+  pass resend | credway connection create --template resend --name Shop --secret-file api_key=-")]
     Create(Create),
     /// Saves new credentials of a connection; fields that are not given stay
+    #[command(after_help = "\
+Examples:
+  credway connection update Resend                                  asks for each field
+  credway connection update Resend --secret-file api_key=./key.txt")]
     Update(Update),
     /// Turns a connection off: steps that use it are refused
     Disable(Named),
@@ -34,11 +45,11 @@ pub(super) enum Connection {
     Enable(Named),
     /// Removes a connection and its credentials
     Delete {
-        #[command(flatten)]
-        named: Named,
         /// Also if profiles or overrides still use it; they are then refused with CONNECTION_MISSING
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        named: Named,
     },
 }
 
@@ -52,7 +63,7 @@ pub(super) struct Named {
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// What kind it is: github, postgres, generic-api-key, …
+    /// What kind it is: github, postgres, generic-api-key, … (an unknown one lists them all)
     #[arg(long)]
     template: String,
     /// What to call it: "App - Account - Environment" reads well
@@ -61,7 +72,7 @@ pub(super) struct Create {
     /// The provider's account, as people know it
     #[arg(long)]
     account: Option<String>,
-    /// production, sandbox, …
+    /// What it is for: production, sandbox, …; a workflow may be limited to one of them
     #[arg(long)]
     environment: Option<String>,
     #[command(flatten)]
@@ -83,7 +94,8 @@ pub(super) struct Update {
 /// Where credential fields come from. A value itself is never a flag: it would stand in the process list.
 #[derive(Debug, Args)]
 struct Secrets {
-    /// Read a credential field from a file, as FIELD=PATH; - reads standard input. Other required fields are asked for
+    /// Read a field from a file, or from standard input (FIELD=-); may be given several times. Required fields that are not given so are
+    /// asked for at the terminal
     #[arg(long = "secret-file", value_name = "FIELD=PATH")]
     files: Vec<String>,
 }

@@ -17,15 +17,17 @@ use crate::app::Addresses;
 
 /// Runs credway on this machine with a demo workspace; needs no server
 ///
-/// Everything lies in a temporary directory and is forgotten on Ctrl-C, unless --data-dir keeps it. Other commands of the same
-/// user (`credway resolve`, `credway apply`) find the running dev by themselves.
+/// It makes project demo of tenant demo with an instance `demo-echo`, starts the daemon on loopback, resolves the instance once and
+/// tells what to try next. Other commands of the same user (`credway resolve`, `credway apply`, …) find it by themselves.
+///
+/// Everything lies in a temporary directory and is forgotten on Ctrl-C, unless --data-dir keeps it.
 #[derive(Debug, Args)]
 pub(super) struct Dev {
-    #[command(flatten)]
-    overrides: Overrides,
-    /// Write where the daemon is reached, and its token, to this file once it is ready
+    /// Once ready, write where the daemon is reached, and a token for it, to this file: {"http", "grpc", "socket", "token", …}
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 impl Dev {

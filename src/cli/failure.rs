@@ -9,9 +9,10 @@ use tonic_types::StatusExt;
 
 /// What the exit codes mean; also in `--help`.
 pub(super) const EXIT_CODES: &str = "\
-Exit codes: 0 ok · 1 failed · 2 usage · 3 not found · 4 not signed in or not allowed · 5 conflict or changed meanwhile
-            6 required keys missing · 7 a person must reconnect · 8 provider failed · 9 unreachable or timed out (retry helps)
-            130 interrupted";
+Exit codes:
+  0 ok          3 not found                        6 required keys missing
+  1 failed      4 not signed in or not allowed     7 a person must reconnect
+  2 usage       5 conflict or changed meanwhile    9 unreachable or timed out: retry helps";
 
 /// Exit codes of every command, as `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

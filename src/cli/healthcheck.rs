@@ -9,7 +9,10 @@ use super::client::Server;
 use super::failure::{Exit, Failure};
 
 /// Asks a daemon whether it serves; exit code 0 if it does
+///
+/// For probes that can run a command, where gRPC over a Unix socket is out of reach. Needs no token.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  credway healthcheck --server unix:/run/credway/credway.sock --timeout 1")]
 pub(super) struct Healthcheck {
     #[command(flatten)]
     server: Server,

@@ -12,7 +12,10 @@ use crate::store::Store;
 /// Rotates the sealed store's master key
 #[derive(Debug, Subcommand)]
 pub(super) enum Key {
-    /// Makes a new master key and seals every secret's key under it; secrets stay readable throughout
+    /// Makes a new master key and seals every secret's key under it
+    ///
+    /// Secrets stay readable throughout, by running daemons too. Keep a copy of the key file apart from that of the database: without
+    /// the key, no secret can be read again.
     Rotate {
         #[command(flatten)]
         stores: Stores,

@@ -28,16 +28,24 @@ use failure::{EXIT_CODES, Exit, Failure};
 /// Finds the way from a workflow step to the credential it may use
 ///
 /// credway resolves (workflow, MCP instance, step) to a config with its credentials: over gRPC for executors, from secrets in
-/// Vault/OpenBao or in its own sealed store. Start with `credway dev`, which needs no server, no account and no network.
+/// Vault/OpenBao or in its own sealed store.
+///
+/// Start with `credway dev`, which needs no server, no account and no network, and tells what to try next.
 #[derive(Debug, Parser)]
-#[command(name = "credway", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "credway", version, max_term_width = HELP_WIDTH_MAX, after_help = EXIT_CODES)]
 struct Cli {
-    /// Report failures as one JSON document on standard error
-    #[arg(long, global = true)]
+    /// Report a failure as one JSON document on standard error
+    #[arg(long, global = true, display_order = LAST)]
     json: bool,
     #[command(subcommand)]
     command: Command,
 }
+
+/// Longer lines are hard to read, however wide the terminal.
+const HELP_WIDTH_MAX: usize = 110;
+
+/// After the options of the command itself.
+const LAST: usize = 900;
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -54,8 +62,10 @@ enum Command {
     #[command(subcommand)]
     Config(config_show::Config),
     Healthcheck(healthcheck::Healthcheck),
-    /// Prints the completions for a shell: `credway completion bash > /etc/bash_completion.d/credway`
+    /// Prints the completions for a shell
+    #[command(after_help = "Example:\n  credway completion bash | sudo tee /etc/bash_completion.d/credway")]
     Completion {
+        /// The shell
         #[arg(value_enum)]
         shell: Shell,
     },

@@ -11,7 +11,7 @@ use crate::model::name::Slug;
 /// Which project, in which stores.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Project {
-    /// The project, as TENANT/PROJECT; the demo's if `credway dev` is worked on
+    /// The project; not needed for the demo's of `credway dev`
     #[arg(long, value_name = "TENANT/PROJECT")]
     project: Option<String>,
     #[command(flatten)]

@@ -15,16 +15,25 @@ use crate::grpc::proto::{
 const HIDDEN: &str = "********";
 
 /// Resolves an MCP instance as a workflow step would
+///
+/// The instance's active profile says which connection feeds which key; an override of the workflow puts another connection in its
+/// place, and one of the step beats that. Asks a running daemon: the `credway dev` of this user, or the one of --server.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  credway resolve mailer                                     its config, secrets hidden
+  credway resolve mailer --workflow nightly --step notify    as that step of that workflow gets it
+  credway resolve mailer --workflow nightly --explain        which rule decided
+  credway resolve mailer --reveal --format dotenv > .env")]
 pub(super) struct Resolve {
     /// The instance: its name, its id (inst_…), or its server's URL
     #[arg(value_name = "INSTANCE")]
     instance: String,
-    /// The workflow that runs, for its overrides
+    /// The workflow that would run: its overrides apply
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<String>,
-    /// The step within the workflow
-    #[arg(long, value_name = "STEP")]
+    /// The step of the workflow
+    #[arg(long, value_name = "STEP", requires = "workflow")]
     step: Option<String>,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
@@ -33,7 +42,7 @@ pub(super) struct Resolve {
     #[arg(long)]
     explain: bool,
     /// Show secret values
-    #[arg(long)]
+    #[arg(long, conflicts_with = "explain")]
     reveal: bool,
     #[command(flatten)]
     server: Server,
@@ -41,8 +50,11 @@ pub(super) struct Resolve {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
+    /// For people
     Table,
+    /// For programs
     Json,
+    /// KEY='value' lines, for a shell; needs --reveal
     Dotenv,
 }
 
@@ -238,12 +250,11 @@ fn explanation_table(answer: &ExplainResolutionResponse) -> String {
             (false, true) => "missing",
             (false, false) => "not set",
         };
-        let value = if entry.present { HIDDEN } else { "" };
-        [entry.key.clone(), value.to_owned(), from, state.to_owned()]
+        [entry.key.clone(), from, state.to_owned()]
     });
     let entries = match answer.entries.is_empty() {
         true => String::new(),
-        false => format!("\n{}", table(["KEY", "VALUE", "FROM", "STATE"], entries)),
+        false => format!("\n{}", table(["KEY", "FROM", "STATE"], entries)),
     };
     let verdict = match &answer.refusal {
         None => "resolves".to_owned(),

@@ -13,17 +13,26 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::{self, Telemetry};
 
-/// Runs the daemon
+/// Runs the daemon that executors ask for credentials
+///
+/// Its settings come from the config file, from the environment (`grpc.address` is `CREDWAY_GRPC_ADDRESS`) and from flags; a flag beats
+/// the environment, which beats the file. It starts while Vault or the database is down, says so at /readyz?verbose, and heals by
+/// itself. SIGTERM lets calls in flight finish; SIGHUP reloads certificates and the log level.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  credway config check --config /etc/credway/credway.toml
+  credway serve --config /etc/credway/credway.toml
+  credway serve --data-dir ./data    SQLite, and secrets sealed in a file: needs no other server")]
 pub(super) struct Serve {
-    /// The config file (TOML); see `credway config show --sources`
-    #[arg(long, env = "CREDWAY_CONFIG", value_name = "FILE")]
+    /// The config file (TOML); without one, defaults: see `credway config show`
+    #[arg(long, env = "CREDWAY_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[command(flatten)]
-    overrides: Overrides,
-    /// Write where the daemon is reached to this file, once it is ready
+    /// Once ready, write where the daemon is reached to this file: {"http", "grpc", "socket", …}
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 impl Serve {

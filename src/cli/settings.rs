@@ -14,16 +14,16 @@ use crate::config::load::{self, Sources};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Overrides {
-    /// Where the embedded database, its master key and the socket lie
+    /// Where the embedded database, its master key and the socket are kept
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The HTTP listener: 127.0.0.1:8420; port 0 takes a free one
+    /// Where HTTP listens (metrics and probes), such as 127.0.0.1:8420; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     pub http_addr: Option<SocketAddr>,
-    /// The gRPC listener: 127.0.0.1:8421; port 0 takes a free one
+    /// Where gRPC listens on TCP, such as 127.0.0.1:8421; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     pub grpc_addr: Option<SocketAddr>,
-    /// The gRPC Unix socket
+    /// Where gRPC listens on a Unix socket
     #[arg(long, value_name = "PATH")]
     pub grpc_socket: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as credway=debug
@@ -64,10 +64,10 @@ pub(super) fn load_flags(file: Option<PathBuf>, flags: Vec<(&'static str, String
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Stores")]
 pub(super) struct Stores {
-    /// The daemon's config file
-    #[arg(long, env = "CREDWAY_CONFIG", value_name = "FILE")]
+    /// The daemon's config file: its stores are worked on
+    #[arg(long, env = "CREDWAY_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The data directory of an embedded daemon
+    /// Without a config file: the daemon's data directory
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     data_dir: Option<PathBuf>,
 }

@@ -14,9 +14,15 @@ use crate::control::TokenSpec;
 use crate::model::caller::{Role, Scope};
 
 /// Makes, lists and revokes access tokens
+///
+/// Executors send one as `authorization: Bearer pat_…`. credway keeps only a hash of it.
 #[derive(Debug, Subcommand)]
 pub(super) enum Token {
     /// Makes a token and shows it, once
+    #[command(after_help = "\
+Examples:
+  credway token create --name executor --days 90 > executor.token
+  credway token create --name editor --role project_viewer --scope mcp:read --scope workflow:read")]
     Create(Create),
     /// Lists the project's tokens, without their text
     List {
@@ -37,13 +43,13 @@ pub(super) struct Create {
     /// What it is for
     #[arg(long)]
     name: String,
-    /// What it may be used for; may be given several times
+    /// What it may be used for: mcp:read, mcp:write, mcp:execute, workflow:read, workflow:run; may be given several times
     #[arg(long = "scope", value_name = "SCOPE", default_values = ["mcp:execute"])]
     scopes: Vec<Scope>,
-    /// Whose rights it has: `project_viewer`, `project_contributor`, `project_admin`, `tenant_admin`
+    /// Whose rights it has: project_viewer, project_contributor, project_admin, tenant_admin
     #[arg(long, default_value = "project_contributor")]
     role: Role,
-    /// Days until it expires; without it, it does not
+    /// Days until it expires; without this, it never does
     #[arg(long, value_name = "DAYS")]
     days: Option<u32>,
     /// For every project of the tenant, not just this one

@@ -9,7 +9,7 @@ const APPLY: &str = "credway apply --data-dir data";
 fn applying_twice_changes_nothing_the_second_time() {
     let home = home_with_world();
     let first = home.must(&format!("{APPLY} -f world.yaml"));
-    assert!(first.contains("connection live") && first.ends_with("changes made\n"), "{first}");
+    assert!(first.contains("+ connection \"live\"") && first.ends_with("changes made\n"), "{first}");
     assert_eq!(home.must(&format!("{APPLY} -f world.yaml")), "nothing to change\n");
 }
 
@@ -46,7 +46,7 @@ fn a_changed_secret_is_the_only_change() {
     home.write("sandbox.key", "another");
     let changed = home.must(&format!("{APPLY} -f world.yaml"));
     assert_eq!(changed.lines().last(), Some("1 change made"), "{changed}");
-    assert!(changed.contains("connection sandbox"), "{changed}");
+    assert!(changed.contains("connection \"sandbox\": credentials: api_key changed"), "{changed}");
     assert!(!changed.contains("another"), "{changed}");
 }
 

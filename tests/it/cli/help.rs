@@ -2,7 +2,7 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "",
     "dev",
     "serve",
@@ -20,8 +20,10 @@ const COMMANDS: [&str; 19] = [
     "token list",
     "token revoke",
     "key rotate",
+    "config",
     "config show",
     "healthcheck",
+    "completion",
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{WORLD, home_with_world, running};
+use super::{home_with_world, running};
 use crate::support::openbao::Bao;
 use crate::support::postgres::Postgres;
 use crate::support::program::Home;
@@ -53,8 +53,20 @@ fn secrets_are_hidden_unless_they_are_asked_for() {
         let shown = home.must(&format!("credway resolve pay {form}"));
         assert!(shown.contains("API_KEY") && !shown.contains("live-canary"), "{form}\n{shown}");
     }
-    insta::assert_snapshot!(home.must("credway resolve pay"), @"");
-    insta::assert_snapshot!(home.must("credway resolve pay --reveal --workflow rehearsal --step charge"), @"");
+    insta::assert_snapshot!(home.must("credway resolve pay"), @r#"
+    KEY      VALUE      FROM
+    API_KEY  ********   connection "live" v1
+    REGION   eu-west-1  default
+    TIMEOUT  15         profile "default"
+    3 keys. Secret values hidden: --reveal shows them.
+    "#);
+    insta::assert_snapshot!(home.must("credway resolve pay --reveal --workflow rehearsal --step charge"), @r#"
+    KEY      VALUE          FROM
+    API_KEY  it's a charge  connection "charge" v1 by override of workflow rehearsal, step charge
+    REGION   eu-west-1      default
+    TIMEOUT  15             profile "default"
+    3 keys.
+    "#);
 }
 
 #[test]
@@ -140,13 +152,19 @@ projects:
         assert_eq!(document.failure()["code"], reason);
         assert_eq!(document.failure()["exit_code"], code);
     }
-    assert!(!WORLD.contains("bare"));
 }
 
 #[test]
 fn a_person_reads_what_is_wrong_and_what_to_do() {
     let (home, _daemon) = running();
-    home.must("credway connection disable live --data-dir data --project acme/payments");
-    insta::assert_snapshot!(home.refused(1, "credway resolve pay"), @"");
+    let at = "--data-dir data --project acme/payments";
+    home.must(&format!("credway connection disable live {at}"));
+    let shown = home.must(&format!("credway connection get live {at}"));
+    let id = shown.lines().find_map(|line| line.strip_prefix("id")).unwrap().trim().to_owned();
+    insta::assert_snapshot!(home.refused(1, "credway resolve pay").replace(&id, "ID"), @r#"
+    error[CONNECTION_DISABLED]: connection "live" is turned off
+      fix   turn it on: `credway connection enable ID`, or wire another one
+    "#);
+    insta::assert_snapshot!(home.must("credway resolve pay --explain").replace(&id, "ID"), @"");
     insta::assert_snapshot!(home.refused(4, "CREDWAY_TOKEN=pat_nonsense credway resolve pay"), @"");
 }

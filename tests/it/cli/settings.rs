@@ -26,14 +26,14 @@ fn a_config_that_is_no_toml_is_told_by_line() {
     let home = Home::new();
     home.write("credway.toml", "data_dir = '/x'\n[database]\nurl = 'postgres://canary@db\n");
     let told = home.refused(2, "credway config check --config credway.toml");
-    assert!(told.contains("line 3") && !told.contains("canary"), "{told}");
+    assert!(told.contains("credway.toml:3") && !told.contains("canary"), "{told}");
     let told = home.refused(2, "credway config check --config absent.toml");
     assert!(told.contains("absent.toml"), "{told}");
 }
 
 #[test]
 fn config_show_tells_where_each_setting_came_from() {
-    let home = Home::new().with("CREDWAY_HTTP__ADDRESS", "127.0.0.1:9000");
+    let home = Home::new().with("CREDWAY_HTTP_ADDRESS", "127.0.0.1:9000");
     home.write("credway.toml", "[cache]\nsecret_ttl = '5s'\n[database]\nurl = 'postgres://app:canary@db/credway'\n");
     let shown = home.must("credway config show --sources --config credway.toml --grpc-addr 127.0.0.1:9001");
     let source = |setting: &str| {
