@@ -18,6 +18,7 @@ mod listeners;
 mod proto;
 mod python;
 mod readme;
+mod outages;
 mod store;
 mod support;
 mod telemetry;

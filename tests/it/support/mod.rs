@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod cast;
 pub(crate) mod gate;
+pub(crate) mod daemon;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;

@@ -1,0 +1,136 @@
+//! kill -9 at any moment of a write, and of the daemon.
+
+use std::time::Duration;
+
+use credway::grpc::proto::batch_result::Outcome;
+use credway::grpc::proto::config_entry::Value as Typed;
+use credway::grpc::proto::{BatchResolveCredentialsRequest, BatchStep};
+
+use crate::support::daemon::{Client, Home, key_of, lent, on_servers};
+use crate::support::openbao::Bao;
+use crate::support::postgres::Postgres;
+
+/// How often `apply` is killed. Each round costs two runs of it.
+const ROUNDS: u64 = 15;
+
+/// Connections that every round changes, beside the one that it adds.
+const CHANGED: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+/// Moments picked by a seed that a failed test prints, so that it can be had again by `CREDWAY_TEST_SEED`.
+struct Chance(u64);
+
+impl Chance {
+    fn new() -> Self {
+        let told = std::env::var("CREDWAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = told.unwrap_or_else(|| getrandom::u64().unwrap());
+        eprintln!("CREDWAY_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn part_of(&mut self, span: Duration) -> Duration {
+        span * u32::try_from(self.next() % 1000).unwrap() / 1000
+    }
+}
+
+/// The manifest of a generation: every key is new, and one more connection than before it.
+fn declare(home: &Home, generation: u64) {
+    let added: Vec<String> = (0..=generation).map(|g| format!("added-{g}")).collect();
+    let names = CHANGED.into_iter().chain(added.iter().map(String::as_str));
+    let keys: Vec<(&str, String)> = names.map(|name| (name, format!("key-{generation}"))).collect();
+    home.manifest(&keys.iter().map(|(name, key)| (*name, key.as_str())).collect::<Vec<_>>());
+}
+
+/// The generation of each instance's key, as one batch answers; `None` for an instance that does not exist.
+async fn generations(client: &mut Client, up_to: u64) -> Vec<(String, Option<u64>)> {
+    let added = (0..=up_to).map(|generation| format!("added-{generation}"));
+    let names = CHANGED.map(str::to_owned).into_iter().chain(added);
+    let steps = names.map(|name| BatchStep { step: name.clone(), instance_id: name, server_url: String::new() });
+    let request = BatchResolveCredentialsRequest { steps: steps.collect(), ..Default::default() };
+    let answer = client.batch_resolve_credentials(request).await.unwrap().into_inner();
+    let generation = |outcome: Outcome| match outcome {
+        Outcome::Refusal(refusal) if refusal.reason == "INSTANCE_NOT_FOUND" => None,
+        Outcome::Refusal(refusal) => panic!("{}: {}", refusal.reason, refusal.message),
+        Outcome::Resolution(resolution) => match resolution.config.first().and_then(|entry| entry.value.as_ref()) {
+            Some(Typed::StringValue(text)) => Some(text.strip_prefix("key-").unwrap().parse().unwrap()),
+            _ => panic!("there is no key"),
+        },
+    };
+    answer.results.into_iter().map(|result| (result.step, generation(result.outcome.unwrap()))).collect()
+}
+
+/// Kills `apply` at random moments. `settings` name the stores; a daemon that caches nothing looks at what is there.
+async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
+    home.config(&[settings, &[("cache.secret_ttl", "0s")]].concat());
+    declare(home, 0);
+    home.apply().await.ok();
+    let daemon = home.start().await;
+    let mut client = daemon.client(&home.token()).await;
+    declare(home, 1);
+    let began = tokio::time::Instant::now();
+    home.apply().await.ok();
+    let usual = began.elapsed();
+
+    let (mut chance, mut acknowledged, mut killed) = (Chance::new(), 1, 0);
+    for generation in 2..2 + ROUNDS {
+        declare(home, generation);
+        // Dropped in its middle, the command is killed.
+        match tokio::time::timeout(chance.part_of(usual), home.apply()).await {
+            Ok(ran) => {
+                ran.ok();
+                acknowledged = generation;
+            }
+            Err(_) => killed += 1,
+        }
+        for (name, found) in generations(&mut client, generation).await {
+            let is_promised = name.strip_prefix("added-").is_none_or(|g| g.parse::<u64>().unwrap() <= acknowledged);
+            let is_right = match found {
+                None => !is_promised,
+                Some(found) => (acknowledged..=generation).contains(&found),
+            };
+            assert!(is_right, "{name} is of {found:?}; {acknowledged} was acknowledged, {generation} was killed");
+        }
+        // Half of the time one killed run meets what another has left.
+        if generation % 2 == 0 {
+            home.apply().await.ok();
+            acknowledged = generation;
+            let found = generations(&mut client, generation).await;
+            assert!(found.iter().all(|(_, found)| *found == Some(generation)), "after {generation}: {found:?}");
+        }
+    }
+    assert!(killed > 0, "no run was killed in its middle");
+}
+
+#[tokio::test]
+async fn an_apply_that_is_killed_loses_nothing_in_sqlite_and_the_sealed_store() {
+    apply_survives_kills(&Home::new(), &[]).await;
+}
+
+#[tokio::test]
+async fn an_apply_that_is_killed_loses_nothing_in_postgres_and_openbao() {
+    let home = Home::new();
+    let settings = on_servers(&home, &Postgres::fresh_database().await, Bao::shared().await).await;
+    apply_survives_kills(&home, &lent(&settings)).await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_starts_again_at_once_where_it_was() {
+    let home = Home::new();
+    home.config(&[]);
+    home.manifest(&[("a", "key-a")]);
+    home.apply().await.ok();
+    for _ in 0..3 {
+        let mut daemon = home.start().await;
+        let mut client = daemon.client(&home.token()).await;
+        assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a");
+        daemon.kill();
+        assert!(home.path("credway.sock").exists(), "nothing is left to start over");
+    }
+}
