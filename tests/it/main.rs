@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod control;
 mod http;
+mod leaks;
 mod listeners;
 mod refusals;
 mod resolve;
