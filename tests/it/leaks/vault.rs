@@ -166,7 +166,7 @@ async fn what_a_vault_answers_is_never_shown_and_its_redirects_are_not_followed(
     let typed = json!({ "data": { "data": { "api_key": [said] }, "metadata": { "version": 1 } } }).to_string();
     let cut_off = format!(r#"{{"data":{{"data":{{"api_key":"{said}"#);
     let answers = [
-        (StatusCode::FORBIDDEN, errors.clone(), "SECRET_UNREADABLE"),
+        (StatusCode::FORBIDDEN, errors.clone(), "SECRET_STORE_UNAVAILABLE"),
         (StatusCode::INTERNAL_SERVER_ERROR, errors.clone(), "SECRET_STORE_UNAVAILABLE"),
         (StatusCode::SERVICE_UNAVAILABLE, errors, "SECRET_STORE_UNAVAILABLE"),
         (StatusCode::OK, format!("<html>{said}</html>"), "SECRET_STORE_UNAVAILABLE"),

@@ -44,7 +44,7 @@ pub(super) fn secret_read(reply: &Reply, place: &Place<'_>) -> Result<SecretDocu
         let read: Option<Envelope<Version>> = reply.parse();
         return match read {
             Some(Envelope { data }) => Ok(SecretDocument { fields: data.data, version: data.metadata.version }),
-            None => Err(SecretError::Unreadable { address: place.secret.clone(), cause: unreadable_cause(reply) }),
+            None => Err(unreadable(reply, place)),
         };
     }
     if reply.status() == 404 && (deleted_version(reply).is_some() || is_plain_missing(reply)) {
@@ -253,18 +253,22 @@ fn is_plain_missing(reply: &Reply) -> bool {
     reply.parse().is_some_and(|missing: Missing| missing.errors.is_empty())
 }
 
-// Names the field that is not a string, never its value.
-fn unreadable_cause(reply: &Reply) -> String {
+// What Vault holds there is not what we write; or it is not Vault that speaks, and then the secret may be well: a proxy's page,
+// or an answer that was cut off. Names the field that is not a string, never its value.
+fn unreadable(reply: &Reply, place: &Place<'_>) -> SecretError {
     #[derive(Deserialize)]
     struct Loose {
-        data: BTreeMap<String, Value>,
+        data: Value,
+        #[expect(dead_code, reason = "only Vault's answers have it")]
+        metadata: Metadata,
     }
-    let loose: Option<Envelope<Loose>> = reply.parse();
-    let odd = loose.and_then(|loose| loose.data.data.into_iter().find(|(_, value)| !value.is_string()));
-    match odd {
+    let Some(Envelope { data: loose }) = reply.parse::<Envelope<Loose>>() else { return not_vault(place.vault) };
+    let odd = loose.data.as_object().and_then(|fields| fields.iter().find(|(_, value)| !value.is_string()));
+    let cause = match odd {
         Some((name, _)) => format!("field {name:?} is not a string"),
         None => "it is not a flat object of strings".to_owned(),
-    }
+    };
+    SecretError::Unreadable { address: place.secret.clone(), cause }
 }
 
 #[cfg(test)]
