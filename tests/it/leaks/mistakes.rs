@@ -38,7 +38,7 @@ async fn a_manifest_that_is_refused_is_not_quoted() {
         profile(&format!("N: {secret}")),
         profile(&format!("B: {secret}")),
         profile(&format!("K: [{secret}]")),
-        format!("{secret}"),
+        secret.clone(),
         format!("- {secret}\n\t{secret}"),
         format!("tenant: [{secret}]"),
         format!("\u{1}{secret}"),
