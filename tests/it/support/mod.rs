@@ -2,13 +2,13 @@
 
 pub(crate) mod answers;
 pub(crate) mod cast;
-pub(crate) mod gate;
 pub(crate) mod daemon;
+pub(crate) mod gate;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
-pub(crate) mod shelf;
 pub(crate) mod program;
+pub(crate) mod shelf;
 pub(crate) mod sidecar;
 pub(crate) mod tls;
 pub(crate) mod tools;
