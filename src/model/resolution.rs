@@ -26,7 +26,7 @@ pub struct ResolutionRequest {
 }
 
 /// How the instance was named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum InstanceRef {
     Id(InstanceId),
     /// Its name, unique in the project.

@@ -8,30 +8,31 @@ mod plan;
 #[cfg(test)]
 mod tests;
 mod trail;
+mod wirings;
 
 use futures_util::future::try_join_all;
-use tracing::{Instrument as _, info_span};
 
 pub use explain::{ExplainedEntry, Explanation};
 pub use trail::{Rule, RuleOutcome};
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::metrics::{Metrics, QueryOutcome, Tier};
+use crate::metrics::{Metrics, Tier};
 use crate::model::caller::Caller;
 use crate::model::refusal::Refusal;
-use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest};
+use crate::model::resolution::{Freshness, Resolution, ResolutionRequest};
 use crate::model::secret::SecretAddress;
 use crate::model::wiring::{WiredConnection, Wiring};
 use crate::secrets::SecretError;
 use crate::secrets::cache::{Fetched, SecretCache};
-use crate::store::{ProjectScope, Store, WiringFound};
+use crate::store::Store;
 use plan::Plan;
 use trail::{Silent, Trail};
+use wirings::Wirings;
 
 /// Finds the way from a step to the credential it may use.
 pub struct Resolver {
-    store: Store,
+    wirings: Wirings,
     secrets: SecretCache,
     clock: Clock,
     metrics: Metrics,
@@ -39,7 +40,8 @@ pub struct Resolver {
 
 impl Resolver {
     pub fn new(store: Store, secrets: SecretCache, clock: Clock, metrics: Metrics) -> Self {
-        Self { store, secrets, clock, metrics }
+        let wirings = Wirings::new(store, clock.clone(), metrics.clone());
+        Self { wirings, secrets, clock, metrics }
     }
 
     /// The materialised config of one instance for one step, as `caller` may have it.
@@ -61,7 +63,7 @@ impl Resolver {
         request: &ResolutionRequest,
         trail: &mut impl Trail,
     ) -> Result<Resolution, Refusal> {
-        let wiring = self.wiring(caller, request).await?;
+        let wiring = self.wirings.find(caller, request).await?;
         trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
         let plan = plan::plan(&wiring, request, trail)?;
         trail.planned(|| explain::entries(&wiring, &plan));
@@ -71,29 +73,6 @@ impl Resolver {
         let resolution = materialise::materialise(&wiring, &plan, &secrets, fallback_refresh)?;
         trail.passed(Rule::Config, || format!("{} keys have values", resolution.config.len()));
         Ok(resolution)
-    }
-
-    /// Rules 1 and 2: the instance, if it is there for this caller.
-    async fn wiring(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Box<Wiring>, Refusal> {
-        let scope = ProjectScope { tenant: caller.tenant, project: caller.project, asked: request.project.clone() };
-        let started = self.clock.moment();
-        // Boxed, as a query's future is several KiB, and would make that of every call as large.
-        let find = Box::pin(self.store.wiring_find(&scope, &request.instance, request.workflow.as_deref()));
-        let found = find.instrument(info_span!(target: "credway::trace", "read wiring")).await;
-        let outcome = if found.is_ok() { QueryOutcome::Ok } else { QueryOutcome::Error };
-        self.metrics.database_query(outcome, self.clock.moment().since(started).as_secs_f64());
-        let found = found.map_err(|error| {
-            tracing::warn!(error = %error, "reading the wiring of {} failed", request.instance);
-            error.refusal()
-        })?;
-        match found {
-            WiringFound::One(wiring) => Ok(wiring),
-            WiringFound::Several(instances) => Err(Refusal::instance_ambiguous(&request.instance, &instances)),
-            WiringFound::Nothing => Err(match &request.instance {
-                InstanceRef::Server(url) => Refusal::instance_not_installed(url),
-                asked => Refusal::instance_not_found(asked),
-            }),
-        }
     }
 
     /// Rule 6: the secrets of all planned connections, at once, in the plan's order.
