@@ -160,3 +160,195 @@ fn read_outcome(outcome: &Result<SecretDocument, SecretError>) -> ReadOutcome {
         Err(SecretError::Unavailable { .. } | SecretError::Conflict { .. }) => ReadOutcome::Unavailable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::{BoxFuture, join_all};
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::model::id::ConnectionId;
+    use crate::model::secret::{SecretFields, SecretString};
+
+    /// A store whose every secret is as long as it is told, and none when it is told nothing. Counts its reads.
+    struct Counting {
+        bytes: Option<usize>,
+        reads: AtomicUsize,
+    }
+
+    impl SecretStore for Counting {
+        fn read<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let read = async move {
+                let bytes = self.bytes.ok_or_else(|| SecretError::Missing { address: address.clone() })?;
+                let value = SecretString::from("x".repeat(bytes));
+                Ok(SecretDocument { fields: SecretFields::from([("key".to_owned(), value)]), version: 1 })
+            };
+            Box::pin(read)
+        }
+
+        fn write<'a>(
+            &'a self,
+            _: &'a SecretAddress,
+            _: &'a SecretFields,
+            _: u64,
+        ) -> BoxFuture<'a, Result<u64, SecretError>> {
+            unreachable!("a cache never writes")
+        }
+
+        fn delete<'a>(&'a self, _: &'a SecretAddress) -> BoxFuture<'a, Result<(), SecretError>> {
+            unreachable!("a cache never deletes")
+        }
+
+        fn check(&self) -> BoxFuture<'_, Result<(), SecretError>> {
+            unreachable!("a cache never checks")
+        }
+    }
+
+    struct Bench {
+        store: Arc<Counting>,
+        cache: SecretCache,
+        clock: ManualClock,
+    }
+
+    impl Bench {
+        fn new(bytes: Option<usize>, settings: &config::Cache) -> Self {
+            let store = Arc::new(Counting { bytes, reads: AtomicUsize::new(0) });
+            let clock = ManualClock::at(Timestamp::UNIX_EPOCH);
+            let (manual, tasks) = (Clock::Manual(clock.clone()), TaskTracker::new());
+            let cache = SecretCache::new(store.clone(), settings, manual, Metrics::new(), tasks);
+            Self { store, cache, clock }
+        }
+
+        fn reads(&self) -> usize {
+            self.store.reads.load(Ordering::SeqCst)
+        }
+
+        /// Asks for as many secrets, each once.
+        async fn fill(&self, secrets: usize) {
+            for address in addresses(secrets) {
+                self.cache.get(&address).await.unwrap();
+            }
+            self.cache.sweep().await;
+        }
+
+        fn held(&self) -> (u64, u64) {
+            let entries = &self.cache.0.entries;
+            (entries.entry_count(), entries.weighted_size())
+        }
+    }
+
+    fn addresses(count: usize) -> Vec<SecretAddress> {
+        let address = |_| SecretAddress {
+            tenant: "acme".parse().unwrap(),
+            project: "payments".parse().unwrap(),
+            connection: ConnectionId::generate(),
+        };
+        (0..count).map(address).collect()
+    }
+
+    fn address() -> SecretAddress {
+        addresses(1).remove(0)
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_all_secrets_stay_within_their_bound() {
+        let settings = config::Cache { bytes_max: 100_000, ..config::Cache::default() };
+        let bench = Bench::new(Some(10_000), &settings);
+        bench.fill(100).await;
+        let (entries, bytes) = bench.held();
+        assert!((5..10).contains(&entries) && bytes <= 100_000, "{entries} secrets of {bytes} bytes");
+    }
+
+    #[tokio::test]
+    async fn the_number_of_secrets_stays_within_its_bound_however_small_they_are() {
+        let settings = config::Cache { entries_max: 10, ..config::Cache::default() };
+        let bench = Bench::new(Some(1), &settings);
+        bench.fill(100).await;
+        let (entries, _) = bench.held();
+        assert!((5..=10).contains(&entries), "{entries} secrets");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_takes_no_more_room_than_what_is() {
+        let settings = config::Cache { entries_max: 10, ..config::Cache::default() };
+        let bench = Bench::new(None, &settings);
+        for address in addresses(100) {
+            bench.cache.get(&address).await.unwrap_err();
+        }
+        bench.cache.sweep().await;
+        assert!(bench.held().0 <= 10);
+    }
+
+    #[tokio::test]
+    async fn a_secret_larger_than_the_whole_cache_is_served_and_not_kept() {
+        let settings = config::Cache { bytes_max: 1000, ..config::Cache::default() };
+        let bench = Bench::new(Some(2000), &settings);
+        bench.fill(3).await;
+        assert_eq!(bench.held(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn secrets_that_nobody_asks_for_again_leave_the_memory() {
+        let settings = config::Cache { secret_ttl: Duration::from_millis(20), ..config::Cache::default() };
+        let bench = Bench::new(Some(10), &settings);
+        bench.fill(10).await;
+        let emptied = async {
+            while bench.held() != (0, 0) {
+                tokio::task::yield_now().await;
+                bench.cache.sweep().await;
+            }
+        };
+        timeout(Duration::from_secs(10), emptied).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_read_again_when_it_is_too_old_and_not_before() {
+        let bench = Bench::new(Some(10), &config::Cache::default());
+        let address = address();
+        let table = [
+            (Duration::ZERO, Freshness::Fresh, 1),
+            (limits::SECRET_TTL_DEFAULT - Duration::from_millis(1), Freshness::Cached, 1),
+            (Duration::from_millis(1), Freshness::Fresh, 2),
+        ];
+        for (passes, freshness, reads) in table {
+            bench.clock.advance(passes);
+            let fetched = bench.cache.get(&address).await.unwrap();
+            assert_eq!((fetched.freshness, bench.reads()), (freshness, reads), "after {passes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn that_there_is_no_secret_is_remembered_for_a_moment() {
+        let bench = Bench::new(None, &config::Cache::default());
+        let address = address();
+        for (passes, reads) in [(Duration::ZERO, 1), (Duration::from_millis(999), 1), (Duration::from_millis(1), 2)] {
+            bench.clock.advance(passes);
+            let missing = bench.cache.get(&address).await.unwrap_err();
+            assert!(matches!(missing, SecretError::Missing { .. }), "{missing}");
+            assert_eq!(bench.reads(), reads, "after {passes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_at_once_share_one_read() {
+        let bench = Bench::new(Some(10), &config::Cache::default());
+        let address = address();
+        let answers = join_all((0..1000).map(|_| bench.cache.get(&address))).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(bench.reads(), 1);
+    }
+
+    #[tokio::test]
+    async fn with_no_time_to_live_every_answer_is_read_anew() {
+        let settings = config::Cache { secret_ttl: Duration::ZERO, ..config::Cache::default() };
+        let bench = Bench::new(Some(10), &settings);
+        let address = address();
+        for reads in 1..=3 {
+            let fetched = bench.cache.get(&address).await.unwrap();
+            assert_eq!((fetched.freshness, bench.reads()), (Freshness::Fresh, reads));
+        }
+    }
+}

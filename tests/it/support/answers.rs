@@ -2,6 +2,8 @@
 
 use credway::grpc::proto::config_entry::Value;
 use credway::grpc::proto::{ResolveCredentialsRequest, ResolveCredentialsResponse};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::Status;
 use tonic_types::{ErrorInfo, StatusExt};
 
@@ -46,9 +48,13 @@ pub(crate) fn value(answer: &ResolveCredentialsResponse, key: &str) -> String {
 
 /// What the daemon answers at a path of its HTTP port: status and body. Metrics and probes never wait.
 pub(crate) async fn http_get(sidecar: &Sidecar, path: &str) -> (u16, String) {
-    let url = format!("http://{}{path}", sidecar.addresses().http.unwrap());
-    let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
-    (answer.status().as_u16(), answer.text().await.unwrap())
+    let mut stream = TcpStream::connect(sidecar.addresses().http.unwrap()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// The value of one metric, named with its labels; 0 if it was never touched.
