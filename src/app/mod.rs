@@ -109,10 +109,11 @@ impl Running {
 
     /// Readiness off, then no new calls, then those in flight within their deadline, then everything else. Returns whether all
     /// calls in flight could finish.
-    pub async fn shutdown(self) -> bool {
+    pub async fn shutdown(mut self) -> bool {
         self.readiness.not_ready("shutdown", "this daemon is stopping");
         monitor::announce(&self.health, false).await;
         self.drain.cancel();
+        monitor::end_watches(&mut self.health).await;
         self.serving.close();
         let finished = timeout(self.drain_deadline, self.serving.wait()).await.is_ok();
         if !finished {

@@ -95,6 +95,13 @@ pub(super) async fn announce(health: &HealthReporter, serving: bool) {
     health.set_service_status(SERVICE_NAME, status).await;
 }
 
+/// Ends all watches of gRPC health, once they were told: they have no end of their own, and a drain waits for every call.
+pub(super) async fn end_watches(health: &mut HealthReporter) {
+    for service in ["", SERVICE_NAME] {
+        health.clear_service_status(service).await;
+    }
+}
+
 async fn within<E: std::fmt::Display>(
     deadline: Duration,
     look: impl Future<Output = Result<(), E>>,
