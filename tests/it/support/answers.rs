@@ -1,5 +1,7 @@
 //! What is asked of a daemon, and its answers as tests read them.
 
+use std::net::SocketAddr;
+
 use credway::grpc::proto::config_entry::Value;
 use credway::grpc::proto::{ResolveCredentialsRequest, ResolveCredentialsResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,9 +48,9 @@ pub(crate) fn value(answer: &ResolveCredentialsResponse, key: &str) -> String {
     }
 }
 
-/// What the daemon answers at a path of its HTTP port: status and body. Metrics and probes never wait.
-pub(crate) async fn http_get(sidecar: &Sidecar, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(sidecar.addresses().http.unwrap()).await.unwrap();
+/// What a daemon answers at a path of its HTTP address: status and body. Metrics and probes never wait.
+pub(crate) async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -59,7 +61,7 @@ pub(crate) async fn http_get(sidecar: &Sidecar, path: &str) -> (u16, String) {
 
 /// The value of one metric, named with its labels; 0 if it was never touched.
 pub(crate) async fn metric(sidecar: &Sidecar, name: &str) -> f64 {
-    let (_, text) = http_get(sidecar, "/metrics").await;
+    let (_, text) = http_get(sidecar.addresses().http.unwrap(), "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }
