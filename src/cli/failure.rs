@@ -10,9 +10,10 @@ use tonic_types::StatusExt;
 /// What the exit codes mean; also in `--help`.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-  0 ok          3 not found                        6 required keys missing
-  1 failed      4 not signed in or not allowed     7 a person must reconnect
-  2 usage       5 conflict or changed meanwhile    9 unreachable or timed out: retry helps";
+  0 ok         4 not signed in or not allowed     8 the provider failed
+  1 failed     5 conflict or changed meanwhile    9 unreachable or timed out: retry helps
+  2 usage      6 required keys missing            130 interrupted
+  3 not found  7 a person must reconnect";
 
 /// Exit codes of every command, as `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

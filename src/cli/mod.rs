@@ -73,7 +73,10 @@ enum Command {
 
 /// Parses the arguments, runs the command, and answers with its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return unparsed(&error),
+    };
     // Several crates of the tree carry a TLS provider of their own choice; one is chosen here, for all.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let json = cli.json;
@@ -89,6 +92,16 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
+}
+
+/// Help and version, or what is wrong with the arguments: for a program, if these say that one reads it.
+fn unparsed(error: &clap::Error) -> ExitCode {
+    let for_program = std::env::args_os().any(|argument| argument == "--json");
+    if !error.use_stderr() || !for_program {
+        error.exit();
+    }
+    let told = error.to_string();
+    Failure::new(Exit::Usage, "USAGE", told.trim_start_matches("error: ").trim_end()).report(true)
 }
 
 async fn run(command: Command) -> Result<(), Failure> {

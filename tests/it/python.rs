@@ -30,7 +30,12 @@ fn seen() -> Value {
 
 fn run(command: &mut Command) -> String {
     let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
-    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        command.get_program().display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -39,12 +44,8 @@ fn a_python_client_made_from_the_proto_gets_credentials_over_tcp_and_the_socket(
     let seen = seen();
     assert_eq!(seen["tcp"], seen["socket"]);
     let seen = &seen["tcp"];
-    let services = [
-        "credway.v1.CredentialService",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    ];
+    let services =
+        ["credway.v1.CredentialService", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"];
     assert_eq!(seen["reflection"]["services"], json!(services));
     assert_eq!(
         seen["reflection"]["methods"],

@@ -64,8 +64,13 @@ def batch(stub):
     return {result.step: result.refusal.reason or result.WhichOneof("outcome") for result in answer.results}
 
 
+# For a Unix socket, gRPC's C core makes an authority of the socket's path that HTTP/2 does not allow, and the daemon's HTTP/2
+# refuses it with PROTOCOL_ERROR (grpc/grpc#38142, hyperium/h2#487). So the client names one.
+OPTIONS = [("grpc.default_authority", "localhost")]
+
+
 def seen_over(target):
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, options=OPTIONS) as channel:
         stub = credway_grpc.CredentialServiceStub(channel)
         return {
             "reflection": reflected(channel),

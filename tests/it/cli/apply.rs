@@ -67,6 +67,8 @@ fn every_mistake_is_told_and_nothing_is_written() {
         assert!(!told.contains(line), "a secret is told:\n{told}");
     }
     home.refused(3, "credway connection list --data-dir data --project acme/payments");
+    let document = home.run(&format!("{APPLY} -f wrong.yaml --json")).failure();
+    assert_eq!((&document["code"], &document["exit_code"]), (&"MISTAKES".into(), &2.into()), "{document}");
 }
 
 #[test]
@@ -99,6 +101,19 @@ fn a_manifest_that_is_no_manifest_is_told_by_line_and_never_quoted() {
     assert!(told.contains("absent.yaml"), "{told}");
     std::fs::write(home.path("binary.yaml"), [0xff, 0xfe, 0x00]).unwrap();
     home.refused(2, &format!("{APPLY} -f binary.yaml"));
+}
+
+#[test]
+fn a_question_is_asked_at_the_terminal_and_the_answer_never_echoed() {
+    let home = home_with_world();
+    home.write("world.yaml", &WORLD.replace("{env: LIVE_KEY}", "{prompt: The live key}"));
+    // `script` gives the command a terminal of its own; a person types once it no longer echoes.
+    let person =
+        "until stty -a -F \"$(cat tty)\" | grep -q -- ' -echo '; do sleep 0.02; done 2>/dev/null; echo typed-canary";
+    let asked = home.must(&format!("({person}) | script -qec 'tty > tty; {APPLY} -f world.yaml' /dev/null"));
+    assert!(asked.contains("The live key (hidden): ") && !asked.contains("canary"), "{asked}");
+    // What is stored is not asked for again, so that a second run needs no terminal.
+    assert_eq!(home.must(&format!("{APPLY} -f world.yaml")), "nothing to change\n");
 }
 
 #[test]

@@ -87,6 +87,16 @@ fn a_second_dev_on_the_same_data_is_refused_and_the_first_one_goes_on() {
 }
 
 #[test]
+fn a_killed_dev_stands_in_nobodys_way() {
+    let home = Home::new();
+    drop(home.dev("--data-dir kept"));
+    assert!(home.path("run/credway/dev.json").exists() && home.path("kept/credway.sock").exists());
+    home.refused(9, "credway resolve demo-echo");
+    let _dev = home.dev("--data-dir kept");
+    home.must("credway resolve demo-echo");
+}
+
+#[test]
 fn dev_listens_on_loopback_only() {
     let home = Home::new();
     let told = home.refused(2, "credway dev --http-addr 0.0.0.0:0");

@@ -49,5 +49,7 @@ fn a_misspelt_command_or_flag_is_answered_with_the_right_one() {
     ] {
         let told = home.refused(2, line);
         assert!(told.contains(&format!("'{meant}'")), "{line}\n{told}");
+        let document = home.run(&format!("{line} --json")).failure();
+        assert_eq!((&document["code"], &document["exit_code"]), (&"USAGE".into(), &2.into()), "{document}");
     }
 }

@@ -165,6 +165,11 @@ fn a_person_reads_what_is_wrong_and_what_to_do() {
     error[CONNECTION_DISABLED]: connection "live" is turned off
       fix   turn it on: `credway connection enable ID`, or wire another one
     "#);
-    insta::assert_snapshot!(home.must("credway resolve pay --explain").replace(&id, "ID"), @"");
-    insta::assert_snapshot!(home.refused(4, "CREDWAY_TOKEN=pat_nonsense credway resolve pay"), @"");
+    let explained = home.must("credway resolve pay --explain --workflow rehearsal --step charge");
+    let connections = explained.lines().filter(|line| line.starts_with("connection")).collect::<Vec<_>>();
+    assert_eq!(connections, ["connection      passed   \"charge\" is active, version 1"], "the override stands");
+    insta::assert_snapshot!(home.refused(4, "CREDWAY_TOKEN=pat_nonsense credway resolve pay"), @"
+    error[UNAUTHENTICATED]: the call carries no valid credential
+      fix   send `authorization: Bearer pat_…` with a token that is neither revoked nor expired (`credway token create` makes one), or connect as an allowed uid or with an allowed client certificate
+    ");
 }
