@@ -4,6 +4,7 @@ mod apply;
 mod dev;
 mod help;
 mod project;
+mod reach;
 mod resolve;
 mod settings;
 
