@@ -177,7 +177,8 @@ fn no_log_level_opens_the_crates_that_handle_secrets() {
         info!(target: "sqlx::query", "CANARY");
         trace!(target: "some_crate_of_tomorrow", "CANARY");
         info_span!(target: "h2", "CANARY").in_scope(|| info!(target: "credway::grpc", "ours"));
-        warn!(target: "sqlx::query", "a slow statement");
+        warn!(target: "sqlx_postgres::options::parse", "CANARY");
+        warn!(target: "some_crate_of_tomorrow", "a warning");
         trace!(target: "credway::resolve", "ours in detail");
         let lines = log.take();
         assert_eq!(lines.len(), 3, "{lines:#?}");
