@@ -33,6 +33,7 @@ mod sqlite {
     pub(super) const BUSY: i32 = 5;
     pub(super) const LOCKED: i32 = 6;
     pub(super) const READONLY: i32 = 8;
+    pub(super) const IOERR: i32 = 10;
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
@@ -74,6 +75,8 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
     match sqlite_code(error) {
         Some(sqlite::BUSY | sqlite::LOCKED) => unavailable(LOCKED),
         Some(sqlite::FULL) => unavailable("the disk is full; nothing was changed, free some space"),
+        // A disk too full for the files beside the database is told like this too.
+        Some(sqlite::IOERR) => unavailable("its disk cannot be read or written: it is full, or failing"),
         Some(sqlite::READONLY) => unavailable("its file is read-only; check its owner, mode and mount"),
         Some(sqlite::CANTOPEN) => {
             unavailable("its file cannot be opened; check that it exists, and its owner and mode")
