@@ -78,18 +78,22 @@ async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
     home.apply().await.ok();
     let usual = began.elapsed();
 
-    let (mut chance, mut acknowledged, mut killed) = (Chance::new(), 1, 0);
+    let (mut chance, mut acknowledged, mut killed, mut torn) = (Chance::new(), 1, 0, 0);
     for generation in 2..2 + ROUNDS {
         declare(home, generation);
-        // Dropped in its middle, the command is killed.
-        match tokio::time::timeout(chance.part_of(usual), home.apply()).await {
+        // It takes a while to start, and longer with each generation. Dropped in its middle, the command is killed.
+        let patience = usual / 3 + chance.part_of(usual * 3 / 2);
+        match tokio::time::timeout(patience, home.apply()).await {
             Ok(ran) => {
                 ran.ok();
                 acknowledged = generation;
             }
             Err(_) => killed += 1,
         }
-        for (name, found) in generations(&mut client, generation).await {
+        let found = generations(&mut client, generation).await;
+        let written = found.iter().filter(|(_, found)| *found == Some(generation)).count();
+        torn += usize::from((1..found.len()).contains(&written));
+        for (name, found) in found {
             let is_promised = name.strip_prefix("added-").is_none_or(|g| g.parse::<u64>().unwrap() <= acknowledged);
             let is_right = match found {
                 None => !is_promised,
@@ -105,6 +109,7 @@ async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
             assert!(found.iter().all(|(_, found)| *found == Some(generation)), "after {generation}: {found:?}");
         }
     }
+    eprintln!("{killed} of {ROUNDS} runs were killed, {torn} amid their writes; a whole one takes {usual:?}");
     assert!(killed > 0, "no run was killed in its middle");
 }
 
@@ -118,6 +123,33 @@ async fn an_apply_that_is_killed_loses_nothing_in_postgres_and_openbao() {
     let home = Home::new();
     let settings = on_servers(&home, &Postgres::fresh_database().await, Bao::shared().await).await;
     apply_survives_kills(&home, &lent(&settings)).await;
+}
+
+#[tokio::test]
+async fn a_rotation_of_the_master_key_that_is_killed_loses_nothing() {
+    let home = Home::new();
+    home.config(&[("cache.secret_ttl", "0s")]);
+    declare(&home, 20);
+    home.apply().await.ok();
+    let daemon = home.start().await;
+    let mut client = daemon.client(&home.token()).await;
+    let config = home.text("credway.toml");
+    let rotate = ["key", "rotate", "--config", config.as_str()];
+    let began = tokio::time::Instant::now();
+    home.run(&rotate).await.ok();
+    let usual = began.elapsed();
+    let mut chance = Chance::new();
+    for round in 0..ROUNDS {
+        let patience = usual / 3 + chance.part_of(usual);
+        if let Ok(ran) = tokio::time::timeout(patience, home.run(&rotate)).await {
+            ran.ok();
+        }
+        let found = generations(&mut client, 20).await;
+        assert!(found.iter().all(|(_, found)| *found == Some(20)), "after round {round}: {found:?}");
+    }
+    drop(daemon);
+    let daemon = home.start().await;
+    assert_eq!(key_of(&mut daemon.client(&home.token()).await, "a").await.unwrap(), "key-20");
 }
 
 #[tokio::test]

@@ -95,6 +95,27 @@ async fn a_full_disk_is_named_and_what_was_there_stays() {
     assert_eq!(key_of(&mut client, "c").await.unwrap(), "key-c");
 }
 
+#[tokio::test]
+async fn a_start_on_a_full_disk_is_refused_until_there_is_room() {
+    let home = Home::new();
+    let disk = Disk::under(&home.path("data"));
+    if disk.mounted.is_none() {
+        // Without a disk of its own there is none to fill.
+        return;
+    }
+    home.config(&[]);
+    home.manifest(&[("a", "key-a")]);
+    home.apply().await.ok();
+    // A clean stop takes the write-ahead log with it, so that the next start needs room for another.
+    assert!(home.start().await.stop().await.success());
+    disk.fill();
+    home.serve().await.refused(1, &["the database is unavailable: its disk cannot be read or written"]);
+    home.apply().await.refused(9, &["its disk cannot be read or written"]);
+    disk.free();
+    let daemon = home.start().await;
+    assert_eq!(key_of(&mut daemon.client(&home.token()).await, "a").await.unwrap(), "key-a");
+}
+
 async fn opened(home: &Home) -> SqliteConnection {
     SqliteConnectOptions::new().filename(home.path("data/credway.db")).connect().await.unwrap()
 }
@@ -166,6 +187,13 @@ async fn a_postgres_database_of_a_later_version_is_refused_too() {
     home.apply().await.refused(9, &["a newer credway made it (migration 9999"]);
 }
 
+/// All that the sealed store keeps, as text.
+async fn sealed_rows(home: &Home) -> Vec<String> {
+    const ROWS: &str = "SELECT address || version || key_id || hex(wrapped_key) || hex(sealed) FROM sealed_secrets
+        UNION ALL SELECT key_id || hex(key_check) FROM sealed_head";
+    sqlx::query_scalar(ROWS).fetch_all(&mut opened(home).await).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_master_key_that_is_wrong_missing_or_readable_by_others_stops_the_start_and_nothing_else() {
     let home = Home::new();
@@ -173,7 +201,7 @@ async fn a_master_key_that_is_wrong_missing_or_readable_by_others_stops_the_star
     home.manifest(&[("a", "key-a")]);
     home.apply().await.ok();
     let (file, right) = (home.path("data/master.key"), fs::read(home.path("data/master.key")).unwrap());
-    let database = fs::read(home.path("data/credway.db")).unwrap();
+    let sealed = sealed_rows(&home).await;
     let foreign = Home::new();
     foreign.config(&[]);
     foreign.manifest(&[("a", "key-a")]);
@@ -193,7 +221,7 @@ async fn a_master_key_that_is_wrong_missing_or_readable_by_others_stops_the_star
     home.serve().await.refused(1, &["may be read or written by others (mode 0644): run `chmod 600"]);
 
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    assert!(fs::read(home.path("data/credway.db")).unwrap() == database, "the database was changed");
+    assert_eq!(sealed_rows(&home).await, sealed, "the sealed secrets were changed");
     assert!(fs::read(&file).unwrap() == right, "the key was changed");
     let daemon = home.start().await;
     assert_eq!(key_of(&mut daemon.client(&home.token()).await, "a").await.unwrap(), "key-a");
