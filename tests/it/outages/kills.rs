@@ -66,6 +66,13 @@ async fn generations(client: &mut Client, up_to: u64) -> Vec<(String, Option<u64
     answer.results.into_iter().map(|result| (result.step, generation(result.outcome.unwrap()))).collect()
 }
 
+/// Applies the manifest, and says how long that took.
+async fn timed_apply(home: &Home) -> Duration {
+    let began = tokio::time::Instant::now();
+    home.apply().await.ok();
+    began.elapsed()
+}
+
 /// Kills `apply` at random moments. `settings` name the stores; a daemon that caches nothing looks at what is there.
 async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
     home.config(&[settings, &[("cache.secret_ttl", "0s")]].concat());
@@ -74,15 +81,13 @@ async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
     let daemon = home.start().await;
     let mut client = daemon.client(&home.token()).await;
     declare(home, 1);
-    let began = tokio::time::Instant::now();
-    home.apply().await.ok();
-    let usual = began.elapsed();
+    let mut usual = timed_apply(home).await;
 
     let (mut chance, mut acknowledged, mut killed, mut torn) = (Chance::new(), 1, 0, 0);
     for generation in 2..2 + ROUNDS {
         declare(home, generation);
         // It takes a while to start, and longer with each generation. Dropped in its middle, the command is killed.
-        let patience = usual / 3 + chance.part_of(usual * 3 / 2);
+        let patience = usual / 3 + chance.part_of(usual);
         match tokio::time::timeout(patience, home.apply()).await {
             Ok(ran) => {
                 ran.ok();
@@ -103,7 +108,7 @@ async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
         }
         // Half of the time one killed run meets what another has left.
         if generation % 2 == 0 {
-            home.apply().await.ok();
+            usual = timed_apply(home).await;
             acknowledged = generation;
             let found = generations(&mut client, generation).await;
             assert!(found.iter().all(|(_, found)| *found == Some(generation)), "after {generation}: {found:?}");
