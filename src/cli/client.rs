@@ -82,7 +82,7 @@ impl Server {
             authorization: self.token(dev.as_ref())?.map(|token| bearer(&token)).transpose()?,
             project: self.project.as_deref().map(header).transpose()?,
         };
-        let channel = self.endpoint(&url)?.connect().await.map_err(|error| unreachable(&url, &error))?;
+        let channel = self.endpoint(&url)?.connect().await.map_err(|error| Failure::unreachable(&url, &error))?;
         Ok((CredentialServiceClient::with_interceptor(channel, credentials), url))
     }
 
@@ -90,7 +90,7 @@ impl Server {
     pub(super) async fn channel(&self) -> Result<(Channel, String), Failure> {
         let dev = if self.server.is_none() { ready::running_dev() } else { None };
         let url = self.url(dev.as_ref())?;
-        let channel = self.endpoint(&url)?.connect().await.map_err(|error| unreachable(&url, &error))?;
+        let channel = self.endpoint(&url)?.connect().await.map_err(|error| Failure::unreachable(&url, &error))?;
         Ok((channel, url))
     }
 
@@ -165,15 +165,4 @@ fn bearer(token: &SecretString) -> Result<MetadataValue<Ascii>, Failure> {
 fn header(text: &str) -> Result<MetadataValue<Ascii>, Failure> {
     text.parse()
         .map_err(|_| Failure::new(Exit::Usage, "HEADER", "the token or project holds characters that cannot be sent"))
-}
-
-fn unreachable(url: &str, error: &tonic::transport::Error) -> Failure {
-    let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), deepest);
-    Failure::new(Exit::Unreachable, "UNREACHABLE", format!("no daemon answers at {url}"))
-        .why(cause)
-        .fix("start it with `credway serve`, or name another one with --server")
-}
-
-fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
-    error.source().map_or_else(|| error.to_string(), deepest)
 }

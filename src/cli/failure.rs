@@ -1,10 +1,11 @@
 //! How a command fails: code, one sentence, why, fix, and an exit code that scripts can branch on.
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport};
 use tonic_types::StatusExt;
 
 /// What the exit codes mean; also in `--help`.
@@ -77,7 +78,18 @@ impl Failure {
         failure
     }
 
+    /// A daemon that is not there, or that we do not come to terms with.
+    pub(super) fn unreachable(server: &str, error: &transport::Error) -> Self {
+        Self::new(Exit::Unreachable, "UNREACHABLE", format!("no daemon answers at {server}"))
+            .why(deepest(error))
+            .fix("start it with `credway serve`, or name another one with --server")
+    }
+
     fn of_transport(status: &Status, server: &str) -> Self {
+        // A daemon that does not want our certificate says so after the connection has opened.
+        if let Some(error) = status.source().and_then(|source| source.downcast_ref()) {
+            return Self::unreachable(server, error);
+        }
         let exit = exit_of("", status.code());
         let code = format!("{:?}", status.code()).to_uppercase();
         Self::new(exit, code, format!("the call to {server} failed")).why(status.message())
@@ -101,6 +113,10 @@ impl Failure {
         }
         text
     }
+}
+
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    error.source().map_or_else(|| error.to_string(), deepest)
 }
 
 fn exit_of(reason: &str, code: Code) -> Exit {

@@ -30,8 +30,8 @@ mod tests {
     fn columns_stand_two_spaces_apart_and_nothing_hangs_over() {
         let rows = [["conn_1", "Größe", ""], ["c", "two\nlines\u{1b}[31m", "x"]];
         insta::assert_snapshot!(table(["ID", "NAME", "END"], rows.map(|row| row.map(str::to_owned))), @r"
-        ID      NAME                   END
-        conn_1  Größe                  -
+        ID      NAME                  END
+        conn_1  Größe                 -
         c       two\nlines\u{1b}[31m  x
         ");
     }

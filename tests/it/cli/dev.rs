@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use rustix::process::Signal;
 
-use crate::support::program::Home;
+use crate::support::program::{Home, until};
 
 #[test]
 fn dev_prints_a_resolved_credential_and_what_to_try_next() {
     let home = Home::new();
     let dev = home.dev("");
-    crate::support::program::until("it has printed all", || dev.printed().contains("Stop: Ctrl-C"));
+    until("it has printed all", || dev.printed().contains("Stop: Ctrl-C"));
     let printed = dev.printed();
     for told in ["credway resolve demo-echo --reveal", "DEMO_API_KEY  demo-production-key", "Try in another terminal"] {
         assert!(printed.contains(told), "{printed}");
@@ -36,7 +36,7 @@ fn the_ready_file_says_where_the_daemon_is_and_only_we_can_read_it() {
 fn what_dev_said_to_try_works() {
     let home = Home::new();
     let dev = home.dev("");
-    crate::support::program::until("it has printed all", || dev.printed().contains("Stop: Ctrl-C"));
+    until("it has printed all", || dev.printed().contains("Stop: Ctrl-C"));
     let tries: Vec<String> = dev
         .printed()
         .lines()

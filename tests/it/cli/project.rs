@@ -1,7 +1,7 @@
 //! `credway connection`, `token` and `key`: one thing at a time, in the stores themselves.
 
 use super::running;
-use crate::support::program::{Daemon, Home};
+use crate::support::program::{Daemon, Home, until};
 
 /// Commands here name the project once.
 fn project() -> (Home, Daemon) {
@@ -82,7 +82,7 @@ fn a_token_is_shown_once_works_and_is_refused_when_revoked() {
     let row = list.lines().find(|line| line.contains("  ci ")).unwrap();
     assert!(row.contains("until ") && !list.contains(token.trim()), "{list}");
     home.must("credway token revoke ci $AT");
-    crate::support::program::until("the token is refused", || home.run(&resolve).code == 4);
+    until("the token is refused", || home.run(&resolve).code == 4);
     assert!(home.must("credway token list $AT").contains("revoked "));
     home.refused(3, "credway token revoke ci $AT");
     home.refused(2, "credway token create --name x --scope mcp:everything $AT");

@@ -45,7 +45,8 @@ fn a_certificate_does_in_place_of_a_token() {
     let resolve = format!("cd {dir} && credway resolve pay --server https://localhost:{port}");
     home.must(&format!("{resolve} --tls-ca ca.pem --tls-cert ours.pem --tls-key ours.key"));
     for refused in ["--tls-ca ca.pem", "--tls-ca ca.pem --tls-cert theirs.pem --tls-key theirs.key", ""] {
-        home.refused(9, &format!("{resolve} {refused}"));
+        let told = home.refused(9, &format!("{resolve} {refused}"));
+        assert!(told.starts_with("error[UNREACHABLE]"), "{told}");
     }
     home.refused(2, &format!("{resolve} --tls-ca absent.pem"));
     home.refused(2, &format!("{resolve} --tls-cert ours.pem"));

@@ -1,7 +1,9 @@
 //! `credway config`, `healthcheck` and `completion`, and a daemon that is given bad settings.
 
+use rustix::process::Signal;
+
 use super::running;
-use crate::support::program::Home;
+use crate::support::program::{Home, until};
 
 #[test]
 fn config_check_tells_all_mistakes_at_once_and_quotes_no_secret() {
@@ -45,6 +47,27 @@ fn config_show_tells_where_each_setting_came_from() {
     assert!(source("http.address").contains("CREDWAY_"), "{shown}");
     assert!(source("grpc.address").contains("--grpc-addr") || source("grpc.address").contains("flag"), "{shown}");
     assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[test]
+fn settings_reread_on_sighup_are_used_if_they_are_good_and_left_if_not() {
+    let home = Home::new();
+    let write = |level: &str| {
+        let data = home.path("data");
+        home.write(
+            "credway.toml",
+            &format!("data_dir = {data:?}\n[http]\naddress = '127.0.0.1:0'\n[telemetry]\nlog_level = {level}"),
+        )
+    };
+    write("'info'");
+    let daemon = home.start("credway serve --config credway.toml");
+    for (level, said) in [("[[", "the settings in use are kept"), ("'debug'", "reloaded on SIGHUP")] {
+        write(level);
+        daemon.signal(Signal::HUP);
+        until(&format!("it says {said:?}"), || daemon.printed().contains(said));
+        home.must(&format!("credway healthcheck --server unix:{}", daemon.at("socket")));
+    }
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]
