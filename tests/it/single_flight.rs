@@ -20,7 +20,8 @@ type Answer = Result<String, Status>;
 
 /// A daemon whose secret store is behind a gate for the secret of one connection.
 struct Gated {
-    world: World,
+    /// Keeps its stores open.
+    _world: World,
     gate: Gate,
     sidecar: Sidecar,
     token: String,
@@ -44,7 +45,7 @@ impl Gated {
         let token = world.token(&[Scope::McpExecute]).await;
         let SecretStore::Vault(vault) = &world.config.secret_store else { panic!("not in OpenBao") };
         let path = format!("{}/data/{}/{address}", vault.mount, vault.prefix);
-        Self { reads_before: bao.reads_of(&path), world, gate, sidecar, token, path }
+        Self { reads_before: bao.reads_of(&path), _world: world, gate, sidecar, token, path }
     }
 
     /// How often this daemon read the secret, by the audit log of OpenBao.

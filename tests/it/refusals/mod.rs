@@ -191,7 +191,7 @@ async fn every_refusal_tells_its_reason_what_was_refused_and_what_to_do() {
     }
     bao.seal().await;
     seen.push(refuse(&mut client, asking("uncached")).await);
-    seen.extend(backends::refusals().await);
+    seen.extend(Box::pin(backends::refusals()).await);
 
     let reasons: Vec<String> = seen.iter().map(|status| error_info(status).reason).collect();
     for (_, code) in Reason::ALL {

@@ -13,9 +13,9 @@ use tonic::{Request, Status};
 
 /// A running daemon, with the directory it lives in.
 pub(crate) struct Sidecar {
-    pub(crate) config: Config,
-    pub(crate) dir: TempDir,
     running: Running,
+    /// Goes when the daemon goes.
+    _dir: TempDir,
 }
 
 pub(crate) type Client = CredentialServiceClient<InterceptedService<Channel, Metadata>>;
@@ -50,7 +50,7 @@ impl Sidecar {
     /// Starts the daemon that `config` describes.
     pub(crate) async fn start(dir: TempDir, config: Config, clock: Clock) -> Self {
         let running = app::start(&config, clock).await.unwrap();
-        Self { config, dir, running }
+        Self { running, _dir: dir }
     }
 
     pub(crate) fn addresses(&self) -> &Addresses {
