@@ -82,14 +82,26 @@ async fn a_database_password_that_is_wrong_or_malformed_is_not_shown() {
     let (_, url) = behind_a_password(&postgres, &mut stage).await;
     let wrong = stage.canaries.hatch_plain("a wrong password");
     let right = url.split([':', '@']).nth(2).unwrap();
-    for url in [url.replace(right, &wrong), url.replace(&postgres.port().to_string(), "port"), url.replace("5432", "")]
-    {
-        let settings = on_servers(&stage.home, &url, bao).await;
+    let (config, manifest) = (stage.home.text("credway.toml"), stage.home.text("manifest.yaml"));
+    stage.home.manifest(&[("a", "key-a")]);
+    let refused = url.replace(right, &wrong);
+    let malformed = url.replace(&postgres.port().to_string(), "port");
+    let mistyped = format!("{url}?pasword={wrong}&sslmod={wrong}");
+    for (url, is_usable) in [(refused, false), (malformed.clone(), false), (mistyped, true)] {
+        let mut settings = on_servers(&stage.home, &url, bao).await;
+        settings.push(("telemetry.log_level", "trace".to_owned()));
         stage.home.config(&lent(&settings));
-        stage.home.manifest(&[("a", "key-a")]);
-        let (config, manifest) = (stage.home.text("credway.toml"), stage.home.text("manifest.yaml"));
-        stage.run(&["apply", "--config", &config, "--file", &manifest]).await;
+        let applied = stage.run(&["apply", "--config", &config, "--file", &manifest]).await;
+        assert_eq!(applied.code == Some(0), is_usable, "{applied:?}");
         stage.run(&["config", "show", "--sources", "--config", &config]).await;
+        if url == malformed {
+            assert_ne!(stage.run(&["serve", "--config", &config]).await.code, Some(0));
+        } else {
+            let mut daemon = stage.home.start().await;
+            stage.look_at(&daemon).await;
+            assert!(daemon.stop().await.success());
+            stage.evidence.add("the log", daemon.log());
+        }
     }
     stage.canaries.are_in_none_of(&stage.evidence);
 }
