@@ -163,13 +163,11 @@ impl Opened {
             ("provider", connection.provider.clone()),
             ("account", connection.account_label.clone().unwrap_or_default()),
             ("environment", connection.environment.clone().unwrap_or_default()),
-            ("status", format!("{} since {}", connection.status.state, connection.status.since)),
+            ("status", format!("{} since {:.0}", connection.status.state, connection.status.since)),
             ("fields", format!("{} (stored, cannot be shown)", fields.join(", "))),
             ("version", connection.version.to_string()),
         ];
-        for (label, value) in rows {
-            println!("{label:<12}{value}");
-        }
+        print!("{}", table(["FIELD", "VALUE"], rows.map(|(label, value)| [label.to_owned(), value])));
         Ok(())
     }
 
@@ -200,7 +198,7 @@ impl Opened {
         let given = update.secrets.read(asked)?;
         let saved = control.connection_update_credentials(&self.project, &update.connection, given).await;
         tell("saved", &saved.map_err(failed)?);
-        println!("Running daemons serve the new credentials within their cache's time to live (30 s by default).");
+        eprintln!("Running daemons serve the new credentials within their cache's time to live (30 s by default).");
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::serve::{self, Signals};
 use super::settings::{self, Overrides};
 use super::workspace::Workspace;
 use crate::app::Addresses;
+use crate::config::Config;
 
 /// Runs credway on this machine with a demo workspace; needs no server
 ///
@@ -43,8 +44,15 @@ impl Dev {
         serve::forbid_core_dumps()?;
         let telemetry = serve::start_telemetry(&config)?;
         let signals = Signals::listen()?;
-        let token = Workspace::open(&config).await?.demo().await?;
+        // First the socket, then the token: a second dev on the same data ends here, and not the first one's token.
         let running = serve::start(&config).await?;
+        let token = match demo(&config).await {
+            Ok(token) => token,
+            Err(failure) => {
+                serve::stop(running, telemetry, None).await;
+                return Err(failure);
+            }
+        };
         let note = ready::runtime_dir().map(|dir| dir.join(ready::DEV_NOTE)).ok();
         for path in [note.as_ref(), self.ready_file.as_ref()].into_iter().flatten() {
             ready::write(path, &running.addresses, Some(&token), Some(home.path()))?;
@@ -72,6 +80,10 @@ impl Dev {
         let unsaid = defaults.into_iter().filter(|(path, _)| given.iter().all(|(other, _)| other != path));
         unsaid.chain(given.clone()).collect()
     }
+}
+
+async fn demo(config: &Config) -> Result<SecretString, Failure> {
+    Workspace::open(config).await?.demo().await
 }
 
 /// Where the demo's data lies: a directory to keep, or one that goes with us.

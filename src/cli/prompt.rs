@@ -13,7 +13,7 @@ use crate::model::secret::SecretString;
 pub(super) fn ask(question: &str) -> Result<SecretString, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(Exit::Usage, "NO_TERMINAL", format!("{question}: there is no terminal to ask at"))
-            .fix("give it as a file (FIELD=@PATH), or on standard input (FIELD=-)"));
+            .fix("give it by --secret-file FIELD=PATH (- is standard input); in a manifest, by {file: PATH} or {env: NAME}"));
     }
     let typed = rpassword::prompt_password(format!("{question} (hidden): "));
     typed.map(SecretString::from).map_err(|error| {

@@ -33,7 +33,7 @@ impl Workspace {
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
         let (tasks, stop, clock) = (TaskTracker::new(), CancellationToken::new(), Clock::System);
         let opened = backends::open(config, &clock, &tasks, &stop).await;
-        let Backends { store, secrets } = opened.map_err(|error| cannot_open(&error.to_string()))?;
+        let Backends { store, secrets } = opened.map_err(|error| cannot_open(Exit::Failed, &error.to_string()))?;
         let last_cause = std::cell::RefCell::new(String::new());
         let answering = async {
             let mut tries = interval(limits::STORES_OPEN_RETRY);
@@ -51,8 +51,8 @@ impl Workspace {
             }
         };
         match timeout(limits::STORES_OPEN_DEADLINE, answering).await {
-            Ok(outcome) => outcome.map_err(|cause| cannot_open(&cause))?,
-            Err(_) => return Err(cannot_open(&last_cause.take())),
+            Ok(outcome) => outcome.map_err(|cause| cannot_open(Exit::Failed, &cause))?,
+            Err(_) => return Err(cannot_open(Exit::Unreachable, &last_cause.take())),
         }
         Ok(Self { control: Control::new(store, secrets, catalogue(config)?, clock), tasks, stop })
     }
@@ -95,8 +95,9 @@ fn catalogue(config: &Config) -> Result<Catalogue, Failure> {
     })
 }
 
-fn cannot_open(cause: &str) -> Failure {
-    Failure::new(Exit::Unreachable, "STORES", "the stores cannot be opened").why(cause)
+/// `exit` tells scripts whether to try again.
+fn cannot_open(exit: Exit, cause: &str) -> Failure {
+    Failure::new(exit, "STORES", "the stores cannot be opened").why(cause)
 }
 
 /// What a manifest refers to outside itself, relative to where it lies.

@@ -118,6 +118,11 @@ fn a_wrong_master_key_is_told_and_the_right_one_works_again() {
         let told = home.run(line);
         assert!(told.code != 0 && told.err.contains("master key"), "{line}: {told:?}");
     }
+    home.write("data/master.key", "canary\n");
+    for line in ["credway apply -f world.yaml --data-dir data", start] {
+        let told = home.refused(1, line);
+        assert!(told.contains("master.key is damaged in line 1") && !told.contains("canary"), "{told}");
+    }
     home.must("cp right.key data/master.key");
     let _daemon = home.start(start);
     assert!(home.must("credway resolve pay --reveal").contains("live-canary"));
