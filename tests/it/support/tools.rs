@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 /// A program of the tests' Python environment: `python`, `buf`.
 pub(crate) fn tool(name: &str) -> PathBuf {
-    let tools = std::env::var_os("CREDWAY_TEST_TOOLS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from);
-    let path = tools.join("venv/bin").join(name);
-    assert!(path.exists(), "{} is missing: `tests/run install` brings it", path.display());
-    path
+    installed(name).unwrap_or_else(|| panic!("there is no {name} to test with: `tests/run install` brings it"))
+}
+
+/// The same, if it is there.
+pub(crate) fn installed(name: &str) -> Option<PathBuf> {
+    let at_home = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+    let tools = std::env::var_os("CREDWAY_TEST_TOOLS").map_or_else(at_home, PathBuf::from);
+    Some(tools.join("venv/bin").join(name)).filter(|path| path.exists())
 }
