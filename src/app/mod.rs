@@ -85,7 +85,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let service = Credentials::new(Arc::new(resolver), Arc::new(authenticator), &config.grpc, metrics.clone());
 
     let (health, routes) = routes(service)?;
-    let monitor = Monitor { store, secrets, cache, metrics, readiness: readiness.clone(), health: health.clone() };
+    let (seen, told) = (readiness.clone(), health.clone());
+    let mut monitor = Monitor { store, secrets, cache, metrics, readiness: seen, health: told, announced: None };
     // Nobody is told that we are ready before we have looked.
     monitor.look().await;
     let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), clock };

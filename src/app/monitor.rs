@@ -23,11 +23,13 @@ pub(super) struct Monitor {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub health: HealthReporter,
+    /// What gRPC health was told last: its watchers are to hear of changes only.
+    pub announced: Option<bool>,
 }
 
 impl Monitor {
     /// Looks again and again, until the daemon stops. From the drain on, health stays as the shutdown set it.
-    pub(super) async fn run(self, stop: CancellationToken, drain: CancellationToken) {
+    pub(super) async fn run(mut self, stop: CancellationToken, drain: CancellationToken) {
         let mut ticks = interval(limits::MONITOR_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -44,14 +46,16 @@ impl Monitor {
     }
 
     /// One look at every backend.
-    pub(super) async fn look(&self) {
+    pub(super) async fn look(&mut self) {
         let (database, secret_store) = tokio::join!(self.look_at_database(), self.look_at_secret_store());
         self.note("database", database);
         self.note("secret store", secret_store);
         self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl().map(|ttl| ttl.as_secs_f64()));
         let ready = self.readiness.is_ready();
         self.metrics.ready(ready);
-        announce(&self.health, ready).await;
+        if self.announced.replace(ready) != Some(ready) {
+            announce(&self.health, ready).await;
+        }
     }
 
     async fn look_at_database(&self) -> Result<(), String> {
