@@ -68,7 +68,7 @@ fn every_mistake_is_told_and_nothing_is_written() {
     }
     home.refused(3, "credway connection list --data-dir data --project acme/payments");
     let document = home.run(&format!("{APPLY} -f wrong.yaml --json")).failure();
-    assert_eq!((&document["code"], &document["exit_code"]), (&"MISTAKES".into(), &2.into()), "{document}");
+    assert_eq!((&document["code"], &document["exit_code"]), (&"INVALID_REQUEST".into(), &2.into()), "{document}");
 }
 
 #[test]
