@@ -210,12 +210,18 @@ impl Call<ExplainResolutionRequest> {
 
 /// What the call brings to prove who makes it: its token, else the peer at the other end of its connection.
 fn evidence<'a>(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Evidence<'a> {
-    let authorization = headers.get(http::header::AUTHORIZATION);
     // Any `authorization` decides, so one that is no bearer token is a wrong one (an empty token parses as none).
-    let bearer = authorization.map(|value| value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).unwrap_or(""));
+    let bearer =
+        headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().ok().and_then(bearer_token).unwrap_or(""));
     match peer {
         Some(Peer::Unix { uid, .. }) => Evidence { bearer, uid: Some(*uid), certificate_names: &[] },
         Some(Peer::Tls { names, .. }) => Evidence { bearer, uid: None, certificate_names: names },
         Some(Peer::Tcp { .. }) | None => Evidence { bearer, uid: None, certificate_names: &[] },
     }
+}
+
+/// The token of an `authorization` value; the scheme's case does not matter (RFC 9110, 11.1).
+fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

@@ -38,7 +38,11 @@ fn a_connection_cannot_be_made_wrongly() {
         (2, "NO_TERMINAL", "--template resend --name x"),
         (2, "SECRET_FILE", "--template resend --name x --secret-file api_key"),
         (2, "SECRET_FILE", "--template resend --name x --secret-file api_key=/nonexistent"),
-        (2, "INVALID_REQUEST", "--template resend --name x --secret-file api_key=sandbox.key --secret-file nope=sandbox.key"),
+        (
+            2,
+            "INVALID_REQUEST",
+            "--template resend --name x --secret-file api_key=sandbox.key --secret-file nope=sandbox.key",
+        ),
         (5, "ALREADY_EXISTS", "--template generic-api-key --name live --secret-file api_key=sandbox.key"),
     ];
     for (code, reason, flags) in table {
