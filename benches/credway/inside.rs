@@ -1,0 +1,208 @@
+//! G4 and G5: a resolve as a call of the library, in this process and on one thread, with nothing of the wire around it.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use alloc_counter::count_alloc_future;
+use anyhow::{Context, Result, anyhow, ensure};
+use credway::clock::Clock;
+use credway::limits;
+use credway::metrics::Metrics;
+use credway::model::resolution::{InstanceRef, ResolutionRequest};
+use credway::resolve::Resolver;
+use credway::secrets::cache::SecretCache;
+use credway::store::WiringFound;
+use futures_util::future::try_join_all;
+use sha2::{Digest, Sha256};
+
+use crate::report::{Report, Target};
+use crate::site::{Opened, Site, Step};
+use crate::stats::{Spread, percentile};
+
+/// Callers that ask for one cold key at once.
+const CALLERS: usize = 64;
+
+/// What is measured of a cold or warm resolve.
+#[derive(Clone, Copy)]
+pub(crate) struct Amount {
+    pub rounds: usize,
+    /// Resolves of each kind in one round.
+    pub resolves: usize,
+}
+
+/// A resolver over a site's stores, with an empty cache.
+struct Inside<'a> {
+    site: &'a Site,
+    opened: Opened,
+    resolver: Resolver,
+    metrics: Metrics,
+    clock: Clock,
+}
+
+impl<'a> Inside<'a> {
+    async fn open(site: &'a Site) -> Result<Self> {
+        let (opened, metrics, clock) = (site.open().await?, Metrics::new(), Clock::System);
+        let secrets = opened.backends.secrets.clone();
+        let cache = SecretCache::new(secrets, &site.config.cache, clock.clone(), metrics.clone(), opened.tasks.clone());
+        let resolver = Resolver::new(opened.backends.store.clone(), cache, clock.clone(), metrics.clone());
+        Ok(Self { site, opened, resolver, metrics, clock })
+    }
+
+    async fn resolve(&self, step: &Step) -> Result<()> {
+        let resolution = self.resolver.resolve(&self.site.caller, &request(step)).await?;
+        ensure!(resolution.config.len() == 6, "{} config entries", resolution.config.len());
+        Ok(())
+    }
+
+    /// The same trips to the stores by hand: the wiring, then the secret that it names.
+    async fn fetch_by_hand(&self, step: &Step) -> Result<()> {
+        let backends = &self.opened.backends;
+        let found = backends.store.wiring_find(&self.site.scope(), &InstanceRef::Id(step.instance), None).await?;
+        let WiringFound::One(wiring) = found else { return Err(anyhow!("there is no {}", step.instance)) };
+        ensure!(wiring.connections.contains_key(&step.address.connection), "the wiring lacks its connection");
+        black_box(backends.secrets.read(&step.address).await?);
+        Ok(())
+    }
+
+    /// How long `work` takes.
+    async fn timed(&self, work: impl Future<Output = Result<()>>) -> Result<Duration> {
+        let before = self.clock.moment();
+        work.await?;
+        Ok(self.clock.moment().since(before))
+    }
+
+    /// A counter over all its labels.
+    fn counter(&self, name: &str) -> f64 {
+        let rendered = self.metrics.render();
+        let lines = rendered.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Wirings read from the database, and secrets read from the secret store, by `work`.
+    async fn trips(&self, work: impl Future<Output = Result<()>>) -> Result<(f64, f64)> {
+        let counts =
+            || (self.counter("credway_database_queries_total"), self.counter("credway_secret_store_reads_total"));
+        let before = counts();
+        work.await?;
+        let after = counts();
+        Ok((after.0 - before.0, after.1 - before.1))
+    }
+}
+
+fn request(step: &Step) -> ResolutionRequest {
+    ResolutionRequest {
+        project: None,
+        workflow: None,
+        instance: InstanceRef::Id(step.instance),
+        expected_server: None,
+        step: None,
+        min_token_ttl: limits::MIN_TOKEN_TTL_DEFAULT,
+    }
+}
+
+/// G4: a cold resolve against its two trips by hand, and how many trips there are.
+pub(crate) async fn cold(site: &Site, amount: Amount, report: &mut Report) -> Result<()> {
+    eprintln!("G4: {}", site.name);
+    let inside = Inside::open(site).await?;
+    let mut steps = site.steps.iter();
+    let mut fresh = || steps.next().context("more cold resolves than instances");
+
+    let (queries, reads) = inside.trips(inside.resolve(fresh()?)).await?;
+    let of = |what: &str| format!("{what}, {}", site.name);
+    report.counted("G4", of("database queries of a cold resolve"), queries, Target::Exactly(1.0));
+    report.counted("G4", of("secret store reads of a cold resolve"), reads, Target::Exactly(1.0));
+    let (one, callers) = (fresh()?, 0..CALLERS);
+    let (queries, reads) =
+        inside.trips(async { try_join_all(callers.map(|_| inside.resolve(one))).await.map(drop) }).await?;
+    report.counted("G4", of("database queries of 64 callers on one cold key"), queries, Target::Exactly(1.0));
+    report.counted("G4", of("secret store reads of 64 callers on one cold key"), reads, Target::Exactly(1.0));
+
+    let mut ratios = Vec::with_capacity(amount.rounds);
+    let mut p50s = Vec::with_capacity(amount.rounds);
+    // One more round first, which is thrown away.
+    for round in 0..=amount.rounds {
+        let (mut resolves, mut by_hand) = (Vec::new(), Vec::new());
+        for _ in 0..amount.resolves {
+            resolves.push(nanoseconds(inside.timed(inside.resolve(fresh()?)).await?));
+            by_hand.push(nanoseconds(inside.timed(inside.fetch_by_hand(fresh()?)).await?));
+        }
+        let p50 =
+            |mut values: Vec<u32>| percentile(&mut values, 0.5).map(f64::from).context("a round without a resolve");
+        let (resolve, hand) = (p50(resolves)?, p50(by_hand)?);
+        if round > 0 {
+            ratios.push(resolve / hand);
+            p50s.push(resolve * 1e-3);
+        }
+    }
+    if let (Some(ratio), Some(p50)) = (Spread::of(ratios), Spread::of(p50s)) {
+        report.measured("G4", of("p50 of a cold resolve / both trips by hand"), ratio, "x", Target::AtMost(1.10));
+        report.measured("G4", of("p50 of a cold resolve"), p50, "us", Target::None);
+    }
+    Ok(())
+}
+
+/// How many instances `cold` asks for.
+pub(crate) fn cold_instances(amount: Amount) -> usize {
+    2 + (amount.rounds + 1) * amount.resolves * 2
+}
+
+/// G5: a warm resolve in SHA-256 of a token, and in allocations.
+pub(crate) async fn warm(site: &Site, amount: Amount, report: &mut Report) -> Result<()> {
+    eprintln!("G5: {}", site.name);
+    let inside = Inside::open(site).await?;
+    let steps = &site.steps[..amount.resolves.min(site.steps.len())];
+    let all = async || {
+        for step in steps {
+            inside.resolve(step).await?;
+        }
+        anyhow::Ok(())
+    };
+    all().await?;
+    let mut ratios = Vec::with_capacity(amount.rounds);
+    for round in 0..=amount.rounds {
+        let hashes = || async {
+            hash_tokens(steps.len() * HASHES_PER_RESOLVE);
+            Ok(())
+        };
+        let first = inside.timed(all()).await?;
+        let hashing = inside.timed(hashes()).await? + inside.timed(hashes()).await?;
+        let second = inside.timed(all()).await?;
+        if round > 0 {
+            ratios.push((first + second).as_secs_f64() * HASHES_PER_RESOLVE as f64 / hashing.as_secs_f64());
+        }
+    }
+    if let Some(ratio) = Spread::of(ratios) {
+        report.measured("G5", "a warm resolve / SHA-256 of 48 bytes, in process", ratio, "x", Target::AtMost(6.0));
+    }
+    let what = "heap allocations of a warm resolve, on its caller's thread";
+    report.counted("G5", what, allocations(&inside, steps).await?, Target::AtMost(1.0));
+    report.skipped("G5", "locks held and system calls of a warm resolve", "it still asks the database");
+    Ok(())
+}
+
+/// So that a round of hashes is long enough to be timed.
+const HASHES_PER_RESOLVE: usize = 100;
+
+fn hash_tokens(times: usize) {
+    let token = [b'x'; 48];
+    for _ in 0..times {
+        black_box(Sha256::digest(black_box(token)));
+    }
+}
+
+/// The fewest of all steps: what more there is now and then belongs to buffers that grow.
+async fn allocations(inside: &Inside<'_>, steps: &[Step]) -> Result<f64> {
+    let mut fewest = usize::MAX;
+    for step in steps {
+        let request = request(step);
+        let resolve = inside.resolver.resolve(&inside.site.caller, &request);
+        let ((allocated, grown, _), resolution) = count_alloc_future(resolve).await;
+        resolution?;
+        fewest = fewest.min(allocated + grown);
+    }
+    Ok(fewest as f64)
+}
+
+fn nanoseconds(span: Duration) -> u32 {
+    u32::try_from(span.as_nanos()).unwrap_or(u32::MAX)
+}

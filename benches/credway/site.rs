@@ -1,0 +1,261 @@
+//! What the daemon works on: a config file, and stores filled through the library with as many instances as are asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use credway::app::backends::{self, Backends};
+use credway::clock::Clock;
+use credway::config::Config;
+use credway::config::load::{self, Sources};
+use credway::model::caller::{Caller, Role, Scope, Subject};
+use credway::model::connection::{Connection, ConnectionState, Status};
+use credway::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
+use credway::model::profile::{ConfigProfile, Wire};
+use credway::model::schema::{ConfigField, ConfigSchema, ConfigValue, ValueType};
+use credway::model::secret::SecretAddress;
+use credway::model::server::McpServer;
+use credway::model::token::TokenText;
+use credway::secrets::SecretStore;
+use credway::store::{InstanceRecord, ProjectRecord, ProjectScope, Store, TenantRecord, TokenRecord};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Secrets written at once: PostgreSQL and OpenBao are faster then, SQLite takes them one by one.
+const WRITES_AT_ONCE: usize = 16;
+
+/// The config keys that get a credential field, with the field and its length. With the plain ones they make six entries.
+const SECRETS: [(&str, &str, usize); 2] = [("API_KEY", "api_key", 64), ("API_SECRET", "api_secret", 64)];
+const PLAIN: [(&str, &str); 4] = [
+    ("API_BASE_URL", "https://api.eu-central-1.example.com/v2/workspaces/bench"),
+    ("API_VERSION", "2026-11-01"),
+    ("REGION", "eu-central-1"),
+    ("USER_AGENT", "bench/1.0 (+https://mcp.example.com)"),
+];
+
+/// Filled stores, and what is needed to ask for what is in them.
+pub(crate) struct Site {
+    pub name: &'static str,
+    pub dir: PathBuf,
+    pub config: Config,
+    pub token: TokenText,
+    pub caller: Caller,
+    pub steps: Vec<Step>,
+}
+
+/// One instance, and where the secret of its connection lies.
+#[derive(Clone)]
+pub(crate) struct Step {
+    pub instance: InstanceId,
+    pub address: SecretAddress,
+}
+
+/// The stores of a site, opened in this process, with the tasks that work for them.
+pub(crate) struct Opened {
+    pub backends: Backends,
+    pub tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Site {
+    /// SQLite and the sealed store in `dir`.
+    pub(crate) async fn embedded(dir: PathBuf, instances: usize) -> Result<Self> {
+        Self::fill("SQLite + sealed store", dir, "", instances).await
+    }
+
+    /// PostgreSQL and OpenBao, reached as `stores` says in the words of the config file.
+    pub(crate) async fn served(dir: PathBuf, stores: &str, instances: usize) -> Result<Self> {
+        Self::fill("PostgreSQL + OpenBao", dir, stores, instances).await
+    }
+
+    async fn fill(name: &'static str, dir: PathBuf, stores: &str, instances: usize) -> Result<Self> {
+        eprintln!("filling {name} with {instances} instances");
+        fs::create_dir(&dir)?;
+        let config = write_config(&dir, stores)?;
+        let opened = open(&config).await?;
+        let filling = Filling::begin(&opened.backends.store).await?;
+        let steps: Vec<Step> = (0..instances).map(|_| filling.step()).collect();
+        filling.write_secrets(&steps, opened.backends.secrets.as_ref()).await?;
+        let token = filling.write_rows(&steps, &opened.backends.store).await?;
+        let caller = filling.caller();
+        Ok(Self { name, dir, config, token, caller, steps })
+    }
+
+    pub(crate) fn config_file(&self) -> PathBuf {
+        config_file(&self.dir)
+    }
+
+    pub(crate) fn scope(&self) -> ProjectScope {
+        ProjectScope { tenant: self.caller.tenant, project: self.caller.project, asked: None }
+    }
+
+    pub(crate) async fn open(&self) -> Result<Opened> {
+        open(&self.config).await
+    }
+}
+
+async fn open(config: &Config) -> Result<Opened> {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let backends = backends::open(config, &Clock::System, &tasks, &stop).await?;
+    Ok(Opened { backends, tasks, stop })
+}
+
+fn config_file(dir: &Path) -> PathBuf {
+    dir.join("credway.toml")
+}
+
+/// Secrets stay cached for the whole run, nothing is logged but what goes wrong, and nothing is traced.
+fn write_config(dir: &Path, stores: &str) -> Result<Config> {
+    let mut text = String::new();
+    writeln!(text, "data_dir = {:?}", dir)?;
+    writeln!(text, "[cache]\nsecret_ttl = \"1h\"")?;
+    writeln!(text, "[grpc]\naddress = \"127.0.0.1:0\"\nsocket = {:?}", dir.join("grpc.sock"))?;
+    writeln!(text, "[http]\naddress = \"127.0.0.1:0\"")?;
+    writeln!(text, "[telemetry]\nlog_level = \"warn\"\ntrace_sample_ratio = 0.0")?;
+    writeln!(text, "{stores}")?;
+    fs::write(config_file(dir), text)?;
+    let sources = Sources { file: Some(config_file(dir)), environment: Vec::new(), flags: Vec::new() };
+    Ok(load::load(&sources).map_err(|mistakes| anyhow!("{mistakes}"))?.config)
+}
+
+/// One tenant with one project and one server, of which every instance is.
+struct Filling {
+    tenant: TenantRecord,
+    project: ProjectRecord,
+    server: McpServer,
+}
+
+impl Filling {
+    async fn begin(store: &Store) -> Result<Self> {
+        let tenant = TenantRecord { id: TenantId::generate(), slug: "bench".parse()?, name: "Bench".into() };
+        let project =
+            ProjectRecord { id: ProjectId::generate(), tenant: tenant.id, slug: "main".parse()?, name: "Main".into() };
+        let server = McpServer {
+            id: ServerId::generate(),
+            tenant: Some(tenant.id),
+            service: "bench".parse()?,
+            name: "Bench".into(),
+            canonical_url: "https://mcp.example.com/bench".parse()?,
+            config_schema: schema(),
+            required_scopes: Vec::new(),
+        };
+        let mut tx = store.begin().await?;
+        tx.tenant_insert(&tenant).await?;
+        tx.project_insert(&project).await?;
+        tx.server_put(tenant.id, &server).await?;
+        tx.commit().await?;
+        Ok(Self { tenant, project, server })
+    }
+
+    fn caller(&self) -> Caller {
+        Caller {
+            subject: Subject::Token(TokenId::generate()),
+            tenant: self.tenant.id,
+            project: Some(self.project.id),
+            role: Role::Contributor,
+            scopes: [Scope::McpExecute].into_iter().collect(),
+        }
+    }
+
+    fn step(&self) -> Step {
+        let address = SecretAddress {
+            tenant: self.tenant.slug.clone(),
+            project: self.project.slug.clone(),
+            connection: ConnectionId::generate(),
+        };
+        Step { instance: InstanceId::generate(), address }
+    }
+
+    async fn write_secrets(&self, steps: &[Step], secrets: &dyn SecretStore) -> Result<()> {
+        let field = |(_, name, length): &(&str, &str, usize)| ((*name).to_owned(), "x".repeat(*length).into());
+        let fields = SECRETS.iter().map(field).collect();
+        let writes = stream::iter(steps).map(|step| secrets.write(&step.address, &fields, 0));
+        writes.buffer_unordered(WRITES_AT_ONCE).try_for_each(async |_| Ok(())).await?;
+        Ok(())
+    }
+
+    /// Everything but the secrets; answers the token by which it may be resolved.
+    async fn write_rows(&self, steps: &[Step], store: &Store) -> Result<TokenText> {
+        let mut tx = store.begin().await?;
+        for (number, step) in steps.iter().enumerate() {
+            tx.connection_insert(&self.project, &connection(step, number)).await?;
+            let profile = profile(step);
+            let instance = InstanceRecord {
+                id: step.instance,
+                name: format!("bench-{number:05}").parse().context("a name of letters and digits")?,
+                server: self.server.id,
+                active_profile: None,
+            };
+            tx.instance_insert(&self.project, &instance).await?;
+            tx.profile_insert(&self.project, step.instance, &profile).await?;
+            tx.instance_set_active(&self.project, step.instance, Some(profile.id)).await?;
+        }
+        let token = TokenText::generate()?;
+        tx.token_insert(&self.token_record(&token)).await?;
+        tx.commit().await?;
+        Ok(token)
+    }
+
+    fn token_record(&self, token: &TokenText) -> TokenRecord {
+        let caller = self.caller();
+        TokenRecord {
+            id: TokenId::generate(),
+            tenant: caller.tenant,
+            project: caller.project,
+            name: "bench".into(),
+            shown_prefix: token.shown_prefix().to_owned(),
+            hash: token.hash(),
+            role: caller.role,
+            scopes: caller.scopes,
+            created_at: Clock::System.now(),
+            expires_at: None,
+            revoked_at: None,
+        }
+    }
+}
+
+fn schema() -> ConfigSchema {
+    let field =
+        |secret| ConfigField { kind: ValueType::String, display_name: None, required: true, default: None, secret };
+    let secrets = SECRETS.iter().map(|(key, ..)| ((*key).to_owned(), field(true)));
+    secrets.chain(PLAIN.iter().map(|(key, _)| ((*key).to_owned(), field(false)))).collect()
+}
+
+fn connection(step: &Step, number: usize) -> Connection {
+    Connection {
+        id: step.address.connection,
+        name: format!("Bench {number:05}"),
+        template: "generic-api-key".into(),
+        provider: "bench".into(),
+        account_label: None,
+        fields: SECRETS.iter().map(|(_, field, _)| (*field).to_owned()).collect::<BTreeSet<String>>(),
+        environment: None,
+        services: None,
+        status: Status { state: ConnectionState::Active, reason: None, since: Clock::System.now() },
+        version: 1,
+    }
+}
+
+fn profile(step: &Step) -> ConfigProfile {
+    let values = PLAIN.iter().map(|(key, value)| ((*key).to_owned(), ConfigValue::String((*value).to_owned())));
+    let wire = |(key, field, _): &(&str, &str, usize)| {
+        let wire = Wire { connection: step.address.connection, credential: (*field).to_owned() };
+        ((*key).to_owned(), wire)
+    };
+    ConfigProfile {
+        id: ProfileId::generate(),
+        name: "default".into(),
+        values: values.collect(),
+        source_spec: SECRETS.iter().map(wire).collect::<BTreeMap<String, Wire>>(),
+        version: 1,
+    }
+}
