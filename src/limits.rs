@@ -68,6 +68,9 @@ pub const CREDENTIAL_FIELDS_MAX: usize = 64;
 /// One credential field. A service-account key file is some 2.5 KiB, a certificate chain some 10.
 pub const CREDENTIAL_FIELD_BYTES_MAX: usize = 64 * 1024;
 
+/// Callers that wait for a fetch at once: four times the calls in flight, as those that gave up wait on until the fetch ends.
+pub const SECRET_WAITERS_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
+
 /// Versions of one secret that the sealed store keeps, the current one included: enough to take back a rotation.
 pub const SEALED_VERSIONS_KEPT: i64 = 3;
 

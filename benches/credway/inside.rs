@@ -44,7 +44,8 @@ impl<'a> Inside<'a> {
         let (opened, metrics, clock) = (site.open().await?, Metrics::new(), Clock::System);
         let secrets = opened.backends.secrets.clone();
         let cache = SecretCache::new(secrets, &site.config.cache, clock.clone(), metrics.clone(), opened.tasks.clone());
-        let resolver = Resolver::new(opened.backends.store.clone(), cache, clock.clone(), metrics.clone());
+        let resolver =
+            Resolver::new(opened.backends.store.clone(), cache, clock.clone(), metrics.clone(), opened.tasks.clone());
         Ok(Self { site, opened, resolver, metrics, clock })
     }
 

@@ -20,8 +20,10 @@ use tonic_health::server::HealthReporter;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::grpc::admission::{Admitted, Gate};
 use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, TlsError, TlsReloader};
 use crate::grpc::proto;
+use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
 use crate::http;
 use crate::metrics::Metrics;
@@ -80,9 +82,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let Backends { store, secrets } = backends::open(config, &clock, &background, &stop).await?;
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
-    let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone());
+    let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), background.clone());
     let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
-    let service = Credentials::new(Arc::new(resolver), Arc::new(authenticator), &config.grpc, metrics.clone());
+    let gate = Gate::new(authenticator, &config.grpc, clock.clone(), metrics.clone());
+    let service = gate.before(Credentials::new(resolver, metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
     let (seen, told) = (readiness.clone(), health.clone());
@@ -147,14 +150,14 @@ fn addresses(listeners: &[Listener], http: Option<&TcpListener>) -> Addresses {
 }
 
 /// The data plane, health, and reflection in both versions that clients still ask for.
-fn routes(service: Credentials) -> Result<(HealthReporter, Routes), StartError> {
+fn routes(service: Admitted<CredentialServiceServer<Credentials>>) -> Result<(HealthReporter, Routes), StartError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(service.into_service())
+    let routes = Routes::new(service)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

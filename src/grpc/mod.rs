@@ -1,5 +1,6 @@
 //! The data plane's wire: the only place that knows protobuf. Turns calls into requests of `resolve`, and answers into bytes.
 
+pub mod admission;
 mod convert;
 mod deadline;
 pub mod listen;

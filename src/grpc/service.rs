@@ -1,63 +1,46 @@
-//! `CredentialService`: admit, authenticate, parse, resolve, answer. Each call within its deadline.
+//! `CredentialService`: check the scope, parse, resolve, answer. `admission.rs` stands before it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use http::HeaderMap;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tonic::{Request, Response, Status};
-use tracing::Instrument as _;
+use tracing::Span;
 
 use super::convert::{self, Asked};
-use super::listen::Peer;
 use super::proto::batch_result::Outcome;
 use super::proto::credential_service_server::{CredentialService, CredentialServiceServer};
 use super::proto::{
     BatchResolveCredentialsRequest, BatchResolveCredentialsResponse, BatchResult, ExplainResolutionRequest,
     ExplainResolutionResponse, ResolveCredentialsRequest, ResolveCredentialsResponse,
 };
-use super::{deadline, status};
-use crate::auth::{Authenticator, Evidence};
-use crate::config;
+use super::status;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Tier};
 use crate::model::caller::{Caller, Scope};
 use crate::model::refusal::Refusal;
+use crate::model::resolution::ResolutionRequest;
 use crate::resolve::Resolver;
-use crate::telemetry;
 
 /// The data plane.
 pub struct Credentials {
     resolver: Arc<Resolver>,
-    authenticator: Arc<Authenticator>,
-    in_flight: Semaphore,
-    call_deadline: Duration,
     metrics: Metrics,
 }
 
 impl Credentials {
-    pub fn new(
-        resolver: Arc<Resolver>,
-        authenticator: Arc<Authenticator>,
-        settings: &config::Grpc,
-        metrics: Metrics,
-    ) -> Self {
-        let in_flight = Semaphore::new(settings.calls_in_flight_max);
-        Self { resolver, authenticator, in_flight, call_deadline: settings.call_deadline, metrics }
+    pub fn new(resolver: Resolver, metrics: Metrics) -> Self {
+        Self { resolver: Arc::new(resolver), metrics }
     }
 
-    /// As a service for a router, with the bound on what a request may weigh.
+    /// As a service for a router, with the bound on what a request may weigh. It is to stand behind a `Gate`.
     pub fn into_service(self) -> CredentialServiceServer<Self> {
         CredentialServiceServer::new(self).max_decoding_message_size(limits::GRPC_REQUEST_BYTES_MAX)
     }
 
-    /// What every call of `method` shares: a place among those in flight, a caller with the scope, a deadline.
+    /// What every call shares: the caller whom the gate let pass has the scope, and a refusal becomes a status.
     async fn answer<Q, A, F>(
         &self,
-        method: &'static str,
         request: Request<Q>,
         scopes: &[Scope],
         work: impl FnOnce(Arc<Caller>, Call<Q>) -> F,
@@ -66,28 +49,28 @@ impl Credentials {
         F: Future<Output = Result<A, Refusal>>,
     {
         let (metadata, extensions, message) = request.into_parts();
-        let headers = metadata.into_headers();
-        let Ok(_place) = self.in_flight.try_acquire() else {
-            self.metrics.call_shed();
-            return Err(status::status(&Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE)));
-        };
-        let _counted = self.metrics.call_in_flight();
-        let within = deadline::of(&headers, self.call_deadline);
-        let span = telemetry::span_of(&headers, method);
         let answered = async {
-            let caller = self.authenticator.authenticate(evidence(&headers, extensions.get::<Peer>())).await?;
+            let caller = extensions.get::<Arc<Caller>>().ok_or_else(Refusal::unauthenticated)?;
             if !scopes.iter().any(|scope| caller.scopes.contains(*scope)) {
-                return Err(Refusal::permission_denied(scopes[0]));
+                return Err(self.counted(Refusal::permission_denied(scopes[0])));
             }
-            let project = headers.get("x-project-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
-            work(caller, Call { project, message }).await
+            let project = metadata.get("x-project-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
+            work(Arc::clone(caller), Call { project, message }).await
         };
-        let answered = timeout(within, answered).instrument(span.clone()).await;
-        let answer = answered.unwrap_or_else(|_| Err(Refusal::deadline_exceeded()));
-        if let Err(refusal) = &answer {
-            status::record(refusal, &span);
-        }
-        answer.map(Response::new).map_err(|refusal| status::status(&refusal))
+        answered.await.map(Response::new).map_err(|refusal| {
+            status::record(&refusal, &Span::current());
+            status::status(&refusal)
+        })
+    }
+
+    /// What was asked, or the refusal, counted: it never comes to the resolver, which counts its own.
+    fn request(&self, asked: Result<Asked, Refusal>) -> Result<ResolutionRequest, Refusal> {
+        asked.and_then(convert::request).map_err(|refusal| self.counted(refusal))
+    }
+
+    fn counted(&self, refusal: Refusal) -> Refusal {
+        self.metrics.resolve_finished(Some(refusal.reason), Tier::None, 0.0);
+        refusal
     }
 }
 
@@ -105,10 +88,10 @@ impl CredentialService for Credentials {
         request: Request<ResolveCredentialsRequest>,
     ) -> Result<Response<ResolveCredentialsResponse>, Status> {
         let work = |caller: Arc<Caller>, call: Call<ResolveCredentialsRequest>| async move {
-            let request = convert::request(call.asked()?)?;
+            let request = self.request(call.asked())?;
             self.resolver.resolve(&caller, &request).await.map(convert::resolution)
         };
-        self.answer("credway.v1.CredentialService/ResolveCredentials", request, &[Scope::McpExecute], work).await
+        self.answer(request, &[Scope::McpExecute], work).await
     }
 
     async fn batch_resolve_credentials(
@@ -124,7 +107,7 @@ impl CredentialService for Credentials {
             let results = steps.buffered(limits::BATCH_CONCURRENCY).collect().await;
             Ok(BatchResolveCredentialsResponse { results })
         };
-        self.answer("credway.v1.CredentialService/BatchResolveCredentials", request, &[Scope::McpExecute], work).await
+        self.answer(request, &[Scope::McpExecute], work).await
     }
 
     async fn explain_resolution(
@@ -135,20 +118,14 @@ impl CredentialService for Credentials {
             let request = convert::request(call.asked())?;
             Ok(convert::explanation(self.resolver.explain(&caller, &request).await))
         };
-        self.answer(
-            "credway.v1.CredentialService/ExplainResolution",
-            request,
-            &[Scope::McpRead, Scope::McpExecute],
-            work,
-        )
-        .await
+        self.answer(request, &[Scope::McpRead, Scope::McpExecute], work).await
     }
 }
 
 impl Credentials {
     async fn batch_step(&self, caller: &Caller, step: String, asked: Asked) -> BatchResult {
         let resolved = async {
-            let request = convert::request(asked)?;
+            let request = self.request(Ok(asked))?;
             self.resolver.resolve(caller, &request).await
         };
         let outcome = match resolved.await {
@@ -206,22 +183,4 @@ impl Call<ExplainResolutionRequest> {
             min_token_ttl: None,
         }
     }
-}
-
-/// What the call brings to prove who makes it: its token, else the peer at the other end of its connection.
-fn evidence<'a>(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Evidence<'a> {
-    // Any `authorization` decides, so one that is no bearer token is a wrong one (an empty token parses as none).
-    let bearer =
-        headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().ok().and_then(bearer_token).unwrap_or(""));
-    match peer {
-        Some(Peer::Unix { uid, .. }) => Evidence { bearer, uid: Some(*uid), certificate_names: &[] },
-        Some(Peer::Tls { names, .. }) => Evidence { bearer, uid: None, certificate_names: names },
-        Some(Peer::Tcp { .. }) | None => Evidence { bearer, uid: None, certificate_names: &[] },
-    }
-}
-
-/// The token of an `authorization` value; the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer_token(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

@@ -141,7 +141,7 @@ impl Refusal {
         Self::new(
             Reason::PermissionDenied,
             format!("the caller lacks the scope {scope}"),
-            format!("use a token with that scope: `credway token create --scope {scope}`"),
+            format!("use a token with that scope: `credway token create --name NAME --scope {scope}`"),
         )
     }
 
@@ -159,6 +159,7 @@ impl Refusal {
             format!("there is no MCP instance {asked} in this project"),
             "check the id, and that the token belongs to the instance's project",
         )
+        .with_id("instance", asked)
     }
 
     pub fn instance_not_installed(url: impl fmt::Display) -> Self {

@@ -67,11 +67,17 @@ pub struct ResolvedEntry {
     pub source: ValueSource,
 }
 
-/// A value that may be shown, or one that may not.
-#[derive(Clone, Debug)]
+/// A value. A credential typed as number or boolean is plain too, so Debug shows none at all.
+#[derive(Clone)]
 pub enum ResolvedValue {
     Plain(ConfigValue),
     Secret(SecretString),
+}
+
+impl fmt::Debug for ResolvedValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResolvedValue")
+    }
 }
 
 /// The layer that gave a value; later ones win.

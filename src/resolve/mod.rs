@@ -11,6 +11,7 @@ mod trail;
 mod wirings;
 
 use futures_util::future::try_join_all;
+use tokio_util::task::TaskTracker;
 
 pub use explain::{ExplainedEntry, Explanation};
 pub use trail::{Rule, RuleOutcome};
@@ -39,8 +40,9 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    pub fn new(store: Store, secrets: SecretCache, clock: Clock, metrics: Metrics) -> Self {
-        let wirings = Wirings::new(store, clock.clone(), metrics.clone());
+    /// Reads of the database run on `tasks`, those of the secret store on the cache's.
+    pub fn new(store: Store, secrets: SecretCache, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
+        let wirings = Wirings::new(store, clock.clone(), metrics.clone(), tasks);
         Self { wirings, secrets, clock, metrics }
     }
 
@@ -64,6 +66,7 @@ impl Resolver {
         trail: &mut impl Trail,
     ) -> Result<Resolution, Refusal> {
         let wiring = self.wirings.find(caller, request).await?;
+        plan::same_server(&wiring, request)?;
         trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
         let plan = plan::plan(&wiring, request, trail)?;
         trail.planned(|| explain::entries(&wiring, &plan));
@@ -77,30 +80,49 @@ impl Resolver {
 
     /// Rule 6: the secrets of all planned connections, at once, in the plan's order.
     async fn gather(&self, wiring: &Wiring, plan: &Plan<'_>) -> Result<Vec<Fetched>, Refusal> {
-        let fetches = plan.uses.iter().map(|planned| async move {
+        let fetches = plan.uses.iter().enumerate().map(|(position, planned)| async move {
             let address = SecretAddress {
                 tenant: wiring.instance.tenant.clone(),
                 project: wiring.instance.project.clone(),
                 connection: planned.connection.id,
             };
-            let fetched = self.secrets.get(&address).await;
+            let fetched = self.fetch(&address, plan.fields_of(position)).await;
             fetched.map_err(|error| secret_refusal(&error, &planned.wired()))
         });
         try_join_all(fetches).await
+    }
+
+    /// The secret at `address`. A cached one that lacks a field which the connection offers by now is older than that field.
+    async fn fetch(
+        &self,
+        address: &SecretAddress,
+        mut fields: impl Iterator<Item = &str>,
+    ) -> Result<Fetched, SecretError> {
+        let fetched = self.secrets.get(address).await?;
+        if fetched.freshness == Freshness::Fresh || fields.all(|field| fetched.document.fields.contains_key(field)) {
+            return Ok(fetched);
+        }
+        self.secrets.forget(address).await;
+        self.secrets.get(address).await
     }
 }
 
 fn secret_refusal(error: &SecretError, wired: &WiredConnection<'_>) -> Refusal {
     match error {
         SecretError::Missing { .. } => Refusal::secret_missing(wired),
-        SecretError::Unreadable { .. } => Refusal::secret_unreadable(wired),
-        SecretError::Denied { .. } | SecretError::Unavailable { .. } | SecretError::Conflict { .. } => {
+        // The store did answer, and will not answer otherwise to a retry.
+        SecretError::Unreadable { .. } | SecretError::Denied { .. } => Refusal::secret_unreadable(wired),
+        SecretError::Unavailable { .. } | SecretError::Conflict { .. } => {
             Refusal::secret_store_unavailable(wired, limits::SECRET_FAILURE_TTL)
         }
     }
 }
 
 fn tier_of(resolution: &Resolution) -> Tier {
-    let from_store = resolution.provenance.connections.iter().any(|used| used.freshness == Freshness::Fresh);
-    if from_store { Tier::SecretStore } else { Tier::Memory }
+    let connections = &resolution.provenance.connections;
+    match connections.iter().any(|used| used.freshness == Freshness::Fresh) {
+        true => Tier::SecretStore,
+        false if connections.is_empty() => Tier::None,
+        false => Tier::Memory,
+    }
 }

@@ -33,6 +33,13 @@ pub(super) struct PlannedWire<'w> {
     pub connection: usize,
 }
 
+impl Plan<'_> {
+    /// The fields that `uses[position]` is to give.
+    pub(super) fn fields_of(&self, position: usize) -> impl Iterator<Item = &str> {
+        self.wires.iter().filter(move |wire| wire.connection == position).map(|wire| wire.field)
+    }
+}
+
 impl PlannedUse<'_> {
     pub(super) fn wired(&self) -> WiredConnection<'_> {
         WiredConnection { id: self.connection.id, name: Some(&self.connection.name) }
@@ -46,11 +53,6 @@ pub(super) fn plan<'w>(
     trail: &mut impl Trail,
 ) -> Result<Plan<'w>, Refusal> {
     let instance = &wiring.instance;
-    if let Some(asked) = &request.expected_server
-        && *asked != instance.server_url
-    {
-        return Err(Refusal::server_url_mismatch(instance, asked));
-    }
     let profile = wiring.profile.as_ref().ok_or_else(|| Refusal::no_active_profile(instance))?;
     trail.passed(Rule::ActiveProfile, || format!("profile {:?}, version {}", profile.name, profile.version));
 
@@ -59,12 +61,27 @@ pub(super) fn plan<'w>(
         let rule = deciding(&wiring.overrides, request.step.as_deref(), group.wired);
         let planned = choose(wiring, request, &group, rule)?;
         note(trail, &group, &planned);
-        let position = plan.uses.len();
+        // An override may put one connection in place of several: it is fetched once, and all its keys are of one version.
+        let id = planned.connection.id;
+        let known = plan.uses.iter().position(|used| used.connection.id == id);
+        let position = known.unwrap_or(plan.uses.len());
+        if known.is_none() {
+            plan.uses.push(planned);
+        }
         plan.wires.extend(group.wires.iter().map(|(key, field)| PlannedWire { key, field, connection: position }));
-        plan.uses.push(planned);
     }
     plan.wires.sort_by_key(|wire| wire.key);
     Ok(plan)
+}
+
+/// Rule 2, when both were asked for: the instance is of the server that the graph was published with.
+pub(super) fn same_server(wiring: &Wiring, request: &ResolutionRequest) -> Result<(), Refusal> {
+    match &request.expected_server {
+        Some(asked) if *asked != wiring.instance.server_url => {
+            Err(Refusal::server_url_mismatch(&wiring.instance, asked))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The keys that the profile wires to one connection.

@@ -1,10 +1,13 @@
 //! Rules 1 and 2: the wiring of one instance, if it is there for this caller. A read that is under way serves all who ask the
 //! same meanwhile: a crowd on one instance costs the database one query, and cannot take its connections from others.
+//!
+//! So a change is seen by every call that no read was under way for when it was made: at the latest one query's time after it.
 
 use std::sync::Arc;
 
 use moka::future::Cache;
-use tracing::{Instrument as _, info_span};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span, info_span};
 
 use crate::clock::{Clock, Moment};
 use crate::limits;
@@ -17,9 +20,12 @@ use crate::model::wiring::Wiring;
 use crate::store::{ProjectScope, Store, WiringFound};
 
 /// Reads wirings.
-pub(super) struct Wirings {
+pub(super) struct Wirings(Arc<Shared>);
+
+struct Shared {
     store: Store,
     reads: Cache<Asked, Read>,
+    tasks: TaskTracker,
     clock: Clock,
     metrics: Metrics,
 }
@@ -42,13 +48,14 @@ struct Read {
 }
 
 impl Wirings {
-    pub(super) fn new(store: Store, clock: Clock, metrics: Metrics) -> Self {
+    /// Reads run on `tasks`, so that a caller who goes away does not take one from those who wait for it too.
+    pub(super) fn new(store: Store, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
         // A read that has ended is of no more use: this bounds how long it lies about.
         let reads = Cache::builder()
             .max_capacity(limits::CALLS_IN_FLIGHT_MAX as u64)
             .time_to_live(limits::DATABASE_STATEMENT_DEADLINE)
             .build();
-        Self { store, reads, clock, metrics }
+        Self(Arc::new(Shared { store, reads, tasks, clock, metrics }))
     }
 
     /// The one instance that `request` means, in the projects of `caller`.
@@ -60,11 +67,18 @@ impl Wirings {
             instance: request.instance.clone(),
             workflow: request.workflow.clone(),
         };
+        let shared = Arc::clone(&self.0);
+        let read = async move { shared.read_once(&asked).await }.instrument(Span::current());
+        let read = self.0.tasks.spawn(read).await;
+        read.unwrap_or_else(|_| Err(Refusal::internal()))
+    }
+}
+
+impl Shared {
+    async fn read_once(&self, asked: &Asked) -> Result<Arc<Wiring>, Refusal> {
         let now = self.clock.moment();
-        // Boxed, as a query's future is several KiB, and would make that of every call as large.
-        let read = Box::pin(self.read(&asked));
-        let entry = self.reads.entry_by_ref(&asked).or_insert_with_if(read, |held| held.ended <= now).await;
-        entry.into_value().outcome
+        let selected = self.reads.entry_by_ref(asked);
+        selected.or_insert_with_if(self.read(asked), |held| held.ended <= now).await.into_value().outcome
     }
 
     async fn read(&self, asked: &Asked) -> Read {

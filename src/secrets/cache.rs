@@ -28,6 +28,8 @@ struct Shared {
     store: Arc<dyn SecretStore>,
     entries: Cache<SecretAddress, Held>,
     fetches: Semaphore,
+    /// Places for callers that wait for a fetch, theirs or another's.
+    waiting: Arc<Semaphore>,
     tasks: TaskTracker,
     clock: Clock,
     metrics: Metrics,
@@ -69,7 +71,8 @@ impl SecretCache {
             .time_to_live(settings.secret_ttl)
             .build();
         let fetches = Semaphore::new(limits::SECRET_FETCHES_MAX);
-        Self(Arc::new(Shared { store, entries, fetches, tasks, clock, metrics, ttl: settings.secret_ttl }))
+        let waiting = Arc::new(Semaphore::new(limits::SECRET_WAITERS_MAX));
+        Self(Arc::new(Shared { store, entries, fetches, waiting, tasks, clock, metrics, ttl: settings.secret_ttl }))
     }
 
     /// The secret at `address`: from memory while it is current, else read once for all who ask meanwhile.
@@ -81,11 +84,24 @@ impl SecretCache {
             shared.metrics.secret_cache_hit();
             return held.answer(Freshness::Cached, shared.ttl);
         }
+        let place = Arc::clone(&shared.waiting).try_acquire_owned();
+        let place =
+            place.map_err(|_| SecretError::Unavailable { cause: "too many callers wait for it already".into() })?;
         // On a task of its own: a caller that goes away must not take the fetch from those who wait for it too.
-        let fetch = Arc::clone(shared).fetch_once(address.clone());
+        let (shared, address) = (Arc::clone(shared), address.clone());
+        let fetch = async move {
+            // Kept by the task, which may outlive its caller's place among the calls in flight.
+            let _place = place;
+            shared.fetch_once(address).await
+        };
         let span = info_span!(target: "credway::trace", "read secret");
-        let fetched = shared.tasks.spawn(fetch.instrument(span)).await;
+        let fetched = self.0.tasks.spawn(fetch.instrument(span)).await;
         fetched.unwrap_or_else(|_| Err(SecretError::Unavailable { cause: "the fetch was given up".into() }))
+    }
+
+    /// Drops the secret at `address`, so that it is read anew.
+    pub async fn forget(&self, address: &SecretAddress) {
+        self.0.entries.invalidate(address).await;
     }
 
     /// Drops what has become too old, and tells the gauges. Without it, secrets nobody asks for again would stay in memory.
