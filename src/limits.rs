@@ -113,6 +113,9 @@ pub const URL_BYTES_MAX: usize = 2048;
 /// How often the backends are looked at: a failure shows in readiness within this time and the deadline below.
 pub const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a start that waits for readiness looks at what the monitor saw.
+pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// One look at one backend.
 pub const MONITOR_DEADLINE: Duration = Duration::from_secs(2);
 

@@ -7,7 +7,8 @@
 //! - **Traces** go to an OTLP collector, if there is one. Only spans of the target [`TRACE`] are in them, and no events, so
 //!   no log line gets into a trace.
 //!
-//! A call that is not sampled costs nothing: it has no span, and spans inside it are off ([`CallsOnly`]).
+//! A call costs nothing when its caller decided against a trace, or did not decide and `trace_sample_ratio` is 0: it has no
+//! span, and spans inside it are off ([`CallsOnly`]). With a ratio above 0 every undecided call has one, until the SDK draws.
 
 use std::panic::PanicHookInfo;
 

@@ -16,6 +16,8 @@ use crate::store::{Store, StoreError};
 pub struct Backends {
     pub store: Store,
     pub secrets: Arc<dyn SecretStore>,
+    /// Whether the database has our tables. One that was down at the start may not have them yet.
+    pub is_migrated: bool,
 }
 
 /// Why they cannot be opened. A server that is down is no reason: it may come up.
@@ -39,6 +41,7 @@ pub async fn open(
 ) -> Result<Backends, OpenError> {
     let store = Store::lazy(&config.database, clock.clone())?;
     let migrated = store.migrate().await;
+    let is_migrated = migrated.is_ok();
     let secrets: Arc<dyn SecretStore> = match &config.secret_store {
         config::SecretStore::Sealed { master_key_file } => {
             migrated?;
@@ -56,5 +59,5 @@ pub async fn open(
             VaultStore::start(vault, clock.clone(), stop.clone(), tasks)?
         }
     };
-    Ok(Backends { store, secrets })
+    Ok(Backends { store, secrets, is_migrated })
 }

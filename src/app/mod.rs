@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -80,7 +80,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let (serving, background) = (TaskTracker::new(), TaskTracker::new());
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let Backends { store, secrets } = backends::open(config, &clock, &background, &stop).await?;
+    let Backends { store, secrets, is_migrated } = backends::open(config, &clock, &background, &stop).await?;
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
     let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), background.clone());
     let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
@@ -88,6 +88,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let service = gate.before(Credentials::new(resolver, metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
+    if !is_migrated {
+        background.spawn(Monitor::migrate_late(store.clone(), stop.clone()));
+    }
     let (seen, told) = (readiness.clone(), health.clone());
     let mut monitor = Monitor { store, secrets, cache, metrics, readiness: seen, health: told, announced: None };
     // Nobody is told that we are ready before we have looked.
@@ -106,6 +109,14 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
 }
 
 impl Running {
+    /// Returns once every part works.
+    pub async fn ready(&self) {
+        let mut looks = interval(crate::limits::READY_LOOK_INTERVAL);
+        while !self.readiness.is_ready() {
+            looks.tick().await;
+        }
+    }
+
     /// Reads the certificate files again (and blocks on the disk). A bad file keeps the certificates that are in use.
     pub fn reload_certificates(&self) -> Result<(), TlsError> {
         self.tls.iter().try_for_each(|tls| tls.reload())

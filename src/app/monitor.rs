@@ -45,6 +45,23 @@ impl Monitor {
         }
     }
 
+    /// Migrates a database that was down when the daemon started, once it is up. One that had our tables is never migrated
+    /// again: what is gone then is to be put back, not to be made anew and empty.
+    pub(super) async fn migrate_late(store: Store, stop: CancellationToken) {
+        let mut tries = interval(limits::MONITOR_INTERVAL);
+        tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tries.tick() => {}
+            }
+            match store.migrate().await {
+                Ok(()) => return tracing::info!("the database is up, and has our tables"),
+                Err(error) => tracing::debug!(error = %error, "the database cannot be migrated yet"),
+            }
+        }
+    }
+
     /// One look at every backend.
     pub(super) async fn look(&mut self) {
         let (database, secret_store) = tokio::join!(self.look_at_database(), self.look_at_secret_store());
@@ -59,14 +76,7 @@ impl Monitor {
     }
 
     async fn look_at_database(&self) -> Result<(), String> {
-        within(limits::MONITOR_DEADLINE, async {
-            match self.store.check().await {
-                Ok(()) => Ok(()),
-                // It may have been down when we started, and is up without our tables now.
-                Err(_) => self.store.migrate().await,
-            }
-        })
-        .await
+        within(limits::MONITOR_DEADLINE, self.store.check()).await
     }
 
     async fn look_at_secret_store(&self) -> Result<(), String> {

@@ -232,8 +232,18 @@ fn dotenv(answer: &ResolveCredentialsResponse, reveal: bool) -> Result<String, F
             Failure::new(Exit::Usage, "REVEAL_NEEDED", "dotenv output holds secret values, and they are hidden");
         return Err(failure.fix("add --reveal, or use `credway resolve … --format table`"));
     }
+    // Whoever sources the file would run what stands in a key.
+    if let Some(entry) = answer.config.iter().find(|entry| !is_variable(&entry.key)) {
+        let message = format!("the config key {:?} cannot be the name of a shell variable", entry.key);
+        return Err(Failure::new(Exit::Failed, "NOT_A_VARIABLE", message).fix("use `--format json`"));
+    }
     let lines = answer.config.iter().map(|entry| format!("{}='{}'\n", entry.key, text(entry).replace('\'', r"'\''")));
     Ok(lines.collect())
+}
+
+fn is_variable(key: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    key.chars().all(word) && !key.is_empty() && !key.starts_with(|c: char| c.is_ascii_digit())
 }
 
 fn explanation_table(answer: &ExplainResolutionResponse) -> String {

@@ -1,5 +1,6 @@
 //! `credway serve`: the daemon, by its config file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::failure::{Exit, Failure};
 use super::ready;
 use super::settings::{self, Overrides};
-use crate::app::{self, Running, StartError};
+use crate::app::{self, Addresses, Running, StartError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::{self, Telemetry};
@@ -43,13 +44,27 @@ impl Serve {
         let telemetry = start_telemetry(&config)?;
         let signals = Signals::listen()?;
         let running = start(&config).await?;
+        let outcome = tokio::select! {
+            failed = self.announce(&running) => failed,
+            () = signals.until_stop(|| tokio::task::block_in_place(|| reload(&running, &telemetry, load()))) => Ok(()),
+        };
+        stop(running, telemetry, self.ready_file.as_deref()).await;
+        outcome
+    }
+
+    /// Tells where the daemon listens and, once it is ready, writes the ready file. Returns only if that fails.
+    async fn announce(&self, running: &Running) -> Result<(), Failure> {
+        let Addresses { http, grpc, socket } = &running.addresses;
+        let shown = |address: &Option<SocketAddr>| address.map(|address| address.to_string());
+        let socket = socket.as_ref().map(|path| path.display().to_string());
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(http = shown(http), grpc = shown(grpc), socket, "credway {version} listens");
+        running.ready().await;
         if let Some(path) = &self.ready_file {
             ready::write(path, &running.addresses, None, None)?;
         }
-        tracing::info!(addresses = ?running.addresses, "credway {} is ready", env!("CARGO_PKG_VERSION"));
-        signals.until_stop(|| tokio::task::block_in_place(|| reload(&running, &telemetry, load()))).await;
-        stop(running, telemetry, self.ready_file.as_deref()).await;
-        Ok(())
+        tracing::info!("credway {version} is ready");
+        std::future::pending().await
     }
 }
 
@@ -71,14 +86,11 @@ pub(super) async fn start(config: &Config) -> Result<Running, Failure> {
 
 /// A start that failed, with every cause of it.
 fn start_failure(error: &StartError) -> Failure {
-    let mut causes = Vec::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        causes.push(inner.to_string());
-        cause = inner.source();
-    }
     let failure = Failure::new(Exit::Failed, "START_FAILED", error.to_string());
-    if causes.is_empty() { failure } else { failure.why(causes.join(": ")) }
+    match std::error::Error::source(error) {
+        Some(cause) => failure.why(with_causes(cause)),
+        None => failure,
+    }
 }
 
 /// Drains, flushes, and removes the ready file, which would otherwise point to nobody.
@@ -94,19 +106,28 @@ pub(super) async fn stop(running: Running, telemetry: Telemetry, ready_file: Opt
     }
 }
 
-/// SIGHUP: certificates and log level anew. What is bad keeps the old, and says so.
+/// SIGHUP: certificates and log level anew, from the files that were named at the start. What is bad keeps the old, and says
+/// so.
 fn reload(running: &Running, telemetry: &Telemetry, loaded: Result<settings::Loaded, Failure>) {
-    if let Err(error) = running.reload_certificates() {
-        tracing::error!(error = %error, "the certificates are kept: {error}");
-    }
+    let certificates = running.reload_certificates().map_err(|error| with_causes(&error));
     let level = loaded.map_err(|failure| failure.describe()).and_then(|loaded| {
         let level = loaded.config.telemetry.log_level;
         telemetry.set_log_level(&level).map_err(|error| error.to_string())
     });
-    match level {
-        Ok(()) => tracing::info!("reloaded on SIGHUP"),
-        Err(cause) => tracing::error!("the settings in use are kept: {cause}"),
+    for (what, outcome) in [("certificates", &certificates), ("settings", &level)] {
+        if let Err(cause) = outcome {
+            tracing::error!("the {what} in use are kept: {cause}");
+        }
     }
+    if certificates.is_ok() && level.is_ok() {
+        tracing::info!("reloaded on SIGHUP: certificates and log level; other settings need a restart");
+    }
+}
+
+/// An error with what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 /// The signals that a daemon heeds.

@@ -50,7 +50,7 @@ pub(super) struct Create {
     #[arg(long, default_value = "project_contributor")]
     role: Role,
     /// Days until it expires; without this, it never does
-    #[arg(long, value_name = "DAYS")]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: Option<u32>,
     /// For every project of the tenant, not just this one
     #[arg(long)]

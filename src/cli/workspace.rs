@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::failure::{Exit, Failure};
 use super::{prompt, ready};
-use crate::app::backends::{self, Backends};
+use crate::app::backends::{self, Backends, OpenError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::manifest::Manifest;
@@ -18,6 +18,7 @@ use crate::limits;
 use crate::model::caller::{Role, Scope};
 use crate::model::name::Slug;
 use crate::model::token::TokenText;
+use crate::secrets::sealed::SealedError;
 use crate::store::StoreError;
 use crate::templates::Catalogue;
 
@@ -33,7 +34,8 @@ impl Workspace {
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
         let (tasks, stop, clock) = (TaskTracker::new(), CancellationToken::new(), Clock::System);
         let opened = backends::open(config, &clock, &tasks, &stop).await;
-        let Backends { store, secrets } = opened.map_err(|error| cannot_open(Exit::Failed, &error.to_string()))?;
+        let Backends { store, secrets, .. } =
+            opened.map_err(|error| cannot_open(exit_of(&error), &error.to_string()))?;
         let last_cause = std::cell::RefCell::new(String::new());
         let answering = async {
             let mut tries = interval(limits::STORES_OPEN_RETRY);
@@ -96,6 +98,15 @@ fn catalogue(config: &Config) -> Result<Catalogue, Failure> {
 }
 
 /// `exit` tells scripts whether to try again.
+/// What may pass by itself is worth another try; what lasts is not.
+fn exit_of(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Store(StoreError::Unavailable { .. })
+        | OpenError::Sealed(SealedError::Store(StoreError::Unavailable { .. })) => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
 fn cannot_open(exit: Exit, cause: &str) -> Failure {
     Failure::new(exit, "STORES", "the stores cannot be opened").why(cause)
 }

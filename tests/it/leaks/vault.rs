@@ -98,7 +98,7 @@ async fn a_database_password_that_is_wrong_or_malformed_is_not_shown() {
         if url == malformed {
             stage.run(&["serve", "--config", &config]).await.refused(2, &["CONFIG", "is not a database URL"]);
         } else {
-            let mut daemon = stage.home.start().await;
+            let mut daemon = stage.home.start_unready().await;
             stage.look_at(&daemon).await;
             assert!(daemon.stop().await.success());
             stage.evidence.add("the log", daemon.log());
@@ -179,7 +179,7 @@ async fn what_a_vault_answers_is_never_shown_and_its_redirects_are_not_followed(
     let typed = json!({ "data": { "data": { "api_key": [said] }, "metadata": { "version": 1 } } }).to_string();
     let cut_off = format!(r#"{{"data":{{"data":{{"api_key":"{said}"#);
     let answers = [
-        (StatusCode::FORBIDDEN, errors.clone(), "SECRET_STORE_UNAVAILABLE"),
+        (StatusCode::FORBIDDEN, errors.clone(), "SECRET_UNREADABLE"),
         (StatusCode::INTERNAL_SERVER_ERROR, errors.clone(), "SECRET_STORE_UNAVAILABLE"),
         (StatusCode::SERVICE_UNAVAILABLE, errors, "SECRET_STORE_UNAVAILABLE"),
         (StatusCode::OK, format!("<html>{said}</html>"), "SECRET_STORE_UNAVAILABLE"),

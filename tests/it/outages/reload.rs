@@ -68,7 +68,7 @@ async fn bad_certificates_and_settings_keep_the_old_and_are_named() {
     let servers = Authority::named("servers");
     let behind = Behind::tls(&servers, &[]).await;
     behind.home.write("server.pem", "no certificate at all");
-    behind.reload("the certificates are kept: ").await;
+    behind.reload("the certificates in use are kept: ").await;
     assert!(behind.daemon.log().contains(&behind.home.text("server.pem")), "it does not say which file");
 
     behind.home.write("credway.toml", "telemetry.log_level = \"loud\"\ngrpc.adress = \"x\"\n");

@@ -108,7 +108,8 @@ async fn a_daemon_that_starts_before_its_servers_serves_once_they_are_there() {
     postgres.stop();
     bao.kill();
 
-    let daemon = home.start().await;
+    let daemon = home.start_unready().await;
+    assert!(!home.path("ready.json").exists());
     let mut client = daemon.client(&home.token()).await;
     assert_eq!(daemon.get("/livez").await.0, 200);
     let (status, said) = daemon.get("/readyz?verbose").await;
@@ -121,4 +122,5 @@ async fn a_daemon_that_starts_before_its_servers_serves_once_they_are_there() {
     until("calls are answered", async || key_of(&mut client, "a").await.is_ok()).await;
     daemon.until_readiness(200).await;
     assert_eq!(health(&daemon).await, ServingStatus::Serving);
+    until("the ready file is there", async || home.path("ready.json").exists()).await;
 }

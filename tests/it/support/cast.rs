@@ -115,7 +115,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let config = embedded(&dir, settings);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let Backends { store, secrets } = backends::open(&config, &Clock::System, &tasks, &stop).await.unwrap();
+        let Backends { store, secrets, .. } = backends::open(&config, &Clock::System, &tasks, &stop).await.unwrap();
         super::openbao::until("the secret store answers", async || secrets.check().await.is_ok()).await;
         let control = Control::new(store.clone(), Arc::clone(&secrets), Catalogue::built_in(), Clock::System);
         let manifest = Manifest::parse(yaml).unwrap();

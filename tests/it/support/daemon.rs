@@ -162,22 +162,31 @@ impl Home {
 
     /// As `start`, with a change to its command.
     pub(crate) async fn start_by(&self, change: impl FnOnce(&mut Command)) -> Daemon {
-        let (config, ready_file, log) = (self.text("credway.toml"), self.text("ready.json"), self.path("daemon.log"));
+        let ready_file = self.path("ready.json");
         let _ = fs::remove_file(&ready_file);
+        let mut daemon = self.spawn(change);
+        daemon.until_it("is ready", || fs::read(&ready_file).ok()).await;
+        daemon
+    }
+
+    /// Starts the daemon and waits until it listens: what it needs may be down.
+    pub(crate) async fn start_unready(&self) -> Daemon {
+        let mut daemon = self.spawn(|_| {});
+        let log = daemon.log.clone();
+        let listens = || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            text.lines().rfind(|line| line.contains(" listens\"")).map(|line| line.as_bytes().to_vec())
+        };
+        daemon.until_it("listens", listens).await;
+        daemon
+    }
+
+    fn spawn(&self, change: impl FnOnce(&mut Command)) -> Daemon {
+        let (config, ready_file, log) = (self.text("credway.toml"), self.text("ready.json"), self.path("daemon.log"));
         let mut command = self.command(&["serve", "--config", &config, "--ready-file", &ready_file]);
         command.stdout(Stdio::null()).stderr(File::options().create(true).append(true).open(&log).unwrap());
         change(&mut command);
-        let mut daemon =
-            Daemon { child: command.spawn().expect("setpriv runs: it is in util-linux"), ready: json!(null), log };
-        until("the daemon is ready", async || {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("the daemon ended ({status}): {}", daemon.log());
-            }
-            Path::new(&ready_file).exists()
-        })
-        .await;
-        daemon.ready = serde_json::from_slice(&fs::read(&ready_file).unwrap()).unwrap();
-        daemon
+        Daemon { child: command.spawn().expect("setpriv runs: it is in util-linux"), ready: json!(null), log }
     }
 }
 
@@ -211,6 +220,19 @@ impl Ran {
 }
 
 impl Daemon {
+    /// Waits for the JSON that tells where it is reached.
+    async fn until_it(&mut self, what: &str, said: impl Fn() -> Option<Vec<u8>>) {
+        until(&format!("the daemon {what}"), async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the daemon ended ({status}): {}", self.log());
+            }
+            let Some(addresses) = said() else { return false };
+            self.ready = serde_json::from_slice(&addresses).unwrap();
+            true
+        })
+        .await;
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
