@@ -159,7 +159,6 @@ impl Refusal {
             format!("there is no MCP instance {asked} in this project"),
             "check the id, and that the token belongs to the instance's project",
         )
-        .with_id("instance", asked)
     }
 
     pub fn instance_not_installed(url: impl fmt::Display) -> Self {

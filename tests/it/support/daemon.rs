@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -171,11 +171,14 @@ impl Home {
 
     /// Starts the daemon and waits until it listens: what it needs may be down.
     pub(crate) async fn start_unready(&self) -> Daemon {
+        let text = |log: &PathBuf| fs::read_to_string(log).unwrap_or_default();
+        // Earlier daemons wrote to the same log.
+        let before = text(&self.path("daemon.log")).len();
         let mut daemon = self.spawn(|_| {});
         let log = daemon.log.clone();
         let listens = || {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            text.lines().rfind(|line| line.contains(" listens\"")).map(|line| line.as_bytes().to_vec())
+            let text = text(&log);
+            text[before..].lines().find(|line| line.contains(" listens\"")).map(|line| line.as_bytes().to_vec())
         };
         daemon.until_it("listens", listens).await;
         daemon
@@ -226,9 +229,12 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the daemon ended ({status}): {}", self.log());
             }
-            let Some(addresses) = said() else { return false };
-            self.ready = serde_json::from_slice(&addresses).unwrap();
-            true
+            // Half a line is none yet.
+            let addresses = said().and_then(|addresses| serde_json::from_slice(&addresses).ok());
+            addresses.is_some_and(|addresses| {
+                self.ready = addresses;
+                true
+            })
         })
         .await;
     }
