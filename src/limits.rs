@@ -242,6 +242,9 @@ pub const AMBIGUOUS_INSTANCES_MAX: i64 = 20;
 /// The master key file: a line of some 60 bytes for each key, and rotation leaves two at most.
 pub const MASTER_KEY_FILE_BYTES_MAX: u64 = 4096;
 
+/// The file of retired master keys: room for a rotation a day for ten years.
+pub const RETIRED_KEYS_FILE_BYTES_MAX: u64 = 256 * 1024;
+
 /// Sealed secrets whose keys are wrapped anew at a time when the master key is rotated: bounds the memory, not the rotation.
 pub const REWRAP_BATCH: i64 = 500;
 

@@ -39,6 +39,9 @@ impl Key {
         let sealed = SealedStore::open(store, master_key_file).await.map_err(|error| failed(error.to_string()))?;
         let id = sealed.rotate_master_key().await.map_err(|error| failed(error.to_string()))?;
         println!("every secret is sealed under {id} now, which lies in {}", master_key_file.display());
+        println!(
+            "the former key is kept beside it, in a file that ends in .retired: backups made before lie under that one"
+        );
         Ok(())
     }
 }

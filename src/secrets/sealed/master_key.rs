@@ -59,27 +59,35 @@ impl MasterKey {
     }
 }
 
-/// The keys of one file, newest first; there is always one.
+/// The keys of one file, newest first; there is always one. And those that left it, which open but never seal.
 pub(super) struct KeyRing {
     newest: MasterKey,
     older: Vec<MasterKey>,
+    retired: Vec<MasterKey>,
 }
 
 impl KeyRing {
     pub(super) fn of(newest: MasterKey) -> Self {
-        Self { newest, older: Vec::new() }
+        Self { newest, older: Vec::new(), retired: Vec::new() }
     }
 
     /// The same keys behind a newer one.
     pub(super) fn with_newer(self, newest: MasterKey) -> Self {
         let mut older = self.older;
         older.insert(0, self.newest);
-        Self { newest, older }
+        Self { newest, older, retired: self.retired }
     }
 
-    /// The newest key alone.
+    /// The same keys, and those of the file of retired keys. A line that a crash left half written is passed over.
+    pub(super) fn with_retired(self, text: &str) -> Self {
+        Self { retired: text.lines().filter_map(parse_line).collect(), ..self }
+    }
+
+    /// The newest key as the only one of the file.
     pub(super) fn without_older(self) -> Self {
-        Self::of(self.newest)
+        let mut retired = self.older;
+        retired.extend(self.retired);
+        Self { newest: self.newest, older: Vec::new(), retired }
     }
 
     pub(super) fn newest(&self) -> &MasterKey {
@@ -87,14 +95,14 @@ impl KeyRing {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&MasterKey> {
-        self.keys().find(|key| key.id == id)
+        self.keys().chain(&self.retired).find(|key| key.id == id)
     }
 
     pub(super) fn has_older(&self) -> bool {
         !self.older.is_empty()
     }
 
-    /// The ids of all keys, for people.
+    /// The ids of the file's keys, for people.
     pub(super) fn ids(&self) -> String {
         self.keys().map(MasterKey::id).collect::<Vec<_>>().join(", ")
     }
@@ -105,15 +113,12 @@ impl KeyRing {
 
     /// The lines of the key file.
     pub(super) fn to_text(&self) -> Zeroizing<String> {
-        const LINE_BYTES: usize = 64;
-        let mut text = Zeroizing::new(String::with_capacity(LINE_BYTES * self.keys().count()));
-        for key in self.keys() {
-            text.push_str(&key.id);
-            text.push(' ');
-            text.push_str(&Zeroizing::new(BASE64.encode(key.key.as_slice())));
-            text.push('\n');
-        }
-        text
+        lines(self.keys())
+    }
+
+    /// The lines of the older keys that are not retired yet.
+    pub(super) fn to_retire(&self) -> Zeroizing<String> {
+        lines(self.older.iter().filter(|key| !self.retired.iter().any(|other| *other.key == *key.key)))
     }
 
     /// Reads the lines of a key file; the error says which line is wrong, and never quotes it.
@@ -128,8 +133,26 @@ impl KeyRing {
             return Err("holds no key: put the right file back, or remove it if nothing was sealed yet".into());
         }
         let newest = keys.remove(0);
-        Ok(Self { newest, older: keys })
+        Ok(Self { newest, older: keys, retired: Vec::new() })
     }
+}
+
+fn lines<'a>(keys: impl Iterator<Item = &'a MasterKey>) -> Zeroizing<String> {
+    const LINE_BYTES: usize = 64;
+    let keys: Vec<_> = keys.collect();
+    let mut text = Zeroizing::new(String::with_capacity(LINE_BYTES * keys.len()));
+    for key in keys {
+        text.push_str(&key.id);
+        text.push(' ');
+        text.push_str(&Zeroizing::new(BASE64.encode(key.key.as_slice())));
+        text.push('\n');
+    }
+    text
+}
+
+/// Whether a line of these holds the key of this id.
+pub(super) fn holds(text: &str, id: &str) -> bool {
+    text.lines().filter_map(parse_line).any(|key| key.id == id)
 }
 
 fn parse_line(line: &str) -> Option<MasterKey> {

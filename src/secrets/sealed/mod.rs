@@ -31,15 +31,16 @@ pub struct SealedStore {
     ring: ArcSwap<KeyRing>,
 }
 
-/// Why the sealed store cannot be opened, or its master key not be replaced. Nothing was changed.
+/// Why the sealed store cannot be opened, or its master key not be replaced. No secret was changed; after a replacement that
+/// failed the key file may hold a new key beside the old, which the next one finishes with.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedError {
     #[error("the master key file {path} {cause}")]
     KeyFile { path: String, cause: String },
     #[error(
-        "the master key file {path} is missing: the secrets are sealed under key {sealed_under}; put the file with that key back"
+        "the master key file {path} is missing: the secrets are sealed under key {sealed_under}; put the file with that key back{hint}"
     )]
-    KeyMissing { path: String, sealed_under: String },
+    KeyMissing { path: String, sealed_under: String, hint: String },
     #[error(
         "wrong master key: the secrets are sealed under key {sealed_under}, the file {path} holds {held}; put the file with \
          that key back, or add its line to this one"

@@ -2,7 +2,10 @@
 //!
 //! The order of a replacement: the file gets the new key beside the old; one transaction wraps every data key anew and
 //! names the new key; the file drops the old one. Whoever opens after a crash finds both keys, or all of it done. Each step
-//! holds the head of the sealed store, so two processes never write the file at once.
+//! holds the head of the sealed store, so two processes on one database never write the file at once.
+//!
+//! This database cannot tell who else needs a key: a backup of it, or another database beside the same file. So a key that
+//! leaves the file goes to the file of retired keys, where it is still found; whoever lies under it moves to the newest key.
 
 use super::SealedError;
 use super::envelope::Place;
@@ -20,24 +23,24 @@ pub(super) async fn agree(store: &Store, file: &KeyFile) -> Result<KeyRing, Seal
         Some(ring) => ring,
         None if is_empty => file.create().await?,
         None => {
-            return Err(SealedError::KeyMissing { path: file.shown(), sealed_under: head.key_id.unwrap_or_default() });
+            return Err(missing(file, &head).await);
         }
     };
     if is_empty {
-        // Nothing binds us to a former key.
+        // Nothing binds us to a former key. Others may be bound: an empty database says nothing about the file's keys.
         name(&mut tx, ring.newest()).await?;
         tx.commit().await?;
-        return drop_older(store, file, ring).await;
+        return Ok(ring);
     }
     let current = current(&ring, file, &head)?;
     if current.id() == ring.newest().id() {
         tx.commit().await?;
-        return drop_older(store, file, ring).await;
+        return retire_older(store, file, ring).await;
     }
     match rewrap(&mut tx, &ring).await {
         Ok(()) => {
             tx.commit().await?;
-            drop_older(store, file, ring).await
+            retire_older(store, file, ring).await
         }
         // It can still be served under the former key.
         Err(error @ SealedError::Damaged { .. }) => {
@@ -52,24 +55,27 @@ pub(super) async fn agree(store: &Store, file: &KeyFile) -> Result<KeyRing, Seal
 pub(super) async fn rotate(store: &Store, file: &KeyFile) -> Result<KeyRing, SealedError> {
     let mut tx = store.begin().await?;
     let head = tx.sealed_head_lock().await?;
-    let ring = file.read().await?.ok_or_else(|| SealedError::KeyMissing {
-        path: file.shown(),
-        sealed_under: head.key_id.clone().unwrap_or_default(),
-    })?;
+    let Some(ring) = file.read().await? else { return Err(missing(file, &head).await) };
     let is_begun = current(&ring, file, &head)?.id() != ring.newest().id();
     // A replacement that could not be finished is finished with the key it began with.
     let ring = if is_begun { ring } else { file.replace(ring.with_newer(MasterKey::generate()?)).await? };
     rewrap(&mut tx, &ring).await?;
     tx.commit().await?;
-    drop_older(store, file, ring).await
+    retire_older(store, file, ring).await
 }
 
-/// The key that the database names, if the file holds it.
+/// The key that the database names, if the file holds it or it is a retired one.
 fn current<'a>(ring: &'a KeyRing, file: &KeyFile, head: &SealedHead) -> Result<&'a MasterKey, SealedError> {
     let sealed_under = head.key_id.clone().unwrap_or_default();
     let check = head.key_check.as_deref().unwrap_or_default();
     let key = ring.get(&sealed_under).filter(|key| key.is_checked_by(check));
     key.ok_or_else(|| SealedError::WrongKey { path: file.shown(), sealed_under, held: ring.ids() })
+}
+
+async fn missing(file: &KeyFile, head: &SealedHead) -> SealedError {
+    let sealed_under = head.key_id.clone().unwrap_or_default();
+    let hint = file.retired_hint(sealed_under.clone()).await;
+    SealedError::KeyMissing { path: file.shown(), sealed_under, hint }
 }
 
 /// Wraps every data key under the newest master key, and names that one.
@@ -105,8 +111,8 @@ async fn name(tx: &mut Tx, key: &MasterKey) -> Result<(), SealedError> {
     Ok(tx.sealed_head_set(key.id(), &key.check()?).await?)
 }
 
-/// Leaves the newest key alone in the file, if it is still the one that the database names.
-async fn drop_older(store: &Store, file: &KeyFile, ring: KeyRing) -> Result<KeyRing, SealedError> {
+/// Leaves the newest key alone in the file, if it is still the one that the database names; the others are retired.
+async fn retire_older(store: &Store, file: &KeyFile, ring: KeyRing) -> Result<KeyRing, SealedError> {
     if !ring.has_older() {
         return Ok(ring);
     }
@@ -116,10 +122,10 @@ async fn drop_older(store: &Store, file: &KeyFile, ring: KeyRing) -> Result<KeyR
     let is_done = head.key_id.as_deref() == Some(held.newest().id());
     if is_done
         && held.has_older()
-        && let Err(error) = file.replace(held.without_older()).await
+        && let Err(error) = file.retire_older(held).await
     {
-        // A credential that we may only read: whoever wrote it drops the line.
-        tracing::warn!(error = %error, "the master key file still holds keys that are not needed any more");
+        // A credential that we may only read: whoever wrote it retires the line.
+        tracing::warn!(error = %error, "the master key file still holds keys that this database does not need any more");
     }
     tx.commit().await?;
     Ok(ring)

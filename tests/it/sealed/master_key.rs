@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use credway::config;
 use credway::model::secret::ExposeSecret;
 use credway::secrets::SecretStore;
-use credway::secrets::sealed::SealedError;
+use credway::secrets::sealed::{SealedError, SealedStore};
 
 use super::{CANARY, an_address, an_address_named, fields, key_file, number, open, reopen, run};
 use crate::store::{Fresh, on_both};
@@ -20,6 +20,7 @@ on_both! {
     a_second_process_follows_a_rotation,
     rotations_at_once_lose_no_key,
     a_damaged_secret_stops_a_rotation_until_it_is_gone,
+    databases_beside_one_key_file_take_no_key_from_each_other,
 }
 
 async fn another_master_key_is_refused_and_nothing_is_changed(fresh: Fresh) {
@@ -170,6 +171,8 @@ async fn a_crash_at_any_point_of_a_rotation_loses_nothing() {
     ];
     for (state, database, key, draft) in states {
         restore(&fresh, database);
+        // Not what retirement keeps, but the order of the steps is what is tested here.
+        let _ = fs::remove_file(retired_file(&fresh));
         write_key(&key_file(&fresh), key);
         let draft_path = key_file(&fresh).with_extension("key.new");
         if let Some(draft) = draft {
@@ -184,6 +187,66 @@ async fn a_crash_at_any_point_of_a_rotation_loses_nothing() {
         assert_eq!(key_lines(&key_file(&fresh)).len(), 1, "{state}");
         assert!(!draft_path.exists(), "{state}");
     }
+}
+
+async fn databases_beside_one_key_file_take_no_key_from_each_other(fresh: Fresh) {
+    let address = an_address();
+    let here = open(&fresh).await.unwrap();
+    here.write(&address, &fields(&[("a", "1")]), 0).await.unwrap();
+    let foreign = Fresh::sqlite().await;
+    open(&foreign).await.unwrap();
+    // As a rotation that was interrupted leaves it.
+    let both = [key_lines(&key_file(&foreign)), key_lines(&key_file(&fresh))].concat();
+    write_key(&key_file(&fresh), &both);
+    let other = Fresh::sqlite().await;
+    let there = SealedStore::open(other.store.clone(), &key_file(&fresh)).await.unwrap();
+    assert_eq!(key_lines(&key_file(&fresh)), both, "an empty database says nothing about the keys of others");
+
+    there.write(&address, &fields(&[("a", "2")]), 0).await.unwrap();
+    let newest = [there.rotate_master_key().await.unwrap(), there.rotate_master_key().await.unwrap()];
+    assert_eq!(key_lines(&key_file(&fresh)).len(), 1);
+    let opened = reopen(&fresh).await.unwrap();
+    assert_eq!(opened.read(&address).await.unwrap().fields["a"].expose_secret(), "1");
+    opened.write(&an_address_named("new"), &fields(&[("a", "1")]), 0).await.unwrap();
+    opened.check().await.unwrap();
+    let under = format!("SELECT COUNT(*) FROM sealed_secrets WHERE key_id = '{}'", newest[1]);
+    assert_eq!(number(&fresh, under.leak()).await, 2);
+}
+
+#[tokio::test]
+async fn a_backup_from_before_a_rotation_opens_and_moves_to_the_newest_key() {
+    let fresh = Fresh::sqlite().await;
+    let address = an_address();
+    open(&fresh).await.unwrap().write(&address, &fields(&[("a", CANARY)]), 0).await.unwrap();
+    let (backup, old) = (snapshot(&fresh).await, key_lines(&key_file(&fresh)));
+    reopen(&fresh).await.unwrap().rotate_master_key().await.unwrap();
+    // What a crash leaves of a line does not swallow the next one.
+    let half = fs::read_to_string(retired_file(&fresh)).unwrap() + "mk_0000";
+    fs::write(retired_file(&fresh), half).unwrap();
+    let newest = reopen(&fresh).await.unwrap().rotate_master_key().await.unwrap();
+    assert_eq!(retired_file(&fresh).metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(key_lines(&retired_file(&fresh)).iter().filter(|line| line.len() == old[0].len()).count(), 2);
+
+    restore(&fresh, &backup);
+    let opened = reopen(&fresh).await.unwrap();
+    assert_eq!(opened.read(&address).await.unwrap().fields["a"].expose_secret(), CANARY);
+    assert_eq!(id(&key_lines(&key_file(&fresh))[0]), newest);
+    fs::remove_file(retired_file(&fresh)).unwrap();
+    assert_eq!(reopen(&fresh).await.unwrap().read(&address).await.unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn a_missing_master_key_that_was_retired_is_shown_where_it_lies() {
+    let fresh = Fresh::sqlite().await;
+    open(&fresh).await.unwrap().write(&an_address(), &fields(&[("a", "1")]), 0).await.unwrap();
+    let backup = snapshot(&fresh).await;
+    reopen(&fresh).await.unwrap().rotate_master_key().await.unwrap();
+    restore(&fresh, &backup);
+    fs::remove_file(key_file(&fresh)).unwrap();
+    let told = reopen(&fresh).await.unwrap_err().to_string();
+    let expected = format!("put the file with that key back: its line stands in {}", retired_file(&fresh).display());
+    assert!(told.ends_with(&expected), "{told}");
+    assert!(!key_file(&fresh).exists());
 }
 
 #[tokio::test]
@@ -226,6 +289,10 @@ async fn rotation_keeps_owner_and_mode_and_follows_links() {
 
 fn key_lines(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn retired_file(fresh: &Fresh) -> PathBuf {
+    key_file(fresh).with_extension("key.retired")
 }
 
 fn write_key(path: &Path, lines: &[String]) {
