@@ -23,6 +23,10 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// A TLS handshake. One that takes longer is a peer that will not talk.
 pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// A connection that was let in by a client certificate. It outlives the certificate's end, or its authority's removal, by no
+/// more than this; clients reconnect by themselves.
+pub const TLS_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
+
 /// Silence after which an HTTP/2 connection is asked whether it is still there.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::{Exit, Failure};
+use super::out::say;
 use super::settings::Stores;
 use super::workspace::{Workspace, World, of_control};
 use crate::control::manifest::Manifest;
@@ -85,20 +86,20 @@ fn show(applied: &Applied, mode: Mode) {
     for change in &applied.changes {
         if project != change.project {
             project = &change.project;
-            println!("{project}");
+            say!("{project}");
         }
-        println!("  {change}");
+        say!("  {change}");
     }
     for token in applied.new_tokens.iter().filter(|token| token.file.is_none()) {
-        println!("token {:?} of {}, shown this once: {}", token.name, token.project, token.text.expose());
+        say!("token {:?} of {}, shown this once: {}", token.name, token.project, token.text.expose());
     }
     let count = match applied.changes.len() {
-        0 => return println!("nothing to change"),
+        0 => return say!("nothing to change"),
         1 => "1 change".to_owned(),
         count => format!("{count} changes"),
     };
     match mode {
-        Mode::DryRun => println!("{count} would be made; nothing was changed"),
-        Mode::Carry => println!("{count} made"),
+        Mode::DryRun => say!("{count} would be made; nothing was changed"),
+        Mode::Carry => say!("{count} made"),
     }
 }

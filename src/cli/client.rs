@@ -10,10 +10,12 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
+use url::Url;
 
 use super::failure::{Exit, Failure};
 use super::ready;
 use crate::grpc::proto::credential_service_client::CredentialServiceClient;
+use crate::model::address::crosses_a_network_in_the_clear;
 
 /// Which daemon to call. Without any of these, the `credway dev` that this user runs.
 #[derive(Debug, Args)]
@@ -79,7 +81,7 @@ impl Server {
         let dev = if self.server.is_none() { ready::running_dev() } else { None };
         let url = self.url(dev.as_ref())?;
         let token = self.token(dev.as_ref())?;
-        if token.is_some() && crosses_a_network_in_the_clear(&url) {
+        if token.is_some() && Url::parse(&url).is_ok_and(|url| crosses_a_network_in_the_clear(&url)) {
             let failure =
                 Failure::new(Exit::Usage, "PLAINTEXT", format!("the token is not sent to {url} in the clear"));
             return Err(failure.fix("use https://HOST:PORT with --tls-ca, --tls-cert and --tls-key"));
@@ -160,18 +162,6 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
         Failure::new(Exit::Usage, "TLS_FILE", format!("{} cannot be read", path.display())).why(error.to_string())
     })
-}
-
-/// Whether `url` is plain HTTP to somewhere else than this machine.
-fn crosses_a_network_in_the_clear(url: &str) -> bool {
-    let Ok(url) = url::Url::parse(url) else { return false };
-    let is_here = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => true,
-    };
-    url.scheme() == "http" && !is_here
 }
 
 fn bearer(token: &SecretString) -> Result<MetadataValue<Ascii>, Failure> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
+use super::out::{print, say};
 use super::settings::{self, Overrides};
 use super::table::table;
 
@@ -40,7 +41,7 @@ impl Config {
         match self {
             Self::Check(file) => {
                 settings::load(file.config, &file.overrides)?;
-                println!("the settings are usable");
+                say!("the settings are usable");
             }
             Self::Show { file, sources } => {
                 let loaded = settings::load(file.config, &file.overrides)?;
@@ -54,7 +55,7 @@ impl Config {
                         table(["SETTING", "VALUE"], settings.map(|setting| [setting.path.to_string(), setting.shown]))
                     }
                 };
-                print!("{shown}");
+                print(shown);
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::failure::{Exit, Failure};
+use super::out::{print, say};
 use super::project::{Opened, Project};
 use super::prompt;
 use super::table::table;
@@ -149,7 +150,7 @@ impl Opened {
                 fields.join(","),
             ]
         });
-        print!("{}", table(["ID", "NAME", "TEMPLATE", "ENVIRONMENT", "STATUS", "FIELDS"], rows));
+        print(table(["ID", "NAME", "TEMPLATE", "ENVIRONMENT", "STATUS", "FIELDS"], rows));
         Ok(())
     }
 
@@ -167,7 +168,7 @@ impl Opened {
             ("fields", format!("{} (stored, cannot be shown)", fields.join(", "))),
             ("version", connection.version.to_string()),
         ];
-        print!("{}", table(["FIELD", "VALUE"], rows.map(|(label, value)| [label.to_owned(), value])));
+        print(table(["FIELD", "VALUE"], rows.map(|(label, value)| [label.to_owned(), value])));
         Ok(())
     }
 
@@ -209,19 +210,19 @@ impl Opened {
             false => control.connection_disable(&self.project, asked).await,
         };
         let Record { name, id, status, .. } = changed.map_err(failed)?;
-        println!("{name:?} ({id}) is {}", status.state);
+        say!("{name:?} ({id}) is {}", status.state);
         Ok(())
     }
 
     async fn delete(&self, asked: &str, force: bool) -> Result<(), Failure> {
         let deleted = self.workspace.control.connection_delete(&self.project, asked, force).await.map_err(failed)?;
-        println!("deleted {:?} ({})", deleted.name, deleted.id);
+        say!("deleted {:?} ({})", deleted.name, deleted.id);
         Ok(())
     }
 }
 
 fn tell(done: &str, saved: &SavedConnection) {
-    println!("{done} {:?} ({})", saved.connection.name, saved.connection.id);
+    say!("{done} {:?} ({})", saved.connection.name, saved.connection.id);
     for field in &saved.trimmed {
         eprintln!("note: white space around {field} was cut off");
     }

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::client::Server;
 use super::failure::{Exit, Failure};
+use super::out::say;
 use super::ready;
 use super::resolve::Resolve;
 use super::serve::{self, Signals};
@@ -116,32 +117,32 @@ impl Home {
 
 /// What there is, one resolve as a proof, and what to try next.
 async fn show(addresses: &Addresses, token: &SecretString, home: &Home) -> Result<(), Failure> {
-    println!("credway {}  dev: demo data, loopback only. Not for production.", env!("CARGO_PKG_VERSION"));
+    say!("credway {}  dev: demo data, loopback only. Not for production.", env!("CARGO_PKG_VERSION"));
     if let Some(grpc) = addresses.grpc {
-        println!("  gRPC      {grpc} (reflection on)");
+        say!("  gRPC      {grpc} (reflection on)");
     }
     if let Some(socket) = &addresses.socket {
-        println!("            unix:{}", socket.display());
+        say!("            unix:{}", socket.display());
     }
     if let Some(http) = addresses.http {
-        println!("  Metrics   http://{http}/metrics   Probes /livez, /readyz?verbose");
+        say!("  Metrics   http://{http}/metrics   Probes /livez, /readyz?verbose");
     }
-    println!("  Token     {}", token.expose_secret());
-    println!("\n$ credway resolve demo-echo --reveal");
+    say!("  Token     {}", token.expose_secret());
+    say!("\n$ credway resolve demo-echo --reveal");
     let url = match (&addresses.socket, addresses.grpc) {
         (Some(socket), _) => format!("unix:{}", socket.display()),
         (None, Some(grpc)) => format!("http://{grpc}"),
         (None, None) => return Ok(()),
     };
     Resolve::of_demo(Server::known(url, Some(token.clone()))).run().await?;
-    println!("\nTry in another terminal:");
-    println!("  credway resolve demo-echo --explain");
-    println!("  credway resolve demo-echo --workflow demo-sandbox --reveal                  the workflow's override");
-    println!("  credway resolve demo-echo --workflow demo-sandbox --step charge --reveal    the step's");
-    println!("  credway connection list");
+    say!("\nTry in another terminal:");
+    say!("  credway resolve demo-echo --explain");
+    say!("  credway resolve demo-echo --workflow demo-sandbox --reveal                  the workflow's override");
+    say!("  credway resolve demo-echo --workflow demo-sandbox --step charge --reveal    the step's");
+    say!("  credway connection list");
     match home {
-        Home::Kept(path) => println!("Stop: Ctrl-C (the data stays in {})", path.display()),
-        Home::Temporary(_) => println!("Stop: Ctrl-C (everything is forgotten; keep it with --data-dir DIR)"),
+        Home::Kept(path) => say!("Stop: Ctrl-C (the data stays in {})", path.display()),
+        Home::Temporary(_) => say!("Stop: Ctrl-C (everything is forgotten; keep it with --data-dir DIR)"),
     }
     Ok(())
 }

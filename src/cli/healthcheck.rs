@@ -7,6 +7,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::client::Server;
 use super::failure::{Exit, Failure};
+use super::out::say;
 
 /// Asks a daemon whether it serves; exit code 0 if it does
 ///
@@ -28,7 +29,7 @@ impl Healthcheck {
             return Err(Failure::new(Exit::Unreachable, "NOT_SERVING", format!("the daemon at {url} does not serve"))
                 .fix("see /readyz?verbose on its HTTP port for the cause"));
         }
-        println!("serving");
+        say!("serving");
         Ok(())
     }
 }

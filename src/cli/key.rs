@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::failure::{Exit, Failure};
+use super::out::say;
 use super::settings::Stores;
 use crate::clock::Clock;
 use crate::config::SecretStore;
@@ -38,8 +39,8 @@ impl Key {
         let store = Store::open(&config.database, Clock::System).await.map_err(|error| failed(error.to_string()))?;
         let sealed = SealedStore::open(store, master_key_file).await.map_err(|error| failed(error.to_string()))?;
         let id = sealed.rotate_master_key().await.map_err(|error| failed(error.to_string()))?;
-        println!("every secret is sealed under {id} now, which lies in {}", master_key_file.display());
-        println!(
+        say!("every secret is sealed under {id} now, which lies in {}", master_key_file.display());
+        say!(
             "the former key is kept beside it, in a file that ends in .retired: backups made before lie under that one"
         );
         Ok(())

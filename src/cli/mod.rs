@@ -8,6 +8,7 @@ mod dev;
 mod failure;
 mod healthcheck;
 mod key;
+mod out;
 mod project;
 mod prompt;
 mod ready;

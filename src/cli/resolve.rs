@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::client::{Client, Server};
 use super::failure::{Exit, Failure};
+use super::out::{print, say};
 use super::table::table;
 use crate::grpc::proto::config_entry::Value;
 use crate::grpc::proto::{
@@ -94,9 +95,9 @@ impl Resolve {
         let answer = client.resolve_credentials(request).await;
         let answer = answer.map_err(|status| Failure::of_status(&status, url))?.into_inner();
         match self.format {
-            Format::Table => print!("{}", resolution_table(&answer, self.reveal)),
-            Format::Json => println!("{:#}", document(&answer, self.reveal)),
-            Format::Dotenv => print!("{}", dotenv(&answer, self.reveal)?),
+            Format::Table => print(resolution_table(&answer, self.reveal)),
+            Format::Json => say!("{:#}", document(&answer, self.reveal)),
+            Format::Dotenv => print(dotenv(&answer, self.reveal)?),
         }
         Ok(())
     }
@@ -112,8 +113,8 @@ impl Resolve {
         let answer = client.explain_resolution(request).await;
         let answer = answer.map_err(|status| Failure::of_status(&status, url))?.into_inner();
         match self.format {
-            Format::Json => println!("{:#}", explanation_document(&answer)),
-            Format::Table | Format::Dotenv => print!("{}", explanation_table(&answer)),
+            Format::Json => say!("{:#}", explanation_document(&answer)),
+            Format::Table | Format::Dotenv => print(explanation_table(&answer)),
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::connection::with;
 use super::failure::Failure;
+use super::out::{print, say};
 use super::project::{Opened, Project};
 use super::table::table;
 use super::workspace::of_control;
@@ -83,7 +84,7 @@ impl Opened {
         let created = self.workspace.control.token_create(&self.project.tenant, spec).await;
         let (record, text) = created.map_err(|error| of_control(&error))?;
         eprintln!("created {} {:?}; the token is shown this once:", record.id, record.name);
-        println!("{}", text.expose());
+        say!("{}", text.expose());
         Ok(())
     }
 
@@ -100,14 +101,14 @@ impl Opened {
             let (role, scopes) = (token.role.to_string(), token.scopes.to_string());
             [token.id.to_string(), token.name, token.shown_prefix, role, scopes, state]
         });
-        print!("{}", table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "STATE"], rows));
+        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "STATE"], rows));
         Ok(())
     }
 
     async fn token_revoke(&self, asked: &str) -> Result<(), Failure> {
         let revoked = self.workspace.control.token_revoke(&self.project, asked).await;
         let token = revoked.map_err(|error| of_control(&error))?;
-        println!("revoked {} {:?}", token.id, token.name);
+        say!("revoked {} {:?}", token.id, token.name);
         Ok(())
     }
 }

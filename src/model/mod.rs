@@ -1,5 +1,6 @@
 //! The domain's nouns: plain data and pure functions. Nothing here waits, reads a clock or knows a wire format.
 
+pub mod address;
 pub mod caller;
 pub mod connection;
 pub mod id;

@@ -21,7 +21,7 @@ use crate::limits;
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves calls until the peer leaves, or until those in flight are answered once the drain begins.
+/// Serves calls until the peer leaves, or until those in flight are answered once the drain begins or its time is over.
 pub(super) async fn serve<T, S>(stream: T, peer: Peer, service: S, context: &ServeContext)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -47,6 +47,7 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = context.drain.cancelled() => None,
+        () = aged(&peer) => None,
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -60,6 +61,14 @@ where
     };
     if let Err(error) = ended {
         debug!(?peer, error = &error as &dyn std::error::Error, "connection broke");
+    }
+}
+
+/// Returns when a connection is to be made anew, so that its client certificate is looked at again.
+async fn aged(peer: &Peer) {
+    match peer {
+        Peer::Tls { .. } => tokio::time::sleep(limits::TLS_CONNECTION_AGE_MAX).await,
+        Peer::Unix { .. } | Peer::Tcp { .. } => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::wire::origin;
 use crate::config::{Vault, VaultAuth};
+use crate::model::address::crosses_a_network_in_the_clear;
 
 /// The settings or local files cannot be used. Shown to people: holds no secret.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,8 @@ fn verify_address(settings: &Vault) -> Result<(), VaultSetupError> {
         "it must end after host and port"
     } else if url.scheme() == "http" && matches!(settings.auth, VaultAuth::Certificate { .. }) {
         "a login by certificate needs https://"
+    } else if crosses_a_network_in_the_clear(url) {
+        "our token and every secret would cross a network in the clear: use https://"
     } else {
         return Ok(());
     };
