@@ -13,7 +13,7 @@ use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::resolution::InstanceRef;
 use crate::model::wiring::{InstanceHead, Wiring};
 
-/// How the instance was named: `$5`.
+/// How the instance was named: `$5`. A server is the tenant's own or the platform's, each found by the index on URL and tenant.
 macro_rules! by {
     (id) => {
         "i.id = $5"
@@ -22,7 +22,8 @@ macro_rules! by {
         "i.name = $5"
     };
     (server) => {
-        "i.server_id IN (SELECT id FROM servers WHERE canonical_url = $5)"
+        "i.server_id IN (SELECT id FROM servers WHERE canonical_url = $5 AND tenant_id = $1
+                UNION ALL SELECT id FROM servers WHERE canonical_url = $5 AND tenant_id IS NULL)"
     };
 }
 
@@ -284,6 +285,10 @@ mod tests {
                 .filter(|step| step.starts_with("SCAN") && !is_small(step))
                 .collect();
             assert!(scans.is_empty(), "{scans:?} in {statement}");
+            let by_url: Vec<_> = plan.iter().filter(|row| row.3.contains("servers_by_url")).collect();
+            let narrow = by_url.iter().filter(|row| row.3.contains("(canonical_url=? AND tenant_id=?)")).count();
+            let expected = if statement.contains("canonical_url = $5") { 2 } else { 0 };
+            assert_eq!((by_url.len(), narrow), (expected, expected), "{by_url:?} in {statement}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{AccountServices, ConnectionState, Status};
-use credway::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, TokenId};
+use credway::model::id::{ConnectionId, ProfileId, ProjectId, ServerId, TokenId};
 use credway::model::overrides::Override;
 use credway::store::{StoreError, TokenRecord, WorkflowRecord};
 
@@ -253,6 +253,18 @@ async fn names_are_unique_where_they_must_be(fresh: Fresh) {
     let mut tx = fresh.store.begin().await.unwrap();
     let error = tx.instance_insert(&cast.project, &an_instance("echo", &cast.server, None)).await.unwrap_err();
     assert_eq!(error.to_string(), "instance \"echo\" exists already");
+    drop(tx);
+    for owner in [Some(cast.tenant.id), None] {
+        let mut server = a_server(&cast.tenant, "https://mcp.example.com/again");
+        server.tenant = owner;
+        let mut tx = fresh.store.begin().await.unwrap();
+        if owner.is_none() {
+            tx.server_put(cast.tenant.id, &server).await.unwrap();
+            server.id = ServerId::generate();
+        }
+        let error = tx.server_put(cast.tenant.id, &server).await.unwrap_err();
+        assert_eq!(error.to_string(), "server \"echo\" exists already");
+    }
 }
 
 async fn nothing_is_written_into_another_project(fresh: Fresh) {
@@ -282,11 +294,14 @@ async fn a_failed_step_is_never_committed(fresh: Fresh) {
     tx.connection_insert(&cast.project, &a_connection("New")).await.unwrap_err();
     assert!(matches!(tx.commit().await, Err(StoreError::Conflict { .. })));
     let mut tx = fresh.store.begin().await.unwrap();
+    tx.connection_insert(&cast.project, &a_connection("New")).await.unwrap();
     let stray = a_project(&a_tenant("never-inserted"), "stray");
     assert!(matches!(tx.project_insert(&stray).await, Err(StoreError::Conflict { .. })));
-    drop(tx);
-    assert_eq!(fresh.store.project_state(cast.project.id).await.unwrap().connections.len(), 1);
-    assert!(InstanceId::generate() > cast.instance.id);
+    assert!(matches!(tx.commit().await, Err(StoreError::Conflict { .. })));
+    let state = fresh.store.project_state(cast.project.id).await.unwrap();
+    let names: Vec<_> = state.connections.iter().map(|connection| connection.name.as_str()).collect();
+    assert_eq!(names, ["Production"]);
+    assert!(fresh.store.project_find(stray.tenant, &stray.slug).await.unwrap().is_none());
 }
 
 async fn the_store_checks_and_debugs_without_secrets(fresh: Fresh) {

@@ -6,7 +6,7 @@ use credway::model::resolution::InstanceRef;
 use credway::model::wiring::Wiring;
 use credway::store::{ProjectScope, Store, WiringFound, WorkflowRecord};
 
-use super::{Cast, Fresh, a_connection, a_profile, a_project, a_server, an_instance, change, on_both};
+use super::{Cast, Fresh, a_connection, a_project, a_server, an_instance, change, on_both};
 
 on_both! {
     an_instance_is_found_by_id_name_and_server,
@@ -16,6 +16,7 @@ on_both! {
     foreign_tenants_and_projects_see_nothing,
     several_instances_of_a_server_are_listed,
     platform_servers_show_only_the_tenants_own_instances,
+    one_url_is_each_tenants_own_server,
     texts_that_no_database_can_hold_name_nothing,
 }
 
@@ -185,6 +186,19 @@ async fn platform_servers_show_only_the_tenants_own_instances(fresh: Fresh) {
     }
 }
 
+async fn one_url_is_each_tenants_own_server(fresh: Fresh) {
+    let (cast, other) = (Cast::enter(&fresh.store, "acme").await, Cast::enter(&fresh.store, "other").await);
+    let mut same_url = other.server.clone();
+    same_url.canonical_url = cast.server.canonical_url.clone();
+    change(&fresh.store, async |tx| tx.server_put(other.tenant.id, &same_url).await.unwrap()).await;
+    let reference = InstanceRef::Server(same_url.canonical_url.clone());
+    for cast in [&cast, &other] {
+        for scope in scopes(cast) {
+            assert_eq!(one(&fresh.store, &scope, &reference, None).await.instance.id, cast.instance.id);
+        }
+    }
+}
+
 async fn texts_that_no_database_can_hold_name_nothing(fresh: Fresh) {
     let cast = Cast::enter(&fresh.store, "acme").await;
     let mut scope = scopes(&cast).remove(0);
@@ -194,8 +208,8 @@ async fn texts_that_no_database_can_hold_name_nothing(fresh: Fresh) {
     scope.asked = Some("main\0".into());
     let found = fresh.store.wiring_find(&scope, &references(&cast)[0], None).await.unwrap();
     assert!(matches!(found, WiringFound::Nothing));
-    let profile = a_profile("unused", &[]);
-    assert_eq!(profile.version, 1);
+    scope.asked = Some("main".into());
+    assert_eq!(one(&fresh.store, &scope, &references(&cast)[0], None).await.instance.id, cast.instance.id);
 }
 
 /// The ways in which a caller may see the cast's project: the whole tenant, limited to it, or asking for it.

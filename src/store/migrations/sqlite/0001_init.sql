@@ -49,7 +49,10 @@ CREATE TABLE servers (
     updated_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX servers_by_tenant ON servers (tenant_id);
-CREATE INDEX servers_by_url ON servers (canonical_url);
+-- Any number of tenants may have a server at one URL; each finds its own and the platform's.
+CREATE INDEX servers_by_url ON servers (canonical_url, tenant_id);
+-- A manifest names a server by its service.
+CREATE UNIQUE INDEX servers_by_service ON servers (COALESCE(tenant_id, ''), service);
 
 -- The tenant stands here again, so that a server's instances in one tenant are found without those of all others.
 CREATE TABLE instances (
