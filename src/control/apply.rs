@@ -1,7 +1,8 @@
 //! `apply`: brings projects to what a manifest says. Running it again changes nothing more.
 //!
-//! The database is written in one transaction, after all secrets and token files: when it commits, everything is there;
-//! when it does not, no row names what was written before, and the next run starts from what is.
+//! The database is written in one transaction, after all secrets and token files: when it commits, everything is there. When
+//! it does not, no row names what was written for new connections; those that were there before have their new credentials
+//! nevertheless, since their rows name the secret already. The next run starts from what is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -108,12 +108,11 @@ impl Control {
 
     /// Turns a connection off: it is refused with CONNECTION_DISABLED until it is turned on.
     pub async fn connection_disable(&self, workspace: &Workspace, asked: &str) -> Result<Connection, ControlError> {
-        self.connection_set_state(workspace, asked, |_| ConnectionState::Disabled).await
+        self.connection_set_state(workspace, asked, turned_off).await
     }
 
-    /// Turns a connection on. One that is not off stays as it is.
+    /// Turns a connection on: it is again what it was before it was turned off. One that is not off stays as it is.
     pub async fn connection_enable(&self, workspace: &Workspace, asked: &str) -> Result<Connection, ControlError> {
-        let turned_on = |state| if state == ConnectionState::Disabled { ConnectionState::Active } else { state };
         self.connection_set_state(workspace, asked, turned_on).await
     }
 
@@ -121,14 +120,14 @@ impl Control {
         &self,
         workspace: &Workspace,
         asked: &str,
-        wanted: impl FnOnce(ConnectionState) -> ConnectionState + Send,
+        wanted: impl FnOnce(&Status) -> (ConnectionState, Option<String>) + Send,
     ) -> Result<Connection, ControlError> {
         let mut connection = self.connection_get(workspace, asked).await?;
-        let state = wanted(connection.status.state);
+        let (state, reason) = wanted(&connection.status);
         if state == connection.status.state {
             return Ok(connection);
         }
-        connection.status = Status { state, reason: None, since: self.clock.now() };
+        connection.status = Status { state, reason, since: self.clock.now() };
         let mut tx = self.store.begin().await?;
         if !tx.connection_set_status(&workspace.project, connection.id, &connection.status).await? {
             return Err(not_found(asked, ""));
@@ -174,10 +173,11 @@ impl Control {
         if !used_by.is_empty() && !force {
             return Err(ControlError::InUse { what: format!("connection {:?}", connection.name), by: used_by });
         }
+        // As long as the row is there, a deletion that ends in between is found again, and done again.
+        self.secrets.delete(&workspace.address(connection.id)).await?;
         let mut tx = self.store.begin().await?;
         tx.connection_delete(&workspace.project, connection.id).await?;
         tx.commit().await?;
-        self.secrets.delete(&workspace.address(connection.id)).await?;
         Ok(connection)
     }
 
@@ -201,6 +201,21 @@ impl Workspace {
     pub(super) fn address(&self, connection: ConnectionId) -> SecretAddress {
         SecretAddress { tenant: self.tenant.slug.clone(), project: self.project.slug.clone(), connection }
     }
+}
+
+/// Off, and its reason is the state to come back to, unless that is active.
+fn turned_off(held: &Status) -> (ConnectionState, Option<String>) {
+    let is_worth_noting = held.state != ConnectionState::Active;
+    (ConnectionState::Disabled, is_worth_noting.then(|| held.state.to_string()))
+}
+
+fn turned_on(held: &Status) -> (ConnectionState, Option<String>) {
+    if held.state != ConnectionState::Disabled {
+        return (held.state, held.reason.clone());
+    }
+    let former = held.reason.as_deref().and_then(|word| word.parse().ok());
+    // Whatever else stands there must not keep it off.
+    (former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active), None)
 }
 
 fn accept_update(

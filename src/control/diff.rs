@@ -227,7 +227,9 @@ pub(super) fn status_with_new_credentials(held: &Status, now: Timestamp) -> Stat
         ConnectionState::Pending | ConnectionState::Degraded | ConnectionState::Reconnect => {
             Status { state: ConnectionState::Active, reason: None, since: now }
         }
-        ConnectionState::Active | ConnectionState::Disabled => held.clone(),
+        // Nor does it come back as what it was when its credentials were lacking.
+        ConnectionState::Disabled => Status { reason: None, ..held.clone() },
+        ConnectionState::Active => held.clone(),
     }
 }
 
@@ -282,12 +284,14 @@ fn changed_services(before: Option<&AccountServices>, after: Option<&AccountServ
         let words: Vec<&str> = set.iter().map(String::as_str).collect();
         if words.is_empty() { "none".to_owned() } else { words.join(" ") }
     };
-    let [enabled, enabled_after] = [before, after].map(|services| services.map(|services| words(&services.enabled)));
-    let [granted, granted_after] =
-        [before, after].map(|services| services.map(|services| words(&services.scopes_granted)));
+    let change = |key: &str, set: fn(&AccountServices) -> &BTreeSet<String>| {
+        let (was, is) = (before.map(set), after.map(set));
+        let is_nothing_new = was.is_none() && is.is_some_and(BTreeSet::is_empty);
+        if is_nothing_new { None } else { changed(key, was.map(words).as_ref(), is.map(words).as_ref()) }
+    };
     let changes = [
-        changed("services.enabled", enabled.as_ref(), enabled_after.as_ref()),
-        changed("services.scopes_granted", granted.as_ref(), granted_after.as_ref()),
+        change("services.enabled", |services| &services.enabled),
+        change("services.scopes_granted", |services| &services.scopes_granted),
     ];
     changes.into_iter().flatten().collect()
 }

@@ -1,8 +1,8 @@
 //! What people, scripts and manifests change: connections, tokens, workspaces. CLI and REST call the same operations.
 //!
-//! Order of writes: the secret first (check-and-set), then the database row; deletion the other way round. A run that ends
-//! in between leaves a secret that no row names, or a row whose secret is already the new one: neither is ever resolved
-//! wrongly, and doing the same again completes it. So a row never points to a secret that was not written yet.
+//! Order of writes: the secret first (check-and-set), then the database row; deletion too. A run that ends in between leaves
+//! a secret that no row names, a row whose secret is the new one already, and in use, or a row whose secret is gone, which is
+//! refused. Doing the same again completes it. So a new row never points to a secret that was not written yet.
 
 mod apply;
 pub mod check;

@@ -40,7 +40,7 @@ pub struct AccountServices {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub state: ConnectionState,
-    /// A machine reason, for states that have one: `REVOKED`.
+    /// A machine reason, for states that have one: `REVOKED`. Of a disabled one, the state that it comes back to.
     pub reason: Option<String>,
     pub since: Timestamp,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use credway::clock::Clock;
 use credway::control::{ConnectionSpec, Control, ControlError, TokenSpec, Workspace};
 use credway::model::caller::{Role, Scope};
-use credway::model::connection::ConnectionState;
+use credway::model::connection::{ConnectionState, Status};
 use credway::model::secret::{SecretFields, SecretString};
 use credway::store::{Store, WorkflowRecord};
 use credway::templates::Catalogue;
@@ -140,6 +140,27 @@ async fn a_connection_in_use_is_deleted_only_by_force(fresh: Fresh) {
     assert_eq!(shelf.len(), 0);
 }
 
+async fn a_deletion_that_fails_in_between_is_completed_by_the_next(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let first = control(&fresh.store, &shelf);
+    let workspace = workspace(&first).await;
+    first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    let before = first.connection_get(&workspace, "Hub").await.unwrap();
+    shelf.meet(Accident::Outage);
+    let error = first.connection_delete(&workspace, "Hub", false).await.unwrap_err();
+    assert!(matches!(error, ControlError::Secrets(_)), "{error}");
+    let held = first.connection_get(&workspace, "Hub").await.unwrap();
+    assert_eq!((format!("{held:?}"), shelf.len()), (format!("{before:?}"), 1));
+
+    shelf.meet(Accident::DatabaseGone(fresh.store.clone()));
+    let error = first.connection_delete(&workspace, "Hub", false).await.unwrap_err();
+    assert!(matches!(error, ControlError::Database(_)), "{error}");
+    shelf.recover();
+    let again = control(&fresh.reopened().await, &shelf);
+    again.connection_delete(&workspace, "Hub", false).await.unwrap();
+    assert_eq!((again.connection_list(&workspace).await.unwrap().len(), shelf.len()), (0, 0));
+}
+
 async fn a_secret_without_a_row_is_never_named(fresh: Fresh) {
     let shelf = Arc::new(Shelf::default());
     let first = control(&fresh.store, &shelf);
@@ -151,6 +172,29 @@ async fn a_secret_without_a_row_is_never_named(fresh: Fresh) {
     let again = control(&fresh.reopened().await, &shelf);
     assert!(again.connection_list(&workspace).await.unwrap().is_empty());
     again.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+}
+
+async fn what_was_turned_off_comes_back_as_it_was(fresh: Fresh) {
+    let control = control(&fresh.store, &Arc::default());
+    let workspace = workspace(&control).await;
+    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    for (former, _) in ConnectionState::ALL.into_iter().filter(|(state, _)| *state != ConnectionState::Disabled) {
+        let status = Status { state: former, reason: None, since: saved.connection.status.since };
+        let mut tx = fresh.store.begin().await.unwrap();
+        assert!(tx.connection_set_status(&workspace.project, saved.connection.id, &status).await.unwrap());
+        tx.commit().await.unwrap();
+        for _ in 0..2 {
+            let off = control.connection_disable(&workspace, "Hub").await.unwrap();
+            assert_eq!(off.status.state, ConnectionState::Disabled, "{former}");
+        }
+        let on = control.connection_enable(&workspace, "Hub").await.unwrap();
+        assert_eq!((on.status.state, on.status.reason), (former, None));
+    }
+    let held = control.connection_disable(&workspace, "Hub").await.unwrap();
+    assert_eq!(held.status.reason.as_deref(), Some("reconnect"));
+    control.connection_update_credentials(&workspace, "Hub", fields(&[("token", "t-2")])).await.unwrap();
+    let on = control.connection_enable(&workspace, "Hub").await.unwrap();
+    assert_eq!(on.status.state, ConnectionState::Active, "new credentials heal it while it is off");
 }
 
 async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
@@ -192,5 +236,7 @@ on_both!(
     a_new_host_needs_the_password_again,
     a_connection_in_use_is_deleted_only_by_force,
     a_secret_without_a_row_is_never_named,
+    a_deletion_that_fails_in_between_is_completed_by_the_next,
+    what_was_turned_off_comes_back_as_it_was,
     a_token_is_found_by_its_text_until_it_is_revoked,
 );

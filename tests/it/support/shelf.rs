@@ -15,7 +15,7 @@ pub(crate) struct Shelf {
     accident: Mutex<Option<Accident>>,
 }
 
-/// What goes wrong at the next write.
+/// What goes wrong at the next write or deletion.
 pub(crate) enum Accident {
     /// It fails, and so do those after it.
     Outage,
@@ -46,6 +46,16 @@ impl Shelf {
         values
     }
 
+    async fn happen(&self) -> Result<(), SecretError> {
+        let gone = match &*self.accident.lock().unwrap() {
+            Some(Accident::Outage) => return Err(SecretError::Unavailable { cause: "sealed".into() }),
+            Some(Accident::DatabaseGone(store)) => store.clone(),
+            None => return Ok(()),
+        };
+        gone.close().await;
+        Ok(())
+    }
+
     fn put(&self, address: &SecretAddress, fields: &SecretFields, previous: u64) -> Result<u64, SecretError> {
         let mut documents = self.documents.lock().unwrap();
         let version = documents.get(&address.to_string()).map_or(0, |document| document.version);
@@ -70,25 +80,20 @@ impl SecretStore for Shelf {
         fields: &'a SecretFields,
         previous: u64,
     ) -> BoxFuture<'a, Result<u64, SecretError>> {
-        let gone = match &*self.accident.lock().unwrap() {
-            Some(Accident::Outage) => {
-                return std::future::ready(Err(SecretError::Unavailable { cause: "sealed".into() })).boxed();
-            }
-            Some(Accident::DatabaseGone(store)) => Some(store.clone()),
-            None => None,
-        };
         async move {
-            if let Some(store) = gone {
-                store.close().await;
-            }
+            self.happen().await?;
             self.put(address, fields, previous)
         }
         .boxed()
     }
 
     fn delete<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<(), SecretError>> {
-        self.documents.lock().unwrap().remove(&address.to_string());
-        std::future::ready(Ok(())).boxed()
+        async move {
+            self.happen().await?;
+            self.documents.lock().unwrap().remove(&address.to_string());
+            Ok(())
+        }
+        .boxed()
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), SecretError>> {
