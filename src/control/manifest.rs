@@ -75,10 +75,8 @@ pub struct Connection {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Services {
-    #[serde(default)]
-    pub enabled: Vec<String>,
-    #[serde(default)]
-    pub scopes_granted: Vec<String>,
+    pub enabled: Option<Vec<String>>,
+    pub scopes_granted: Option<Vec<String>>,
 }
 
 /// Where the value of a credential field comes from.

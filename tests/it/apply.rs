@@ -114,7 +114,7 @@ async fn each_kind_of_change_reaches_the_database_and_settles(fresh: Fresh) {
         lines,
         [
             "~ server echo: url https://mcp.example.com/echo -> https://mcp.example.com/echo2",
-            "~ connection \"Main\": environment production added, account acct_1 added, services.enabled echo added, services.scopes_granted none added, credentials: api_key changed",
+            "~ connection \"Main\": environment production added, account acct_1 added, services.enabled echo added, credentials: api_key changed",
             "+ profile echo/other",
             "~ profile echo/default: values.LIMIT 4 added",
             "~ instance echo: active profile default -> other",
@@ -123,6 +123,35 @@ async fn each_kind_of_change_reaches_the_database_and_settles(fresh: Fresh) {
     );
     assert_eq!(shelf.values("api_key"), ["rotated-key"]);
     assert!(apply(&control, &changed).await.unwrap().changes.is_empty());
+}
+
+async fn services_and_scopes_that_are_not_mentioned_stay(fresh: Fresh) {
+    let control = control(&fresh.store, &Arc::default());
+    let with = |services: &str| {
+        let main = "{name: Main, template: generic-api-key,";
+        TEAM.replace(main, &format!("{main} services: {services},"))
+    };
+    apply(&control, &with("{enabled: [mail], scopes_granted: [read]}")).await.unwrap();
+    let table = [
+        ("{enabled: [mail, drive]}", vec!["~ connection \"Main\": services.enabled mail -> drive mail"]),
+        ("{scopes_granted: [read, write]}", vec!["~ connection \"Main\": services.scopes_granted read -> read write"]),
+        ("{}", vec![]),
+        ("{enabled: []}", vec!["~ connection \"Main\": services.enabled drive mail -> none"]),
+    ];
+    for (services, expected) in table {
+        let applied = apply(&control, &with(services)).await.unwrap();
+        assert_eq!(applied.changes.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{services}");
+    }
+}
+
+async fn two_projects_cannot_write_their_tokens_to_one_file(fresh: Fresh) {
+    let control = control(&fresh.store, &Arc::default());
+    let project =
+        |name: &str| format!("- project: {name}\n  tokens: [{{name: t, role: project_contributor, file: t.token}}]\n");
+    let manifest = format!("projects:\n{}{}", project("one"), project("two"));
+    let refused = apply(&control, &manifest).await.unwrap_err().to_string();
+    let expected = "projects[1].tokens[0].file: the token at projects[0].tokens[0] is written to the same file";
+    assert_eq!((refused.as_str(), last_change(&fresh.store).await), (expected, 0));
 }
 
 async fn a_dry_run_and_a_manifest_with_mistakes_write_nothing(fresh: Fresh) {
@@ -238,6 +267,8 @@ on_both!(
     several_documents_are_applied_as_one,
     the_demo_workspace_is_made_and_a_second_run_writes_nothing,
     each_kind_of_change_reaches_the_database_and_settles,
+    services_and_scopes_that_are_not_mentioned_stay,
+    two_projects_cannot_write_their_tokens_to_one_file,
     a_dry_run_and_a_manifest_with_mistakes_write_nothing,
     a_token_is_made_once_and_works_from_its_file,
     an_outage_of_the_secret_store_leaves_no_row_and_the_next_run_completes,

@@ -105,9 +105,13 @@ fn set_labels(connection: &mut Connection, declared: &manifest::Connection, plac
     label(&mut connection.environment, "environment", &declared.environment);
     label(&mut connection.account_label, "account", &declared.account);
     if let Some(services) = &declared.services {
-        connection.services = Some(AccountServices {
-            enabled: services.enabled.iter().cloned().collect(),
-            scopes_granted: services.scopes_granted.iter().cloned().collect(),
-        });
+        let held: &mut AccountServices = connection.services.get_or_insert_default();
+        let set = |slot: &mut BTreeSet<String>, given: &Option<Vec<String>>| {
+            if let Some(given) = given {
+                *slot = given.iter().cloned().collect();
+            }
+        };
+        set(&mut held.enabled, &services.enabled);
+        set(&mut held.scopes_granted, &services.scopes_granted);
     }
 }

@@ -170,6 +170,7 @@ pub(super) fn targets<'a>(manifest: &'a Manifest, findings: &mut Findings) -> Ve
         let at = if is_single { String::new() } else { format!("documents[{d}].") };
         targets_of(document, &at, &mut targets, findings);
     }
+    tokens::check_files(&targets, findings);
     if targets.is_empty() && findings.mistakes.is_empty() {
         findings.wrong("projects", "the manifest declares no project");
     }

@@ -1,10 +1,11 @@
 //! Tokens of a manifest: those that are to be made, because no live one has their name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::{DesiredToken, Findings};
+use super::{DesiredToken, Findings, Target};
 use crate::control::manifest::Project;
 use crate::model::caller::{Role, Scope, ScopeSet, UnknownRole};
 use crate::store::{ProjectState, TokenRecord};
@@ -16,17 +17,12 @@ pub(super) fn check(
     now: Timestamp,
     findings: &mut Findings,
 ) -> Vec<DesiredToken> {
-    let (mut seen, mut files) = (BTreeSet::new(), BTreeSet::new());
+    let mut seen = BTreeSet::new();
     let mut tokens = Vec::new();
     for (t, token) in declared.tokens.iter().enumerate() {
         let place = format!("{at}.tokens[{t}]");
         findings.name(&format!("{place}.name"), &token.name);
         findings.unique(&mut seen, &format!("{place}.name"), &token.name);
-        if let Some(file) = &token.file
-            && !files.insert(file)
-        {
-            findings.wrong(format!("{place}.file"), "another token of the list is written to the same file");
-        }
         let role = role(&token.role, &place, findings);
         let scopes = scopes(&token.scopes, &place, findings);
         let (Some(role), Some(scopes)) = (role, scopes) else { continue };
@@ -43,6 +39,22 @@ pub(super) fn check(
         }
     }
     tokens
+}
+
+/// Over the whole manifest: a file holds one token.
+pub(super) fn check_files(targets: &[Target<'_>], findings: &mut Findings) {
+    let mut files: BTreeMap<&Path, String> = BTreeMap::new();
+    for target in targets {
+        for (t, token) in target.declared.tokens.iter().enumerate() {
+            let Some(file) = &token.file else { continue };
+            let place = format!("{}.tokens[{t}]", target.place);
+            if let Some(first) = files.get(file.as_path()) {
+                findings.wrong(format!("{place}.file"), format!("the token at {first} is written to the same file"));
+            } else {
+                files.insert(file, place);
+            }
+        }
+    }
 }
 
 fn role(text: &str, place: &str, findings: &mut Findings) -> Option<Role> {
