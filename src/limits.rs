@@ -76,6 +76,8 @@ pub const CREDENTIAL_FIELD_BYTES_MAX: usize = 64 * 1024;
 pub const SECRET_WAITERS_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
 
 /// Versions of one secret that the sealed store keeps, the current one included: enough to take back a rotation.
+/// Versions of one secret that the sealed store keeps, the current one included. Nothing reads but the newest; the others are
+/// for the day a wrong credential was saved: with the newest row deleted by hand, the one before is the newest.
 pub const SEALED_VERSIONS_KEPT: i64 = 3;
 
 /// Connections to the database that one daemon holds at most.
@@ -195,8 +197,8 @@ pub const VAULT_BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// The longest such wait: how late we notice that Vault is back.
 pub const VAULT_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// Logins, renewals and look-ups of our own token in `VAULT_IDENTITY_WINDOW`, whatever goes wrong: a fleet of sidecars
-/// must not be what keeps Vault from coming back.
+/// Logins, renewals and look-ups of our own token in `VAULT_IDENTITY_WINDOW`: a fleet of sidecars must not be what
+/// keeps Vault from coming back. Look-ups that find the token alive are not counted; `VAULT_PROOF_TTL` bounds those.
 pub const VAULT_IDENTITY_REQUESTS_MAX: usize = 10;
 
 /// The span in which those are counted.
