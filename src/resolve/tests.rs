@@ -102,6 +102,7 @@ impl World {
     }
 
     fn resolve(&self) -> Result<Resolution, Refusal> {
+        plan::same_server(&self.wiring, &self.request)?;
         let plan = plan::plan(&self.wiring, &self.request, &mut Silent)?;
         let secrets: Vec<Fetched> = plan.uses.iter().map(|planned| secret_of(&planned.connection.name)).collect();
         materialise::materialise(&self.wiring, &plan, &secrets, Timestamp::UNIX_EPOCH)
@@ -191,6 +192,21 @@ fn an_override_that_cannot_serve_never_falls_back_to_the_profile() {
     world.override_with(world.sandbox, None);
     world.connection(world.sandbox).status.state = ConnectionState::Disabled;
     assert_eq!(world.resolve().unwrap_err().reason, Reason::ConnectionDisabled);
+}
+
+#[test]
+fn one_connection_in_place_of_several_is_used_once() {
+    let mut world = world();
+    let wire = Wire { connection: world.sandbox, credential: "api_key".into() };
+    world.profile().source_spec.insert("REGION".into(), wire);
+    let spare = connection("Spare", "production");
+    let id = spare.id;
+    world.wiring.connections.insert(id, spare);
+    world.override_with(id, None);
+    let resolution = world.resolve().unwrap();
+    let used: Vec<ConnectionId> = resolution.provenance.connections.iter().map(|used| used.id).collect();
+    assert_eq!(used, [id]);
+    assert_eq!(token(&resolution), "key of Spare");
 }
 
 #[test]

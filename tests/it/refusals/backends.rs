@@ -82,7 +82,7 @@ async fn the_callers_deadline_ends_the_call_with_its_status() {
     let sidecar = world.sidecar(Clock::System).await;
     let token = world.token(&[Scope::McpExecute]).await;
     bao.pause();
-    let (code, details) = call_within("200m", &sidecar, &token, &asking("pay")).await;
+    let (code, details) = call_within("200m", &sidecar, &token, Some(&asking("pay"))).await;
     bao.resume();
     assert_eq!(Code::from(code), Code::DeadlineExceeded);
     let info = &details.details[0];
@@ -90,12 +90,27 @@ async fn the_callers_deadline_ends_the_call_with_its_status() {
     assert_eq!(pb::ErrorInfo::decode(info.value.as_slice()).unwrap().reason, "DEADLINE_EXCEEDED");
 }
 
-/// One call over plain HTTP/2, since tonic's client would enforce `grpc-timeout` itself. Returns code and details of its status.
+#[tokio::test]
+async fn a_call_whose_message_never_comes_is_asked_who_it_is_and_ends_by_its_deadline() {
+    let world = World::sqlite(ACME).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let token = world.token(&[Scope::McpExecute]).await;
+    let (code, _) = call_within("200m", &sidecar, &token, None).await;
+    assert_eq!(Code::from(code), Code::DeadlineExceeded);
+    let (code, _) = call_within("200m", &sidecar, "pat_nobodys", None).await;
+    assert_eq!(Code::from(code), Code::Unauthenticated);
+    let counted = "credway_resolves_total{outcome=\"unavailable\",reason=\"DEADLINE_EXCEEDED\"}";
+    assert_eq!(metric(&sidecar, counted).await, 1.0);
+    assert_eq!(metric(&sidecar, "credway_calls_in_flight").await, 0.0);
+}
+
+/// One call over plain HTTP/2, since tonic's client would enforce `grpc-timeout` itself; without a message, its body stays
+/// open. Returns code and details of its status.
 async fn call_within(
     timeout: &str,
     sidecar: &Sidecar,
     token: &str,
-    message: &ResolveCredentialsRequest,
+    message: Option<&ResolveCredentialsRequest>,
 ) -> (i32, pb::Status) {
     let stream = tokio::net::UnixStream::connect(sidecar.addresses().socket.as_ref().unwrap()).await.unwrap();
     let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -108,11 +123,13 @@ async fn call_within(
         .body(())
         .unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
-    let message = message.encode_to_vec();
-    let mut frame = vec![0];
-    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-    frame.extend(message);
-    body.send_data(frame.into(), true).unwrap();
+    if let Some(message) = message {
+        let message = message.encode_to_vec();
+        let mut frame = vec![0];
+        frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        frame.extend(message);
+        body.send_data(frame.into(), true).unwrap();
+    }
     // A refusal has no body: its status stands in the headers.
     let answer = answer.await.unwrap();
     let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
