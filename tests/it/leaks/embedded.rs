@@ -266,7 +266,7 @@ async fn the_embedded_daemon_shows_secrets_in_answers_only() {
     stage.run(&["key", "rotate", "--config", &stage.home.text("credway.toml")]).await.ok();
     adopt_master_key(&mut stage);
     stage.close(daemon, &collector).await;
-    stage.evidence.add_files(&stage.home.path("data"), &["master.key"]);
+    stage.evidence.add_files(&stage.home.path("data"), &["master.key", "master.key.retired"]);
     stage.canaries.are_in_none_of(&stage.evidence);
 }
 
