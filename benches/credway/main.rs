@@ -65,7 +65,7 @@ const MEASURE: Plan = Plan {
     bursts: 500,
     embedded: Amount { rounds: 9, resolves: 400 },
     served: Amount { rounds: 9, resolves: 100 },
-    warm: Amount { rounds: 9, resolves: 2_000 },
+    warm: Amount { rounds: 9, resolves: 500 },
     starts: 15,
 };
 
