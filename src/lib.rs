@@ -1,8 +1,9 @@
 //! credway finds the way from a workflow step to the credential it may use.
 //!
 //! # The way of a request, read downwards
-//! `grpc/service.rs` → `auth/mod.rs` → `resolve/mod.rs` → `store/wiring.rs` → `resolve/plan.rs` → `secrets/cache.rs` →
-//! `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` → `grpc/convert.rs`.
+//! `grpc/admission.rs` → `auth/mod.rs` → `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` →
+//! `resolve/plan.rs` → `secrets/cache.rs` → `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` →
+//! `grpc/convert.rs`.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.
