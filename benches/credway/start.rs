@@ -17,7 +17,8 @@ pub(crate) async fn measure(site: &Site, starts: usize, target: Target, report: 
         let daemon = daemon::start(site)?;
         load::answer_of(&daemon.unix, &daemon::request(step), site.token.expose()).await?;
         milliseconds.push(Clock::System.moment().since(before).as_secs_f64() * 1e3);
-        daemon.server.stop()?;
+        // Awaited beside this runtime: the daemon drains until the connection of the call says that it is closed.
+        tokio::task::spawn_blocking(move || daemon.server.stop()).await??;
     }
     if let Some(spread) = Spread::of(milliseconds) {
         report.measured("G7", format!("exec to first resolve, {}", site.name), spread, "ms", target);
