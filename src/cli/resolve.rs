@@ -207,8 +207,10 @@ fn connection_document(used: &ConnectionUse) -> Json {
         "freshness": match used.freshness() {
             Freshness::Fresh => "fresh",
             Freshness::Cached => "cached",
+            Freshness::Stale => "stale",
             Freshness::Unspecified => "unknown",
         },
+        "stale_because": used.staleness.as_ref().map(|staleness| &staleness.cause),
         "override": used.applied_override.as_ref().map(|applied| json!({
             "workflow_id": applied.workflow_id,
             "step": (!applied.step.is_empty()).then_some(&applied.step),

@@ -113,10 +113,13 @@ impl<S: NamedService> NamedService for Admitted<S> {
 
 /// What a call is named in traces.
 fn method_of(path: &str) -> &'static str {
-    const METHODS: [&str; 3] = [
+    const METHODS: [&str; 6] = [
         "credway.v1.CredentialService/ResolveCredentials",
         "credway.v1.CredentialService/BatchResolveCredentials",
         "credway.v1.CredentialService/ExplainResolution",
+        "credway.v1.CredentialService/WatchCredentials",
+        "credway.v1.CredentialService/ReportCredentialRejected",
+        "credway.v1.CredentialService/IssueRunToken",
     ];
     let called = path.trim_start_matches('/');
     METHODS.into_iter().find(|method| *method == called).unwrap_or("credway.v1.CredentialService/unknown")

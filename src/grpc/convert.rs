@@ -10,7 +10,7 @@ use crate::limits;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{
     AppliedOverride, ConnectionUse, Freshness, InstanceRef, Provenance, Resolution, ResolutionRequest, ResolvedEntry,
-    ResolvedValue, ValueSource,
+    ResolvedValue, Staleness, ValueSource,
 };
 use crate::model::schema::ConfigValue;
 use crate::model::secret::ExposeSecret;
@@ -119,9 +119,10 @@ fn provenance(provenance: Provenance) -> proto::Provenance {
 }
 
 fn connection_use(used: ConnectionUse) -> proto::ConnectionUse {
-    let freshness = match used.freshness {
-        Freshness::Fresh => proto::Freshness::Fresh,
-        Freshness::Cached => proto::Freshness::Cached,
+    let (freshness, staleness) = match used.freshness {
+        Freshness::Fresh => (proto::Freshness::Fresh, None),
+        Freshness::Cached => (proto::Freshness::Cached, None),
+        Freshness::Stale(staleness) => (proto::Freshness::Stale, Some(self::staleness(staleness))),
     };
     proto::ConnectionUse {
         connection_id: used.id.to_string(),
@@ -131,6 +132,15 @@ fn connection_use(used: ConnectionUse) -> proto::ConnectionUse {
         applied_override: used.applied_override.map(|applied| applied_override(&applied)),
         freshness: freshness.into(),
         fetched_at: Some(timestamp(used.fetched_at)),
+        staleness,
+    }
+}
+
+fn staleness(staleness: Staleness) -> proto::Staleness {
+    proto::Staleness {
+        cause: staleness.cause,
+        age: prost_types::Duration::try_from(staleness.age).ok(),
+        deadline: Some(timestamp(staleness.deadline)),
     }
 }
 

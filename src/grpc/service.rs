@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
@@ -12,7 +12,9 @@ use super::proto::batch_result::Outcome;
 use super::proto::credential_service_server::{CredentialService, CredentialServiceServer};
 use super::proto::{
     BatchResolveCredentialsRequest, BatchResolveCredentialsResponse, BatchResult, ExplainResolutionRequest,
-    ExplainResolutionResponse, ResolveCredentialsRequest, ResolveCredentialsResponse,
+    ExplainResolutionResponse, IssueRunTokenRequest, IssueRunTokenResponse, ReportCredentialRejectedRequest,
+    ReportCredentialRejectedResponse, ResolveCredentialsRequest, ResolveCredentialsResponse, WatchCredentialsRequest,
+    WatchCredentialsResponse,
 };
 use super::status;
 use crate::limits;
@@ -119,6 +121,29 @@ impl CredentialService for Credentials {
             Ok(convert::explanation(self.resolver.explain(&caller, &request).await))
         };
         self.answer(request, &[Scope::McpRead, Scope::McpExecute], work).await
+    }
+
+    type WatchCredentialsStream = BoxStream<'static, Result<WatchCredentialsResponse, Status>>;
+
+    async fn watch_credentials(
+        &self,
+        _request: Request<WatchCredentialsRequest>,
+    ) -> Result<Response<Self::WatchCredentialsStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn report_credential_rejected(
+        &self,
+        _request: Request<ReportCredentialRejectedRequest>,
+    ) -> Result<Response<ReportCredentialRejectedResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn issue_run_token(
+        &self,
+        _request: Request<IssueRunTokenRequest>,
+    ) -> Result<Response<IssueRunTokenResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
 

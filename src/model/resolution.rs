@@ -120,10 +120,23 @@ pub struct AppliedOverride {
 }
 
 /// How a secret was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// Read from the secret store for this answer.
     Fresh,
     /// From the cache, inside its time to live.
     Cached,
+    /// From the cache, past its time to live: the secret store cannot be read.
+    Stale(Staleness),
+}
+
+/// Why a secret older than it should be is served, and for how long yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staleness {
+    /// Why the secret store cannot be read, in one sentence.
+    pub cause: String,
+    /// How long ago the secret was read.
+    pub age: Duration,
+    /// It is refused from then on, unless the store is back.
+    pub deadline: Timestamp,
 }

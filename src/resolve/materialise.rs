@@ -100,7 +100,7 @@ fn provenance(wiring: &Wiring, plan: &Plan<'_>, secrets: &[Fetched]) -> Provenan
         version: planned.connection.version,
         secret_version: fetched.document.version,
         applied_override: planned.applied_override.clone(),
-        freshness: fetched.freshness,
+        freshness: fetched.freshness.clone(),
         fetched_at: fetched.fetched_at,
     });
     Provenance {
