@@ -20,13 +20,14 @@
 //! | telemetry | logs and traces out of the process | config, limits |
 //! | templates | the connection templates: built-in files and a directory | limits, model |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
+//! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
-//! | auth | who is asking | limits, clock, model, config, metrics, store |
-//! | resolve | the resolution rules | limits, clock, model, metrics, store, secrets |
+//! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
+//! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
-//! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, telemetry, auth, resolve |
+//! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, telemetry, changes, auth, resolve |
 //! | http | metrics and probes | limits, model, readiness, metrics |
-//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, telemetry, templates, store, secrets, auth, resolve, control, grpc, http |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, telemetry, templates, store, changes, secrets, auth, resolve, control, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose
@@ -37,6 +38,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod changes;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -256,3 +256,47 @@ pub const REWRAP_BATCH: i64 = 500;
 
 /// Secrets that `apply` writes at once. Fewer than reads: each write of Vault waits for its storage.
 pub const SECRET_WRITES_MAX: usize = 16;
+
+/// Changes of the database whose subjects are remembered one by one. What was read before the oldest of them is read again.
+pub const CHANGES_REMEMBERED: usize = 65_536;
+
+/// Places in which the last changes of projects are kept: projects that share one outdate each other's answers.
+pub const CHANGE_PLACES: usize = 4096;
+
+/// Lines of the change log that are kept: a sidecar that was away for longer reads everything anew.
+pub const CHANGES_KEPT: i64 = 100_000;
+
+/// How often older ones are deleted, in changes.
+pub const CHANGES_PRUNED_EVERY: i64 = 1000;
+
+/// Lines of the change log read at once.
+pub const CHANGES_BATCH: i64 = 1000;
+
+/// How often the change log is looked at though nobody called us. With its deadline below it makes the 10 s within which a change
+/// is seen when PostgreSQL's notifications do not come through.
+pub const CHANGE_POLL_POSTGRES: Duration = Duration::from_secs(8);
+
+/// The same on a SQLite file, where other processes' commits usually show in the file first.
+pub const CHANGE_POLL_SQLITE: Duration = Duration::from_secs(1);
+
+/// One look at the change log, or one connection to it.
+pub const CHANGE_LOOK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The pause before the change log is followed again after it could not be.
+pub const CHANGE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Looks at the change log after a write to the SQLite file was seen: the commit shows some time after its bytes do.
+pub const CHANGE_LOOKS_AFTER_WRITE: [Duration; 4] =
+    [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(20), Duration::from_millis(80)];
+
+/// How long wiring is served from memory while the database cannot be asked whether it changed.
+pub const CONFIG_MAX_STALE: Duration = Duration::from_secs(60);
+
+/// With notifications, a change is seen within this: they take milliseconds, and the rest is for a machine that is busy.
+pub const CHANGE_BOUND_LISTENING: Duration = Duration::from_secs(2);
+
+/// Wirings kept in memory, some KiB each: as many as there are instances in a large project, times a few workflows.
+pub const WIRING_CACHE_ENTRIES: u64 = 50_000;
+
+/// The longest that wiring may be served so: what was revoked meanwhile works on until then.
+pub const CONFIG_MAX_STALE_LIMIT: Duration = Duration::from_secs(3600);

@@ -118,6 +118,11 @@ struct Inner {
     secret_store_token_ttl: Gauge,
     database_queries: [Counter; QueryOutcome::ALL.len()],
     database_query_duration: Histogram,
+    changes_applied: Counter,
+    change_bound: Gauge,
+    wiring_cache_hits: Counter,
+    answer_cache_entries: Gauge,
+    answer_cache_bytes: Gauge,
     calls_in_flight: Gauge,
     calls_shed: Counter,
     token_cache_hits: Counter,
@@ -187,6 +192,28 @@ impl Metrics {
     pub fn database_query(&self, outcome: QueryOutcome, seconds: f64) {
         self.0.database_queries[outcome as usize].increment(1);
         self.0.database_query_duration.record(seconds);
+    }
+
+    /// Lines of the change log were applied.
+    pub fn changes_applied(&self, count: u64) {
+        self.0.changes_applied.increment(count);
+    }
+
+    /// Within how many seconds a change of the database is seen now.
+    pub fn change_bound(&self, seconds: f64) {
+        self.0.change_bound.set(seconds);
+    }
+
+    /// A wiring was answered from memory.
+    pub fn wiring_cache_hit(&self) {
+        self.0.wiring_cache_hits.increment(1);
+    }
+
+    /// Whole answers held in memory, and their bytes.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a double; exact up to 2^53")]
+    pub fn answer_cache_size(&self, entries: u64, bytes: u64) {
+        self.0.answer_cache_entries.set(entries as f64);
+        self.0.answer_cache_bytes.set(bytes as f64);
     }
 
     /// A call is being answered until the guard is dropped.
@@ -295,6 +322,23 @@ impl Inner {
             database_query_duration: declare.histogram(
                 "credway_database_query_duration_seconds",
                 "Time of one read of a wiring from the database.",
+                &[],
+            ),
+            changes_applied: declare.counter(
+                "credway_changes_applied_total",
+                "Changes of the database that were heard of.",
+                &[],
+            ),
+            change_bound: declare.gauge(
+                "credway_change_bound_seconds",
+                "Within how many seconds a change of the database is seen, as things are now.",
+                &[],
+            ),
+            wiring_cache_hits: declare.counter("credway_wiring_cache_hits_total", "Wirings answered from memory.", &[]),
+            answer_cache_entries: declare.gauge("credway_answer_cache_entries", "Whole answers held in memory.", &[]),
+            answer_cache_bytes: declare.gauge(
+                "credway_answer_cache_bytes",
+                "Bytes of whole answers held in memory, with their bookkeeping.",
                 &[],
             ),
             calls_in_flight: declare.gauge("credway_calls_in_flight", "Calls being answered now.", &[]),

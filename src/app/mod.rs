@@ -18,10 +18,13 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Authenticator;
+use crate::changes::{Changes, Follower, Heard};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::grpc::admission::{Admitted, Gate};
-use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, TlsError, TlsReloader};
+use crate::grpc::answers::Answers;
+use crate::grpc::hot::{Hot, Warm};
+use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, TlsError, TlsReloader, Workers};
 use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
@@ -30,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
 use crate::secrets::cache::SecretCache;
+use crate::store::{ChangeRecord, Entity};
 use backends::{Backends, OpenError};
 use monitor::Monitor;
 
@@ -42,6 +46,8 @@ pub enum StartError {
     Http { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("cannot start the threads that serve calls")]
+    Workers(#[source] std::io::Error),
     #[error("the reflection service cannot be built from the compiled proto")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -82,12 +88,36 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let Backends { store, secrets, is_migrated } = backends::open(config, &clock, &background, &stop).await?;
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
-    let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), background.clone());
-    let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
-    let gate = Gate::new(authenticator, &config.grpc, clock.clone(), metrics.clone());
-    let service = gate.before(Credentials::new(resolver, metrics.clone()).into_service());
+    let changes = Changes::new();
+    let resolver = Resolver::new(
+        store.clone(),
+        changes.clone(),
+        cache.clone(),
+        clock.clone(),
+        metrics.clone(),
+        background.clone(),
+    );
+    let known = config.known_callers.clone();
+    let authenticator = Authenticator::new(store.clone(), changes.clone(), known, clock.clone(), metrics.clone());
+    let authenticator = Arc::new(authenticator);
+    let gate = Gate::new(Arc::clone(&authenticator), &config.grpc, clock.clone(), metrics.clone());
+    let service = gate.before(Credentials::new(Arc::new(resolver), metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
+    let answers = Answers::new(&config.cache, changes.clone(), metrics.clone());
+    let are_roots_traced = config.telemetry.otlp_endpoint.is_some() && config.telemetry.trace_sample_ratio > 0.0;
+    let warm = Warm {
+        answers: answers.clone(),
+        authenticator,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        are_roots_traced,
+    };
+    let hot = Hot::before(warm, routes);
+    let heard = Caches { secrets: cache.clone() };
+    let max_stale = config.cache.config_max_stale;
+    let follower = Follower::new(store.clone(), changes.clone(), clock.clone(), metrics.clone(), max_stale, heard);
+    background.spawn(follower.run(stop.clone()));
     if !is_migrated {
         background.spawn(Monitor::migrate_late(store.clone(), stop.clone()));
     }
@@ -95,9 +125,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let mut monitor = Monitor { store, secrets, cache, metrics, readiness: seen, health: told, announced: None };
     // Nobody is told that we are ready before we have looked.
     monitor.look().await;
-    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), clock };
+    let workers = Workers::start(&stop).map_err(StartError::Workers)?;
+    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), workers, clock };
     for listener in listeners {
-        serving.spawn(listener.serve(routes.clone(), context.clone()));
+        serving.spawn(listener.serve(hot.clone(), context.clone()));
     }
     if let Some(listener) = http {
         let router = http::router(http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() });
@@ -158,6 +189,24 @@ fn addresses(listeners: &[Listener], http: Option<&TcpListener>) -> Addresses {
         }
     }
     addresses
+}
+
+/// The caches below the answers, as the change log is told to them.
+struct Caches {
+    secrets: SecretCache,
+}
+
+impl Heard for Caches {
+    fn changed(&self, records: &[ChangeRecord]) {
+        let connections = records.iter().filter(|record| record.entity == Entity::Connection);
+        for connection in connections.filter_map(|record| record.id.parse().ok()) {
+            self.secrets.revalidate(connection);
+        }
+    }
+
+    fn doubted(&self) {
+        self.secrets.revalidate_all();
+    }
 }
 
 /// The data plane, health, and reflection in both versions that clients still ask for.

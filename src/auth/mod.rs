@@ -1,12 +1,15 @@
 //! Who is asking: a bearer token, a uid on the Unix socket, or a name in a client certificate becomes a `Caller`.
 //!
-//! Verdicts are kept for a moment, so that the hot path asks no database; that moment is how long a revoked token still works.
+//! Verdicts are kept until something that they were made of changes, so that the hot path asks no database. While changes cannot
+//! be heard of, they are kept for a moment, which then is how long a revoked token still works.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use moka::future::Cache;
+use sha2::{Digest, Sha256};
 
+use crate::changes::{Changes, Stamp, Subject as Change};
 use crate::clock::{Clock, Moment};
 use crate::config::{Identity, KnownCaller};
 use crate::limits;
@@ -30,15 +33,17 @@ pub struct Evidence<'a> {
 /// Verifies callers.
 pub struct Authenticator {
     store: Store,
+    changes: Changes,
     known: Vec<KnownCaller>,
     verdicts: Cache<Claim, Verdict>,
     clock: Clock,
     metrics: Metrics,
 }
 
-/// What is to be verified, without the token itself.
+/// Who a call claims to come from, without the token itself. It is as good as its verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Claim {
+pub enum Claim {
+    /// SHA-256 of the whole token.
     TokenHash([u8; 32]),
     /// The position in the list of known callers.
     Known(usize),
@@ -49,14 +54,25 @@ struct Verdict {
     outcome: Result<Arc<Caller>, Refusal>,
     /// When the token itself ends, whatever we remember.
     expires_at: Option<Timestamp>,
+    /// It is trusted until then whatever happens; longer only while nothing of `subjects` changes, and we would hear of it.
     current_until: Moment,
+    as_of: Stamp,
+    subjects: Arc<[Change]>,
 }
 
 impl Authenticator {
-    pub fn new(store: Store, known: Vec<KnownCaller>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(store: Store, changes: Changes, known: Vec<KnownCaller>, clock: Clock, metrics: Metrics) -> Self {
         let verdicts =
             Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_TTL).build();
-        Self { store, known, verdicts, clock, metrics }
+        Self { store, changes, known, verdicts, clock, metrics }
+    }
+
+    /// Who `evidence` claims to be, whether that is so or not; `None` for somebody who is refused unseen.
+    pub fn claim(&self, evidence: &Evidence<'_>) -> Option<Claim> {
+        match evidence.bearer {
+            Some(bearer) => Some(Claim::TokenHash(Sha256::digest(bearer).into())),
+            None => self.known.iter().position(|known| matches(&known.identity, evidence)).map(Claim::Known),
+        }
     }
 
     /// The caller, or one and the same refusal for whatever is wrong: revoked, expired, unknown, malformed, absent.
@@ -80,14 +96,22 @@ impl Authenticator {
     async fn verdict(&self, claim: Claim, verify: impl Future<Output = Verdict>) -> Result<Arc<Caller>, Refusal> {
         let now = self.clock.moment();
         if let Some(verdict) = self.verdicts.get(&claim).await
-            && now < verdict.current_until
+            && self.is_current(&verdict, now)
         {
             self.metrics.token_cache_hit();
             return self.still_valid(verdict);
         }
         self.metrics.token_cache_miss();
-        let entry = self.verdicts.entry(claim).or_insert_with_if(verify, |held| now >= held.current_until).await;
+        let is_outdated = |held: &Verdict| !self.is_current(held, now);
+        let entry = self.verdicts.entry(claim).or_insert_with_if(verify, is_outdated).await;
         self.still_valid(entry.into_value())
+    }
+
+    fn is_current(&self, verdict: &Verdict, now: Moment) -> bool {
+        let is_known_unchanged = verdict.outcome.is_ok()
+            && self.changes.is_trusted(now)
+            && self.changes.are_unchanged(verdict.as_of, &verdict.subjects);
+        now < verdict.current_until || is_known_unchanged
     }
 
     fn still_valid(&self, verdict: Verdict) -> Result<Arc<Caller>, Refusal> {
@@ -98,6 +122,7 @@ impl Authenticator {
     }
 
     async fn look_up(&self, token: &TokenText) -> Verdict {
+        let as_of = self.changes.stamp();
         let (outcome, expires_at) = match self.store.tokens_find(token.shown_prefix()).await {
             Ok(records) => match records.into_iter().find(|record| token.matches(&record.hash)) {
                 Some(record) if record.revoked_at.is_none() => (Ok(Arc::new(caller_of(&record))), record.expires_at),
@@ -105,10 +130,11 @@ impl Authenticator {
             },
             Err(error) => (Err(unverified(&error)), None),
         };
-        self.remember(outcome, expires_at)
+        self.remember(outcome, expires_at, as_of)
     }
 
     async fn recognise(&self, position: usize) -> Verdict {
+        let as_of = self.changes.stamp();
         let known = &self.known[position];
         let outcome = match self.caller_known_as(known).await {
             Ok(Some(caller)) => Ok(Arc::new(caller)),
@@ -118,7 +144,7 @@ impl Authenticator {
             }
             Err(error) => Err(unverified(&error)),
         };
-        self.remember(outcome, None)
+        self.remember(outcome, None, as_of)
     }
 
     async fn caller_known_as(&self, known: &KnownCaller) -> Result<Option<Caller>, StoreError> {
@@ -138,10 +164,11 @@ impl Authenticator {
     }
 
     /// A verdict is kept its time; that the database did not answer, only for the pause that the caller is asked for.
-    fn remember(&self, outcome: Result<Arc<Caller>, Refusal>, expires_at: Option<Timestamp>) -> Verdict {
+    fn remember(&self, outcome: Result<Arc<Caller>, Refusal>, expires_at: Option<Timestamp>, as_of: Stamp) -> Verdict {
         let pause = outcome.as_ref().err().and_then(|refusal| refusal.retry_after);
         let current_until = self.clock.moment() + pause.unwrap_or(limits::TOKEN_CACHE_TTL);
-        Verdict { outcome, expires_at, current_until }
+        let subjects = outcome.iter().flat_map(|caller| subjects(caller)).collect();
+        Verdict { outcome, expires_at, current_until, as_of, subjects }
     }
 }
 
@@ -150,6 +177,15 @@ fn matches(identity: &Identity, evidence: &Evidence<'_>) -> bool {
         Identity::Uid(uid) => evidence.uid == Some(*uid),
         Identity::CertificateName(name) => evidence.certificate_names.contains(name),
     }
+}
+
+/// What the verdict on a caller was made of.
+fn subjects(caller: &Caller) -> impl Iterator<Item = Change> {
+    let token = match &caller.subject {
+        Subject::Token(id) => Some(Change::token(*id)),
+        Subject::Uid(_) | Subject::Certificate(_) => None,
+    };
+    token.into_iter().chain([Change::tenant(caller.tenant)]).chain(caller.project.map(Change::project))
 }
 
 fn caller_of(record: &TokenRecord) -> Caller {

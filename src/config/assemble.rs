@@ -150,6 +150,12 @@ fn cache(reader: &mut Reader) -> Cache {
     let default = Cache::default();
     let cache = Cache {
         secret_ttl: bounded(reader, "cache.secret_ttl", default.secret_ttl, limits::SECRET_TTL_MAX),
+        config_max_stale: bounded(
+            reader,
+            "cache.config_max_stale",
+            default.config_max_stale,
+            limits::CONFIG_MAX_STALE_LIMIT,
+        ),
         entries_max: reader.defaulted("cache.entries_max", values::count, default.entries_max, default.entries_max),
         bytes_max: {
             let text = values::size_text(default.bytes_max);

@@ -90,6 +90,8 @@ pub struct Cache {
     pub secret_ttl: Duration,
     pub entries_max: u64,
     pub bytes_max: u64,
+    /// How long wiring is served from memory while the database cannot be asked whether it changed.
+    pub config_max_stale: Duration,
 }
 
 /// The listeners of the data plane. Each may be absent; none at all is a mistake.
@@ -181,6 +183,7 @@ impl Default for Cache {
             secret_ttl: limits::SECRET_TTL_DEFAULT,
             entries_max: limits::SECRET_CACHE_ENTRIES,
             bytes_max: limits::SECRET_CACHE_BYTES,
+            config_max_stale: limits::CONFIG_MAX_STALE,
         }
     }
 }

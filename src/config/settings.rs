@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 39] = [
+pub(super) const KNOWN: [Known; 40] = [
     plain("data_dir"),
     secret("database.url"),
     plain("database.url_file"),
@@ -38,6 +38,7 @@ pub(super) const KNOWN: [Known; 39] = [
     plain("secret_store.vault.auth.cert_file"),
     plain("secret_store.vault.auth.key_file"),
     plain("cache.secret_ttl"),
+    plain("cache.config_max_stale"),
     plain("cache.entries_max"),
     plain("cache.bytes_max"),
     plain("grpc.socket"),

@@ -1,8 +1,10 @@
 //! The data plane's wire: the only place that knows protobuf. Turns calls into requests of `resolve`, and answers into bytes.
 
 pub mod admission;
+pub mod answers;
 mod convert;
 mod deadline;
+pub mod hot;
 pub mod listen;
 pub mod service;
 mod status;

@@ -7,6 +7,7 @@ use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
+use super::answers::Slot;
 use super::convert::{self, Asked};
 use super::proto::batch_result::Outcome;
 use super::proto::credential_service_server::{CredentialService, CredentialServiceServer};
@@ -31,8 +32,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    pub fn new(resolver: Resolver, metrics: Metrics) -> Self {
-        Self { resolver: Arc::new(resolver), metrics }
+    pub fn new(resolver: Arc<Resolver>, metrics: Metrics) -> Self {
+        Self { resolver, metrics }
     }
 
     /// As a service for a router, with the bound on what a request may weigh. It is to stand behind a `Gate`.
@@ -89,9 +90,15 @@ impl CredentialService for Credentials {
         &self,
         request: Request<ResolveCredentialsRequest>,
     ) -> Result<Response<ResolveCredentialsResponse>, Status> {
+        let slot = request.extensions().get::<Slot>().cloned();
         let work = |caller: Arc<Caller>, call: Call<ResolveCredentialsRequest>| async move {
             let request = self.request(call.asked())?;
-            self.resolver.resolve(&caller, &request).await.map(convert::resolution)
+            let (resolution, reuse) = self.resolver.resolve_for_reuse(&caller, &request).await?;
+            let answer = convert::resolution(resolution);
+            if let Some(slot) = slot {
+                slot.keep(&answer, reuse);
+            }
+            Ok(answer)
         };
         self.answer(request, &[Scope::McpExecute], work).await
     }

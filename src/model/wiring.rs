@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::connection::Connection;
-use super::id::{ConnectionId, InstanceId};
+use super::id::{ConnectionId, InstanceId, ProjectId, ServerId, TenantId};
 use super::name::Slug;
 use super::overrides::Override;
 use super::profile::ConfigProfile;
@@ -30,6 +30,9 @@ pub struct Wiring {
 pub struct InstanceHead {
     pub id: InstanceId,
     pub name: String,
+    pub tenant_id: TenantId,
+    pub project_id: ProjectId,
+    pub server_id: ServerId,
     pub tenant: Slug,
     pub project: Slug,
     pub service: Slug,

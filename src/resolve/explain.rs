@@ -37,7 +37,7 @@ impl Resolver {
     pub async fn explain(&self, caller: &Caller, request: &ResolutionRequest) -> Explanation {
         let mut explanation = Explanation::default();
         match self.follow(caller, request, &mut explanation).await {
-            Ok(resolution) => explanation.provenance = Some(resolution.provenance),
+            Ok((resolution, _)) => explanation.provenance = Some(resolution.provenance),
             Err(refusal) => {
                 let rule = rule_of(refusal.reason);
                 explanation.rules.push(RuleOutcome { rule, passed: false, detail: refusal.message.clone() });

@@ -16,10 +16,12 @@ use tokio_util::task::TaskTracker;
 pub use explain::{ExplainedEntry, Explanation};
 pub use trail::{Rule, RuleOutcome};
 
-use crate::clock::Clock;
+use crate::changes::{Changes, Stamp};
+use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::metrics::{Metrics, Tier};
 use crate::model::caller::Caller;
+use crate::model::id::ProjectId;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{Freshness, Resolution, ResolutionRequest};
 use crate::model::secret::SecretAddress;
@@ -29,7 +31,7 @@ use crate::secrets::cache::{Fetched, SecretCache};
 use crate::store::Store;
 use plan::Plan;
 use trail::{Silent, Trail};
-use wirings::Wirings;
+use wirings::{Found, Wirings};
 
 /// Finds the way from a step to the credential it may use.
 pub struct Resolver {
@@ -39,20 +41,45 @@ pub struct Resolver {
     metrics: Metrics,
 }
 
+/// For how long a resolution answers the same question again: until `until`, unless something of `project` changes after
+/// `as_of`.
+#[derive(Clone, Copy, Debug)]
+pub struct Reuse {
+    pub as_of: Stamp,
+    pub until: Moment,
+    pub project: ProjectId,
+}
+
 impl Resolver {
     /// Reads of the database run on `tasks`, those of the secret store on the cache's.
-    pub fn new(store: Store, secrets: SecretCache, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
-        let wirings = Wirings::new(store, clock.clone(), metrics.clone(), tasks);
+    pub fn new(
+        store: Store,
+        changes: Changes,
+        secrets: SecretCache,
+        clock: Clock,
+        metrics: Metrics,
+        tasks: TaskTracker,
+    ) -> Self {
+        let wirings = Wirings::new(store, changes, clock.clone(), metrics.clone(), tasks);
         Self { wirings, secrets, clock, metrics }
     }
 
     /// The materialised config of one instance for one step, as `caller` may have it.
     pub async fn resolve(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Resolution, Refusal> {
+        self.resolve_for_reuse(caller, request).await.map(|(resolution, _)| resolution)
+    }
+
+    /// The same, with how long it may be answered again.
+    pub async fn resolve_for_reuse(
+        &self,
+        caller: &Caller,
+        request: &ResolutionRequest,
+    ) -> Result<(Resolution, Reuse), Refusal> {
         let started = self.clock.moment();
         let outcome = self.follow(caller, request, &mut Silent).await;
         let elapsed = self.clock.moment().since(started);
         let (refused, tier) = match &outcome {
-            Ok(resolution) => (None, tier_of(resolution)),
+            Ok((resolution, _)) => (None, tier_of(resolution)),
             Err(refusal) => (Some(refusal.reason), Tier::None),
         };
         self.metrics.resolve_finished(refused, tier, elapsed.as_secs_f64());
@@ -64,8 +91,8 @@ impl Resolver {
         caller: &Caller,
         request: &ResolutionRequest,
         trail: &mut impl Trail,
-    ) -> Result<Resolution, Refusal> {
-        let wiring = self.wirings.find(caller, request).await?;
+    ) -> Result<(Resolution, Reuse), Refusal> {
+        let Found { wiring, as_of } = self.wirings.find(caller, request).await?;
         plan::same_server(&wiring, request)?;
         trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
         let plan = plan::plan(&wiring, request, trail)?;
@@ -75,7 +102,9 @@ impl Resolver {
         let fallback_refresh = self.clock.now() + limits::SECRET_TTL_DEFAULT;
         let resolution = materialise::materialise(&wiring, &plan, &secrets, fallback_refresh)?;
         trail.passed(Rule::Config, || format!("{} keys have values", resolution.config.len()));
-        Ok(resolution)
+        let until = secrets.iter().map(|fetched| fetched.recheck_at).min();
+        let until = until.unwrap_or_else(|| self.clock.moment() + limits::SECRET_TTL_DEFAULT);
+        Ok((resolution, Reuse { as_of, until, project: wiring.instance.project_id }))
     }
 
     /// Rule 6: the secrets of all planned connections, at once, in the plan's order.

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 
 use super::trail::Silent;
 use super::{materialise, plan};
+use crate::clock::Clock;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
-use crate::model::id::{ConnectionId, InstanceId, ProfileId};
+use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId};
 use crate::model::overrides::Override;
 use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::refusal::{Reason, Refusal};
@@ -35,6 +36,9 @@ fn world() -> World {
         instance: InstanceHead {
             id: instance,
             name: "pay".into(),
+            tenant_id: TenantId::generate(),
+            project_id: ProjectId::generate(),
+            server_id: ServerId::generate(),
             tenant: "acme".parse().unwrap(),
             project: "shop".parse().unwrap(),
             service: "gmail".parse().unwrap(),
@@ -116,6 +120,7 @@ fn secret_of(name: &str) -> Fetched {
         freshness: Freshness::Cached,
         fetched_at: Timestamp::UNIX_EPOCH,
         refresh_after: Timestamp::UNIX_EPOCH,
+        recheck_at: Clock::System.moment(),
     }
 }
 

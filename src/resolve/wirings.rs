@@ -1,7 +1,8 @@
-//! Rules 1 and 2: the wiring of one instance, if it is there for this caller. A read that is under way serves all who ask the
-//! same meanwhile: a crowd on one instance costs the database one query, and cannot take its connections from others.
+//! Rules 1 and 2: the wiring of one instance, if it is there for this caller. It is read once and then served from memory until
+//! something that it was made of changes, or until we would no longer hear of that.
 //!
-//! So a change is seen by every call that no read was under way for when it was made: at the latest one query's time after it.
+//! A read that is under way serves all who ask the same meanwhile: a crowd on one instance costs the database one query, and
+//! cannot take its connections from others. That there is no such instance is never remembered.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use moka::future::Cache;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, info_span};
 
+use crate::changes::{Changes, Stamp, Subject};
 use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::metrics::{Metrics, QueryOutcome};
@@ -19,15 +21,22 @@ use crate::model::resolution::{InstanceRef, ResolutionRequest};
 use crate::model::wiring::Wiring;
 use crate::store::{ProjectScope, Store, WiringFound};
 
-/// Reads wirings.
+/// Finds wirings.
 pub(super) struct Wirings(Arc<Shared>);
 
 struct Shared {
     store: Store,
+    changes: Changes,
     reads: Cache<Asked, Read>,
     tasks: TaskTracker,
     clock: Clock,
     metrics: Metrics,
+}
+
+/// A wiring as it was at `as_of`.
+pub(super) struct Found {
+    pub wiring: Arc<Wiring>,
+    pub as_of: Stamp,
 }
 
 /// Everything that decides what is found.
@@ -44,22 +53,22 @@ struct Asked {
 #[derive(Clone)]
 struct Read {
     outcome: Result<Arc<Wiring>, Refusal>,
+    /// When it began.
+    as_of: Stamp,
+    /// What it was made of.
+    subjects: Arc<[Subject]>,
     ended: Moment,
 }
 
 impl Wirings {
     /// Reads run on `tasks`, so that a caller who goes away does not take one from those who wait for it too.
-    pub(super) fn new(store: Store, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
-        // A read that has ended is of no more use: this bounds how long it lies about.
-        let reads = Cache::builder()
-            .max_capacity(limits::CALLS_IN_FLIGHT_MAX as u64)
-            .time_to_live(limits::DATABASE_STATEMENT_DEADLINE)
-            .build();
-        Self(Arc::new(Shared { store, reads, tasks, clock, metrics }))
+    pub(super) fn new(store: Store, changes: Changes, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
+        let reads = Cache::builder().max_capacity(limits::WIRING_CACHE_ENTRIES).build();
+        Self(Arc::new(Shared { store, changes, reads, tasks, clock, metrics }))
     }
 
     /// The one instance that `request` means, in the projects of `caller`.
-    pub(super) async fn find(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Arc<Wiring>, Refusal> {
+    pub(super) async fn find(&self, caller: &Caller, request: &ResolutionRequest) -> Result<Found, Refusal> {
         let asked = Asked {
             tenant: caller.tenant,
             project: caller.project,
@@ -67,7 +76,15 @@ impl Wirings {
             instance: request.instance.clone(),
             workflow: request.workflow.clone(),
         };
-        let shared = Arc::clone(&self.0);
+        let shared = &self.0;
+        let now = shared.changes.stamp();
+        if let Some(read) = shared.reads.get(&asked).await
+            && shared.is_current(&read)
+        {
+            shared.metrics.wiring_cache_hit();
+            return Ok(Found { wiring: read.outcome?, as_of: now });
+        }
+        let shared = Arc::clone(shared);
         let read = async move { shared.read_once(&asked).await }.instrument(Span::current());
         let read = self.0.tasks.spawn(read).await;
         read.unwrap_or_else(|_| Err(Refusal::internal()))
@@ -75,15 +92,28 @@ impl Wirings {
 }
 
 impl Shared {
-    async fn read_once(&self, asked: &Asked) -> Result<Arc<Wiring>, Refusal> {
-        let now = self.clock.moment();
+    /// Whether what was found is still so. What was not found is not remembered.
+    fn is_current(&self, read: &Read) -> bool {
+        read.outcome.is_ok()
+            && self.changes.is_trusted(self.clock.moment())
+            && self.changes.are_unchanged(read.as_of, &read.subjects)
+    }
+
+    async fn read_once(&self, asked: &Asked) -> Result<Found, Refusal> {
+        let asked_at = self.clock.moment();
         let selected = self.reads.entry_by_ref(asked);
-        selected.or_insert_with_if(self.read(asked), |held| held.ended <= now).await.into_value().outcome
+        let is_outdated = |held: &Read| held.ended <= asked_at && !self.is_current(held);
+        let read = selected.or_insert_with_if(self.read(asked), is_outdated).await.into_value();
+        if read.outcome.is_err() {
+            self.reads.invalidate(asked).await;
+        }
+        // One that was under way already may have begun before a change that the caller knows of: `as_of` says so.
+        Ok(Found { wiring: read.outcome?, as_of: read.as_of })
     }
 
     async fn read(&self, asked: &Asked) -> Read {
         let scope = ProjectScope { tenant: asked.tenant, project: asked.project, asked: asked.project_named.clone() };
-        let started = self.clock.moment();
+        let (as_of, started) = (self.changes.stamp(), self.clock.moment());
         let find = self.store.wiring_find(&scope, &asked.instance, asked.workflow.as_deref());
         let found = find.instrument(info_span!(target: "credway::trace", "read wiring")).await;
         let ended = self.clock.moment();
@@ -96,7 +126,8 @@ impl Shared {
                 Err(error.refusal())
             }
         };
-        Read { outcome, ended }
+        let subjects = outcome.iter().flat_map(|wiring| subjects(wiring, asked)).collect();
+        Read { outcome, as_of, subjects, ended }
     }
 }
 
@@ -107,4 +138,27 @@ fn the_one(found: WiringFound, asked: &InstanceRef) -> Result<Arc<Wiring>, Refus
         (WiringFound::Nothing, InstanceRef::Server(url)) => Err(Refusal::instance_not_installed(url)),
         (WiringFound::Nothing, asked) => Err(Refusal::instance_not_found(asked)),
     }
+}
+
+/// Everything whose change makes the wiring another one, connections that do not exist yet included.
+fn subjects(wiring: &Wiring, asked: &Asked) -> Vec<Subject> {
+    let instance = &wiring.instance;
+    let mut subjects = vec![
+        Subject::tenant(instance.tenant_id),
+        Subject::project(instance.project_id),
+        Subject::server(instance.server_id),
+        Subject::instance(instance.id),
+    ];
+    subjects.extend(asked.workflow.iter().map(|name| Subject::Workflow(instance.project_id, name.as_str().into())));
+    if let Some(profile) = &wiring.profile {
+        subjects.push(Subject::profile(profile.id));
+        subjects.extend(profile.source_spec.values().map(|wire| Subject::connection(wire.connection)));
+    }
+    subjects.extend(wiring.overrides.iter().map(|rule| Subject::connection(rule.connection)));
+    match asked.instance {
+        InstanceRef::Id(_) => {}
+        InstanceRef::Name(_) => subjects.push(Subject::AnyInstance(instance.tenant_id)),
+        InstanceRef::Server(_) => subjects.extend([Subject::AnyInstance(instance.tenant_id), Subject::AnyServer]),
+    }
+    subjects
 }

@@ -44,6 +44,8 @@ pub struct Fetched {
     pub fetched_at: Timestamp,
     /// When the cache will read it again.
     pub refresh_after: Timestamp,
+    /// Until when this very answer may be repeated without asking the cache.
+    pub recheck_at: Moment,
 }
 
 /// What one fetch brought. Failures are held too, so that those who waited share them instead of queueing for their own.
@@ -69,6 +71,7 @@ impl SecretCache {
             .max_capacity(settings.bytes_max)
             .weigher(move |_, held: &Held| held.bytes().max(weight_min))
             .time_to_live(settings.secret_ttl)
+            .support_invalidation_closures()
             .build();
         let fetches = Semaphore::new(limits::SECRET_FETCHES_MAX);
         let waiting = Arc::new(Semaphore::new(limits::SECRET_WAITERS_MAX));
@@ -102,6 +105,16 @@ impl SecretCache {
     /// Drops the secret at `address`, so that it is read anew.
     pub async fn forget(&self, address: &SecretAddress) {
         self.0.entries.invalidate(address).await;
+    }
+
+    /// Interim.
+    pub fn revalidate(&self, connection: crate::model::id::ConnectionId) {
+        let _ = self.0.entries.invalidate_entries_if(move |address, _| address.connection == connection);
+    }
+
+    /// Interim.
+    pub fn revalidate_all(&self) {
+        self.0.entries.invalidate_all();
     }
 
     /// Drops what has become too old, and tells the gauges. Without it, secrets nobody asks for again would stay in memory.
@@ -154,7 +167,13 @@ impl Held {
 
     fn answer(self, freshness: Freshness, ttl: Duration) -> Result<Fetched, SecretError> {
         let refresh_after = self.fetched_at.checked_add(ttl).unwrap_or(self.fetched_at);
-        self.outcome.map(|document| Fetched { document, freshness, fetched_at: self.fetched_at, refresh_after })
+        self.outcome.map(|document| Fetched {
+            document,
+            freshness,
+            fetched_at: self.fetched_at,
+            refresh_after,
+            recheck_at: self.current_until,
+        })
     }
 
     fn bytes(&self) -> u32 {

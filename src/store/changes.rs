@@ -4,15 +4,17 @@ use super::records::{ChangeRecord, Entity};
 use super::rows::{parsed, parsed_optional};
 use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
+use crate::limits;
 use crate::model::id::{ProjectId, TenantId};
 
-const CHANGES_AFTER: &str = "SELECT sequence, tenant_id, project_id, entity, entity_id FROM change_log
+pub(super) const CHANGES_AFTER: &str = "SELECT sequence, tenant_id, project_id, entity, entity_id FROM change_log
     WHERE sequence > $1 ORDER BY sequence LIMIT $2";
+const CHANGES_PRUNE: &str = "DELETE FROM change_log WHERE sequence <= $1";
 const CHANGE_NEXT: &str = "UPDATE change_head SET sequence = sequence + 1 RETURNING sequence";
 const CHANGE_INSERT: &str = "INSERT INTO change_log (sequence, tenant_id, project_id, entity, entity_id, at)
     VALUES ($1, $2, $3, $4, $5, $6)";
 
-type ChangeRow = (i64, String, Option<String>, String, String);
+pub(super) type ChangeRow = (i64, String, Option<String>, String, String);
 
 /// The place of a change in the log, not entered yet.
 #[derive(Debug)]
@@ -31,7 +33,10 @@ impl Tx {
     /// The next place in the log. It also locks the log's head until the transaction ends: writers come one after the other,
     /// and as each operation starts with this, none can hold what another waits for.
     pub(super) async fn sequence_next(&mut self) -> Result<Sequence, StoreError> {
-        let sequence = in_tx!(self, |connection| sqlx::query_scalar(CHANGE_NEXT).fetch_one(connection))?;
+        let sequence: i64 = in_tx!(self, |connection| sqlx::query_scalar(CHANGE_NEXT).fetch_one(connection))?;
+        if sequence % limits::CHANGES_PRUNED_EVERY == 0 {
+            execute!(self, sqlx::query(CHANGES_PRUNE).bind(sequence - limits::CHANGES_KEPT))?;
+        }
         Ok(Sequence(sequence))
     }
 
@@ -56,11 +61,12 @@ impl Tx {
                 .bind(id)
                 .bind(at)
         )?;
+        self.has_changes = true;
         Ok(())
     }
 }
 
-fn change((sequence, tenant, project, entity, id): ChangeRow) -> Result<ChangeRecord, StoreError> {
+pub(super) fn change((sequence, tenant, project, entity, id): ChangeRow) -> Result<ChangeRecord, StoreError> {
     let known = Entity::ALL.iter().find(|(_, word)| *word == entity);
     let (entity, _) = known.ok_or_else(|| StoreError::Corrupt { cause: "change_log.entity".into() })?;
     Ok(ChangeRecord {

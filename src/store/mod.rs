@@ -6,6 +6,7 @@
 mod changes;
 mod connections;
 mod error;
+mod feed;
 mod instances;
 mod lease;
 mod migrations;
@@ -16,6 +17,7 @@ mod sealed;
 mod servers;
 mod tokens;
 mod tx;
+mod watched_file;
 mod wiring;
 mod workflows;
 
@@ -31,7 +33,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Database, Executor, PgConnection, PgPool, Postgres, Sqlite, SqlitePool,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::Clock;
 use crate::config;
@@ -39,6 +41,7 @@ use crate::limits;
 use crate::model::secret::ExposeSecret;
 
 pub use error::StoreError;
+pub use feed::ChangeFeed;
 pub use records::{
     ChangeRecord, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, TenantRecord, TokenRecord,
     WiringFound, WorkflowRecord,
@@ -59,6 +62,8 @@ pub struct Store {
     /// Held by the one `Tx` of this process that writes. Writers wait here, where they cost nothing, and not each with a
     /// connection of the pool in hand: both databases let one of them write at a time anyway.
     turn: Arc<Semaphore>,
+    /// Told after each commit of this process.
+    committed: Arc<Notify>,
 }
 
 /// Something of one database or the other.
@@ -128,7 +133,7 @@ impl Store {
                 (Db::Postgres(pool.connect_lazy_with(options)), None)
             }
         };
-        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)) })
+        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)), committed: Arc::default() })
     }
 
     /// Opens the database, makes it if it is a missing SQLite file, and migrates it.
@@ -192,7 +197,7 @@ impl Store {
             return Err(StoreError::Unavailable { cause });
         };
         let lease = self.lend_begun("BEGIN IMMEDIATE", "BEGIN").await?;
-        Ok(Tx::new(lease, self.clock.now(), turn))
+        Ok(Tx::new(lease, self.clock.now(), Arc::clone(&self.committed), turn))
     }
 
     /// Closes every connection, those in use as they come back.

@@ -1,10 +1,12 @@
 //! Transactions that write, and how each of their operations is entered in the change log.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::lease::bounded;
-use super::{Lent, StoreError, on_db};
+use super::{Db, Lent, StoreError, feed};
 
 /// One transaction that changes something; dropped without `commit` it changes nothing.
 #[derive(Debug)]
@@ -12,6 +14,9 @@ pub struct Tx {
     pub(super) lease: Lent,
     /// When it began: the time of all that it writes.
     pub(super) now: Timestamp,
+    /// Whether it has entered something in the change log.
+    pub(super) has_changes: bool,
+    committed: Arc<Notify>,
     /// Whether a statement failed. PostgreSQL then takes no more, and would answer a commit by rolling back.
     has_failed: bool,
     _turn: OwnedSemaphorePermit,
@@ -41,8 +46,8 @@ macro_rules! execute {
 pub(super) use {execute, in_tx};
 
 impl Tx {
-    pub(super) fn new(lease: Lent, now: Timestamp, turn: OwnedSemaphorePermit) -> Self {
-        Self { lease, now, has_failed: false, _turn: turn }
+    pub(super) fn new(lease: Lent, now: Timestamp, committed: Arc<Notify>, turn: OwnedSemaphorePermit) -> Self {
+        Self { lease, now, has_changes: false, committed, has_failed: false, _turn: turn }
     }
 
     /// Makes all of it lasting, or none of it.
@@ -50,10 +55,18 @@ impl Tx {
         if self.has_failed {
             return Err(StoreError::Conflict { what: "what an earlier step of this change needed".into() });
         }
-        on_db!(&mut self.lease, |held| {
-            bounded(sqlx::raw_sql("COMMIT").execute(&mut **held)).await?;
-            held.settle();
-        });
+        match &mut self.lease {
+            Db::Sqlite(held) => {
+                bounded(sqlx::raw_sql("COMMIT").execute(&mut **held)).await?;
+                held.settle();
+            }
+            Db::Postgres(held) => {
+                let commit = if self.has_changes { feed::COMMIT_AND_TELL } else { "COMMIT" };
+                bounded(sqlx::raw_sql(commit).execute(&mut **held)).await?;
+                held.settle();
+            }
+        }
+        self.committed.notify_one();
         Ok(())
     }
 

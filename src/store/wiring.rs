@@ -48,7 +48,7 @@ macro_rules! wiring_find {
     ($by:ident, $within:ident) => {
         concat!(
             "WITH head AS MATERIALIZED (
-                SELECT i.id, i.name, i.project_id, t.slug AS tenant, p.slug AS project, s.service, s.canonical_url,
+                SELECT i.id, i.name, i.tenant_id, i.project_id, i.server_id, t.slug AS tenant, p.slug AS project, s.service, s.canonical_url,
                     s.config_schema, s.required_scopes, f.id AS profile_id, f.name AS profile_name, f.config_values,
                     f.version AS profile_version, w.environment AS workflow_environment
                 FROM instances i
@@ -75,7 +75,7 @@ macro_rules! wiring_find {
                 WHERE o.project_id = h.project_id AND o.workflow_id = $4 AND o.instance_id = h.id
             )
             SELECT l.kind, l.instance_id, l.slot, l.detail, l.connection_id,
-                h.name, h.tenant, h.project, h.service, h.canonical_url, h.config_schema, h.required_scopes,
+                h.name, h.tenant_id, h.project_id AS own_project_id, h.server_id, h.tenant, h.project, h.service, h.canonical_url, h.config_schema, h.required_scopes,
                 h.profile_id, h.profile_name, h.config_values, h.profile_version, h.workflow_environment, ",
             connection_columns!(),
             " FROM link l
@@ -118,6 +118,9 @@ struct WiringRow {
 #[derive(sqlx::FromRow)]
 struct HeadRow {
     name: Option<String>,
+    tenant_id: Option<String>,
+    own_project_id: Option<String>,
+    server_id: Option<String>,
     tenant: Option<String>,
     project: Option<String>,
     service: Option<String>,
@@ -206,6 +209,9 @@ impl HeadRow {
         let instance = InstanceHead {
             id,
             name: text("instances.name", self.name)?,
+            tenant_id: parsed("instances.tenant_id", &text("instances.tenant_id", self.tenant_id)?)?,
+            project_id: parsed("instances.project_id", &text("instances.project_id", self.own_project_id)?)?,
+            server_id: parsed("instances.server_id", &text("instances.server_id", self.server_id)?)?,
             tenant: parsed("tenants.slug", &text("tenants.slug", self.tenant)?)?,
             project: parsed("projects.slug", &text("projects.slug", self.project)?)?,
             service: parsed("servers.service", &text("servers.service", self.service)?)?,

@@ -1,21 +1,19 @@
 //! From a bound socket to connections whose peer is known.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as DetachedTcp};
+use std::os::unix::net::UnixStream as DetachedUnix;
 use std::sync::Arc;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tower::{BoxError, Service};
 use tracing::{debug, info, warn};
 
 use super::unix::SocketFile;
-use super::{LocalAddress, Peer, ServeContext, TlsReloader, connection, peer};
+use super::{Calls, LocalAddress, Peer, ServeContext, TlsReloader, connection, peer};
 use crate::clock::{Clock, Moment};
 use crate::limits;
 
@@ -79,14 +77,15 @@ impl Socket {
 
     async fn accept_one(&self) -> io::Result<Opening> {
         match self {
-            Socket::Unix { listener, .. } => Ok(Opening::Unix(listener.accept().await?.0)),
+            Socket::Unix { listener, .. } => Ok(Opening::Unix(listener.accept().await?.0.into_std()?)),
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok(Opening::Tcp { stream, address })
+                Ok(Opening::Tcp { stream: stream.into_std()?, address })
             }
             Socket::Tls { listener, tls } => {
                 let (stream, address) = listener.accept().await?;
-                Ok(Opening::Tls { stream, address, acceptor: TlsAcceptor::from(tls.current()) })
+                let acceptor = TlsAcceptor::from(tls.current());
+                Ok(Opening::Tls { stream: stream.into_std()?, address, acceptor })
             }
         }
     }
@@ -98,32 +97,26 @@ fn is_of_one_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// An accepted connection, of whose peer nothing is known yet.
+/// An accepted connection, of whose peer nothing is known yet. It belongs to no runtime until it is served.
 pub(super) enum Opening {
-    Unix(UnixStream),
-    Tcp { stream: TcpStream, address: SocketAddr },
-    Tls { stream: TcpStream, address: SocketAddr, acceptor: TlsAcceptor },
+    Unix(DetachedUnix),
+    Tcp { stream: DetachedTcp, address: SocketAddr },
+    Tls { stream: DetachedTcp, address: SocketAddr, acceptor: TlsAcceptor },
 }
 
 impl Opening {
     /// Learns who the peer is, then serves its calls.
-    pub(super) async fn serve<S>(self, service: S, context: &ServeContext)
-    where
-        S: Service<Request<Incoming>, Response = Response<tonic::body::Body>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-    {
+    pub(super) async fn serve(self, calls: impl Calls, context: &ServeContext) {
         match self {
-            Opening::Unix(stream) => match unix_peer(&stream) {
-                Ok(peer) => connection::serve(stream, peer, service, context).await,
+            Opening::Unix(stream) => match unix_peer(stream) {
+                Ok((stream, peer)) => connection::serve(stream, peer, calls, context).await,
                 Err(error) => debug!(%error, "a peer left before it could be asked who it is"),
             },
-            Opening::Tcp { stream, address } => {
-                send_at_once(&stream);
-                connection::serve(stream, Peer::Tcp { address }, service, context).await;
-            }
+            Opening::Tcp { stream, address } => match tcp_stream(stream) {
+                Ok(stream) => connection::serve(stream, Peer::Tcp { address }, calls, context).await,
+                Err(error) => debug!(%error, "a peer left before it was served"),
+            },
             Opening::Tls { stream, address, acceptor } => {
-                send_at_once(&stream);
                 let stream = tokio::select! {
                     stream = shake_hands(acceptor, stream) => stream,
                     () = context.drain.cancelled() => return,
@@ -132,7 +125,7 @@ impl Opening {
                     Ok(stream) => {
                         let peer = tls_peer(&stream, address);
                         // Boxed, as the TLS state makes it many times larger than the others.
-                        Box::pin(connection::serve(stream, peer, service, context)).await;
+                        Box::pin(connection::serve(stream, peer, calls, context)).await;
                     }
                     Err(error) => info!(%error, "TLS handshake with {address} failed"),
                 }
@@ -141,20 +134,22 @@ impl Opening {
     }
 }
 
-/// An answer must not wait for the acknowledgement of the one before.
-fn send_at_once(stream: &TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "cannot set TCP_NODELAY");
-    }
+fn tcp_stream(stream: DetachedTcp) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
+    // An answer must not wait for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
-fn unix_peer(stream: &UnixStream) -> io::Result<Peer> {
+fn unix_peer(stream: DetachedUnix) -> io::Result<(UnixStream, Peer)> {
+    let stream = UnixStream::from_std(stream)?;
     let peer = stream.peer_cred()?;
-    Ok(Peer::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() })
+    let peer = Peer::Unix { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
+    Ok((stream, peer))
 }
 
-async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    timeout(limits::TLS_HANDSHAKE_DEADLINE, acceptor.accept(stream)).await?
+async fn shake_hands(acceptor: TlsAcceptor, stream: DetachedTcp) -> io::Result<TlsStream<TcpStream>> {
+    timeout(limits::TLS_HANDSHAKE_DEADLINE, acceptor.accept(tcp_stream(stream)?)).await?
 }
 
 fn tls_peer(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {

@@ -1,33 +1,28 @@
 //! One connection of the data plane, from its first byte to its last: HTTP/2, and nothing else.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use futures_util::FutureExt as _;
 use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
-use tower::util::ServiceExt;
-use tower::{BoxError, Service};
 use tracing::debug;
 
-use super::{Peer, ServeContext};
+use super::{Calls, Peer, ServeContext};
 use crate::limits;
 
 /// What every HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves calls until the peer leaves, or until those in flight are answered once the drain begins or its time is over.
-pub(super) async fn serve<T, S>(stream: T, peer: Peer, service: S, context: &ServeContext)
+pub(super) async fn serve<T>(stream: T, peer: Peer, calls: impl Calls, context: &ServeContext)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<tonic::body::Body>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
 {
     let wire = tokio::select! {
         wire = meet(stream) => wire,
@@ -38,12 +33,9 @@ where
         Err(error) => return debug!(?peer, %error, "a peer connected, but does not talk HTTP/2"),
     };
 
-    let extension = peer.clone();
-    let service = service.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(extension.clone());
-        request
-    });
-    let mut connection = pin!(http2_settings().serve_connection(TokioIo::new(wire), TowerToHyperService::new(service)));
+    let caller = peer.clone();
+    let service = service_fn(move |request| calls.answer(request, &caller).map(Ok::<_, Infallible>));
+    let mut connection = pin!(http2_settings().serve_connection(TokioIo::new(wire), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = context.drain.cancelled() => None,
@@ -143,13 +135,27 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response};
+    use hyper::body::Incoming;
     use tokio::io::AsyncWriteExt;
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
-    use tonic::service::Routes;
 
     use super::*;
     use crate::clock::Clock;
+    use crate::grpc::hot::AnswerBody;
+    use crate::grpc::listen::Workers;
+
+    #[derive(Clone)]
+    struct NoCalls;
+
+    impl Calls for NoCalls {
+        type Answering = std::future::Pending<Response<AnswerBody>>;
+
+        fn answer(&self, _: Request<Incoming>, _: &Peer) -> Self::Answering {
+            unreachable!("nothing is called")
+        }
+    }
 
     #[tokio::test]
     async fn a_preface_in_pieces_is_read_again_whole() {
@@ -193,9 +199,10 @@ mod tests {
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
+            workers: Workers::start(&CancellationToken::new()).unwrap(),
             clock: Clock::System,
         };
-        timeout(patience, serve(server, peer, Routes::default(), &context)).await.unwrap();
+        timeout(patience, serve(server, peer, NoCalls, &context)).await.unwrap();
     }
 
     #[test]

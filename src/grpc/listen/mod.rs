@@ -10,6 +10,7 @@ mod owner;
 mod peer;
 mod tls;
 mod unix;
+mod workers;
 
 use std::fmt;
 use std::io;
@@ -23,7 +24,6 @@ use tokio::net::{TcpSocket, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{BoxError, Service};
 use tracing::{debug, info};
 
 use self::accept::{Complaints, Socket};
@@ -31,6 +31,8 @@ pub use self::owner::OwnerError;
 pub use self::peer::Peer;
 pub use self::tls::{TlsError, TlsReloader};
 pub use self::unix::{Access, SocketError};
+pub use self::workers::Workers;
+use super::hot::AnswerBody;
 use crate::clock::Clock;
 use crate::{config, limits};
 
@@ -54,6 +56,14 @@ pub enum ListenError {
     Accept { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+/// What answers the calls on a listener's connections.
+pub trait Calls: Clone + Send + Sync + 'static {
+    type Answering: Future<Output = Response<AnswerBody>> + Send + 'static;
+
+    /// Answers `request`, which came from `peer`.
+    fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Self::Answering;
 }
 
 /// Where a listener is reached.
@@ -81,6 +91,8 @@ pub struct ServeContext {
     pub drain: CancellationToken,
     /// Cancelled when the drain has taken too long: what is still open is closed.
     pub cut: CancellationToken,
+    /// On which the connections are served.
+    pub workers: Workers,
     /// By which a listener does not complain of the same thing too often.
     pub clock: Clock,
 }
@@ -123,12 +135,7 @@ impl Listener {
     ///
     /// When all [`limits::CONNECTIONS_PER_LISTENER_MAX`] places are taken, further peers wait in the system's queue: a burst
     /// passes without an error for anyone, and dead peers make room within a keepalive.
-    pub async fn serve<S>(self, service: S, context: ServeContext)
-    where
-        S: Service<Request<Incoming>, Response = Response<tonic::body::Body>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-    {
+    pub async fn serve(self, calls: impl Calls, context: ServeContext) {
         info!("gRPC is served on {}", self.address);
         let places = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_LISTENER_MAX));
         let mut complaints = Complaints::none(context.clock.clone());
@@ -138,11 +145,12 @@ impl Listener {
                 () = context.drain.cancelled() => break,
                 accepted = self.socket.accept(&self.address, &places, &mut complaints) => accepted,
             };
-            let (service, own_context) = (service.clone(), context.clone());
-            context.tracker.spawn(async move {
-                opening.serve(service, &own_context).await;
+            let (calls, own_context) = (calls.clone(), context.clone());
+            let serve = async move {
+                opening.serve(calls, &own_context).await;
                 drop(place);
-            });
+            };
+            context.tracker.spawn_on(serve, context.workers.next());
         }
         debug!("gRPC is no longer accepted on {}", self.address);
     }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::config::{Grpc, UnixSocket};
-use credway::grpc::listen::{ListenError, Listener, LocalAddress, Peer, ServeContext, TlsReloader};
+use credway::grpc::hot::AnswerBody;
+use credway::grpc::listen::{Calls, ListenError, Listener, LocalAddress, Peer, ServeContext, TlsReloader, Workers};
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +31,28 @@ use tower::{Service, ServiceExt, service_fn};
 /// Longer than anything here takes on a busy machine; shorter than a person's patience with a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A tower service that answers a listener's calls, told of their peer as the real one is.
+#[derive(Clone)]
+struct ByTower<S>(S);
+
+impl<S> Calls for ByTower<S>
+where
+    S: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    type Answering = BoxFuture<'static, Response<AnswerBody>>;
+
+    fn answer(&self, mut request: Request<Incoming>, peer: &Peer) -> Self::Answering {
+        request.extensions_mut().insert(peer.clone());
+        let answered = self.0.clone().oneshot(request);
+        Box::pin(async move {
+            let response = answered.await.unwrap_or_else(|never| match never {});
+            response.map(AnswerBody::Made)
+        })
+    }
+}
+
 /// A listener that is served.
 struct Served {
     address: LocalAddress,
@@ -41,15 +65,16 @@ impl Served {
     fn start<S>(config: &Grpc, service: S) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible>,
-        S: Clone + Send + 'static,
+        S: Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
         let listener = Listener::bind(config).unwrap().remove(0);
         let tracker = TaskTracker::new();
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        let context = ServeContext { tracker, drain, cut, clock: Clock::System };
+        let workers = Workers::start(&CancellationToken::new()).unwrap();
+        let context = ServeContext { tracker, drain, cut, workers, clock: Clock::System };
         let served = Self { address: listener.local_address().clone(), tls: listener.tls(), context: context.clone() };
-        served.context.tracker.spawn(listener.serve(service, context));
+        served.context.tracker.spawn(listener.serve(ByTower(service), context));
         served
     }
 
@@ -127,6 +152,7 @@ fn routes_that_tell_peers() -> (
         Future = impl Send + 'static,
     > + Clone
     + Send
+    + Sync
     + 'static,
     mpsc::UnboundedReceiver<Peer>,
 ) {

@@ -1,0 +1,248 @@
+//! What changed lately, for whoever keeps something that was read from the database: a thing read is good for as long as
+//! nothing that it was made from has changed since, and for as long as we would have heard of it.
+//!
+//! Time is counted in ticks: each batch of changes is one. Whoever reads takes the tick before (`Changes::stamp`) and keeps it
+//! with what was read; a change that comes while the read is under way then outdates it, however late the read ends.
+
+mod follow;
+mod recent;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+pub use follow::{Follower, Heard};
+pub use recent::Subject;
+
+use crate::clock::Moment;
+use crate::limits;
+use crate::model::id::ProjectId;
+use crate::store::ChangeRecord;
+use recent::Recent;
+
+/// The state of the database as of some moment: taken before a read, kept with what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp(u64);
+
+/// Where the changes of a project are noted. Several projects may share one, and then outdate each other's answers for nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(usize);
+
+/// What changed lately. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Changes(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// The last tick. What it brought stands in the fields below before this says so.
+    tick: AtomicU64,
+    /// The last tick that concerns every project.
+    everywhere: AtomicU64,
+    /// The last tick of the projects at each place.
+    projects: Box<[AtomicU64]>,
+    places: RandomState,
+    recent: RwLock<Recent>,
+    /// Nanoseconds on the age clock until which silence means that nothing changed.
+    trusted_until: AtomicU64,
+    told: watch::Sender<u64>,
+}
+
+impl Changes {
+    /// Knows of no change, and trusts nothing until it is told that silence means something.
+    pub fn new() -> Self {
+        Self(Arc::new(Shared {
+            tick: AtomicU64::new(0),
+            everywhere: AtomicU64::new(0),
+            projects: (0..limits::CHANGE_PLACES).map(|_| AtomicU64::new(0)).collect(),
+            places: RandomState::new(),
+            recent: RwLock::new(Recent::default()),
+            trusted_until: AtomicU64::new(0),
+            told: watch::Sender::new(0),
+        }))
+    }
+
+    /// To be taken before a read.
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.0.tick.load(Ordering::Acquire))
+    }
+
+    /// Whether silence still means at `now` that nothing changed.
+    pub fn is_trusted(&self, now: Moment) -> bool {
+        now.nanoseconds() < self.0.trusted_until.load(Ordering::Acquire)
+    }
+
+    /// Where the changes of `project` are noted.
+    pub fn place(&self, project: ProjectId) -> Place {
+        let hash = self.0.places.hash_one(project);
+        Place(usize::try_from(hash).unwrap_or(usize::MAX) % self.0.projects.len())
+    }
+
+    /// Whether nothing of the project at `place` has changed since `stamp`: two loads, for the hot path.
+    pub fn is_unchanged_at(&self, place: Place, stamp: Stamp) -> bool {
+        let last = self.0.everywhere.load(Ordering::Acquire).max(self.0.projects[place.0].load(Ordering::Acquire));
+        last <= stamp.0
+    }
+
+    /// Whether none of `subjects` has changed since `stamp`.
+    pub fn are_unchanged(&self, stamp: Stamp, subjects: &[Subject]) -> bool {
+        self.0.recent.read().unwrap_or_else(PoisonError::into_inner).are_unchanged(stamp.0, subjects)
+    }
+
+    /// Grows with every tick: for those who wait for a change.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.told.subscribe()
+    }
+
+    /// Takes in a batch of the change log.
+    pub fn apply(&self, records: &[ChangeRecord]) {
+        self.ticked(|tick, recent| {
+            for record in records {
+                for subject in Subject::of(record) {
+                    recent.note(subject, tick);
+                }
+                match record.project {
+                    Some(project) => self.note_at(self.place(project), tick),
+                    None => self.0.everywhere.store(tick, Ordering::Release),
+                }
+            }
+        });
+    }
+
+    /// Something in `project` is to be looked at again, though its wiring did not change: a secret.
+    pub fn touch(&self, project: ProjectId) {
+        self.ticked(|tick, _| self.note_at(self.place(project), tick));
+    }
+
+    /// Changes may have been missed: all that was read before is to be read again.
+    pub fn doubt_everything(&self) {
+        self.ticked(|tick, recent| {
+            recent.forget(tick);
+            self.0.everywhere.store(tick, Ordering::Release);
+        });
+    }
+
+    /// All changes until now are applied; silence means something until `until`.
+    pub fn trust_until(&self, until: Moment) {
+        self.0.trusted_until.store(until.nanoseconds(), Ordering::Release);
+    }
+
+    fn note_at(&self, place: Place, tick: u64) {
+        self.0.projects[place.0].store(tick, Ordering::Release);
+    }
+
+    fn ticked(&self, note: impl FnOnce(u64, &mut Recent)) {
+        let mut recent = self.0.recent.write().unwrap_or_else(PoisonError::into_inner);
+        let tick = self.0.tick.load(Ordering::Relaxed) + 1;
+        note(tick, &mut recent);
+        self.0.tick.store(tick, Ordering::Release);
+        drop(recent);
+        self.0.told.send_replace(tick);
+    }
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{ConnectionId, InstanceId, TenantId};
+    use crate::store::Entity;
+
+    fn change(tenant: TenantId, project: ProjectId, entity: Entity, id: impl ToString) -> ChangeRecord {
+        ChangeRecord { sequence: 1, tenant, project: Some(project), entity, id: id.to_string() }
+    }
+
+    #[test]
+    fn a_change_outdates_what_was_read_before_it_and_nothing_else() {
+        let changes = Changes::new();
+        let (tenant, project) = (TenantId::generate(), ProjectId::generate());
+        let (one, other) = (ConnectionId::generate(), ConnectionId::generate());
+        let (of_one, of_other) = ([Subject::connection(one)], [Subject::connection(other)]);
+
+        let before = changes.stamp();
+        assert!(changes.are_unchanged(before, &of_one) && changes.is_unchanged_at(changes.place(project), before));
+        changes.apply(&[change(tenant, project, Entity::Connection, one)]);
+        assert!(!changes.are_unchanged(before, &of_one) && !changes.is_unchanged_at(changes.place(project), before));
+        assert!(changes.are_unchanged(before, &of_other));
+
+        let after = changes.stamp();
+        assert!(changes.are_unchanged(after, &of_one) && changes.is_unchanged_at(changes.place(project), after));
+    }
+
+    #[test]
+    fn a_change_of_the_tenant_outdates_the_answers_of_every_project() {
+        let changes = Changes::new();
+        let before = changes.stamp();
+        let server = ChangeRecord {
+            sequence: 1,
+            tenant: TenantId::generate(),
+            project: None,
+            entity: Entity::Server,
+            id: "srv".into(),
+        };
+        changes.apply(&[server]);
+        assert!(!changes.is_unchanged_at(changes.place(ProjectId::generate()), before));
+    }
+
+    #[test]
+    fn what_was_found_by_name_is_outdated_by_any_instance_of_the_tenant() {
+        let changes = Changes::new();
+        let (tenant, project) = (TenantId::generate(), ProjectId::generate());
+        let before = changes.stamp();
+        changes.apply(&[change(tenant, project, Entity::Instance, InstanceId::generate())]);
+        assert!(!changes.are_unchanged(before, &[Subject::AnyInstance(tenant)]));
+        assert!(changes.are_unchanged(before, &[Subject::AnyInstance(TenantId::generate())]));
+    }
+
+    #[test]
+    fn workflows_of_one_name_in_two_projects_are_two() {
+        let changes = Changes::new();
+        let (tenant, project) = (TenantId::generate(), ProjectId::generate());
+        let before = changes.stamp();
+        changes.apply(&[change(tenant, project, Entity::Workflow, "nightly")]);
+        assert!(!changes.are_unchanged(before, &[Subject::Workflow(project, "nightly".into())]));
+        assert!(changes.are_unchanged(before, &[Subject::Workflow(ProjectId::generate(), "nightly".into())]));
+    }
+
+    #[test]
+    fn a_doubt_outdates_everything() {
+        let changes = Changes::new();
+        let before = changes.stamp();
+        changes.doubt_everything();
+        assert!(!changes.are_unchanged(before, &[Subject::connection(ConnectionId::generate())]));
+        assert!(!changes.are_unchanged(before, &[]));
+        assert!(!changes.is_unchanged_at(changes.place(ProjectId::generate()), before));
+    }
+
+    #[test]
+    fn what_is_older_than_all_that_is_remembered_counts_as_changed() {
+        let changes = Changes::new();
+        let (tenant, project) = (TenantId::generate(), ProjectId::generate());
+        let before = changes.stamp();
+        let of = [Subject::connection(ConnectionId::generate())];
+        for _ in 0..limits::CHANGES_REMEMBERED {
+            changes.apply(&[change(tenant, project, Entity::Connection, ConnectionId::generate())]);
+        }
+        assert!(changes.are_unchanged(before, &of));
+        changes.apply(&[change(tenant, project, Entity::Connection, ConnectionId::generate())]);
+        assert!(!changes.are_unchanged(before, &of));
+        assert!(changes.are_unchanged(changes.stamp(), &of));
+    }
+
+    #[test]
+    fn nothing_is_trusted_before_the_log_was_read_or_after_its_time() {
+        let changes = Changes::new();
+        let clock = crate::clock::Clock::System;
+        let now = clock.moment();
+        assert!(!changes.is_trusted(now));
+        changes.trust_until(now + std::time::Duration::from_secs(60));
+        assert!(changes.is_trusted(now + std::time::Duration::from_secs(59)));
+        assert!(!changes.is_trusted(now + std::time::Duration::from_secs(60)));
+    }
+}

@@ -1,0 +1,152 @@
+//! Answers that are given again: to the same question of the same caller, for as long as nothing changes that they were made of.
+//!
+//! They are kept as the bytes that go over the wire. A question is who asks (the claim, whose verdict is part of the answer),
+//! the project named, and the request's own bytes: whatever differs makes another question.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+use prost::Message;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use zeroize::Zeroizing;
+
+use super::proto::{Freshness, ResolveCredentialsResponse};
+use crate::auth::Claim;
+use crate::changes::{Changes, Place, Stamp};
+use crate::clock::Moment;
+use crate::config;
+use crate::metrics::Metrics;
+use crate::resolve::Reuse;
+
+/// What gRPC puts before a message: whether it is compressed, and its length.
+pub(super) const MESSAGE_HEAD_BYTES: usize = 5;
+
+/// Answers in memory. Clones share them.
+#[derive(Clone)]
+pub struct Answers(Arc<Shared>);
+
+struct Shared {
+    held: Cache<Box<[u8]>, Answer, ByBytes>,
+    changes: Changes,
+    metrics: Metrics,
+}
+
+#[derive(Clone)]
+struct Answer {
+    /// The message with what gRPC puts before it.
+    framed: Bytes,
+    as_of: Stamp,
+    place: Place,
+    until: Moment,
+}
+
+/// A question, as the key that it is looked up by.
+pub struct Question {
+    key: Vec<u8>,
+}
+
+/// The place of an answer that is still to be made.
+#[derive(Clone)]
+pub struct Slot {
+    answers: Answers,
+    key: Arc<[u8]>,
+    /// Taken before the caller was verified.
+    as_of: Stamp,
+}
+
+#[derive(Clone)]
+struct ByBytes {
+    least: u64,
+}
+
+impl Weighter<Box<[u8]>, Answer> for ByBytes {
+    fn weight(&self, key: &Box<[u8]>, answer: &Answer) -> u64 {
+        // What the map and the reference count spend on an entry; measured, rounded up.
+        const ENTRY_BYTES: usize = 160;
+        ((key.len() + answer.framed.len() + ENTRY_BYTES) as u64).max(self.least)
+    }
+}
+
+impl Answers {
+    pub fn new(settings: &config::Cache, changes: Changes, metrics: Metrics) -> Self {
+        // An entry that weighs no less than its share of the entries bounds them as well.
+        let least = (settings.bytes_max / settings.entries_max.max(1)).max(1);
+        let entries = usize::try_from(settings.entries_max).unwrap_or(usize::MAX);
+        let held = Cache::with_weighter(entries, settings.bytes_max, ByBytes { least });
+        Self(Arc::new(Shared { held, changes, metrics }))
+    }
+
+    /// The framed answer to `question`, if one is held that is as good as a new one at `now`.
+    pub fn get(&self, question: &Question, now: Moment) -> Option<Bytes> {
+        let shared = &self.0;
+        let answer = shared.held.get(&question.key[..])?;
+        let is_good = now < answer.until
+            && shared.changes.is_trusted(now)
+            && shared.changes.is_unchanged_at(answer.place, answer.as_of);
+        is_good.then_some(answer.framed)
+    }
+
+    /// A place for the answer to `question`, to be taken before anything is done to answer it.
+    pub fn slot(&self, question: Question) -> Slot {
+        Slot { answers: self.clone(), key: question.key.into(), as_of: self.0.changes.stamp() }
+    }
+
+    /// Tells the gauges.
+    pub fn observe(&self) {
+        self.0.metrics.answer_cache_size(self.0.held.len() as u64, self.0.held.weight());
+    }
+}
+
+impl Question {
+    /// What `claim` asks for in the project it names; the message is to be added.
+    pub fn new(claim: &Claim, project: Option<&[u8]>) -> Self {
+        const MOST: usize = 256;
+        let project = project.unwrap_or_default();
+        let mut key = Vec::with_capacity(MOST);
+        match claim {
+            Claim::TokenHash(hash) => {
+                key.put_u8(0);
+                key.put_slice(hash);
+            }
+            Claim::Known(position) => {
+                key.put_u8(1);
+                key.put_u64(*position as u64);
+            }
+        }
+        key.put_u64(project.len() as u64);
+        key.put_slice(project);
+        Self { key }
+    }
+
+    /// Adds the request's message.
+    pub fn complete(&mut self, message: &[u8]) {
+        self.key.put_slice(message);
+    }
+}
+
+impl Slot {
+    /// Keeps `answer` for those who ask the same later. To them it comes from memory.
+    pub(super) fn keep(&self, answer: &ResolveCredentialsResponse, reuse: Reuse) {
+        let shared = &self.answers.0;
+        let mut answer = answer.clone();
+        for used in answer.provenance.iter_mut().flat_map(|provenance| &mut provenance.connections) {
+            if used.freshness() == Freshness::Fresh {
+                used.set_freshness(Freshness::Cached);
+            }
+        }
+        let Some(framed) = framed(&answer) else { return };
+        let (as_of, place) = (self.as_of.min(reuse.as_of), shared.changes.place(reuse.project));
+        shared.held.insert(Box::from(&*self.key), Answer { framed, as_of, place, until: reuse.until });
+    }
+}
+
+/// The message as it goes over the wire, in memory that is wiped when nobody holds it any more.
+fn framed(message: &impl Message) -> Option<Bytes> {
+    let length = message.encoded_len();
+    let mut framed = Zeroizing::new(Vec::with_capacity(MESSAGE_HEAD_BYTES + length));
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(length).ok()?);
+    message.encode(&mut *framed).ok()?;
+    Some(Bytes::from_owner(framed))
+}

@@ -1,0 +1,312 @@
+//! The way of a warm `ResolveCredentials`: from its bytes to the bytes of an answer that is held, with nothing in between. All
+//! other calls, and those whose answer is not held, go on to the service; what it answers is then held.
+//!
+//! A warm call waits for nothing, so it needs no place in flight and no deadline. One that is traced always goes on.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
+use tower::Service;
+use tower::util::ServiceExt as _;
+
+use super::admission;
+use super::answers::{Answers, MESSAGE_HEAD_BYTES, Question};
+use super::listen::{Calls, Peer};
+use crate::auth::Authenticator;
+use crate::clock::{Clock, Moment};
+use crate::metrics::{Metrics, Tier};
+
+const RESOLVE: &str = "/credway.v1.CredentialService/ResolveCredentials";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Requests longer than this are asked anew each time: an honest one has some hundred bytes.
+const QUESTION_BYTES_MAX: usize = 1024;
+
+/// Answers what is held, and hands on the rest.
+pub struct Hot<S>(Arc<Shared<S>>);
+
+struct Shared<S> {
+    warm: Warm,
+    inner: S,
+    /// Where `inner` works: what it waits for belongs to one runtime, whichever the connection is served on.
+    runtime: Handle,
+}
+
+/// What it takes to answer a warm call.
+pub struct Warm {
+    pub answers: Answers,
+    pub authenticator: Arc<Authenticator>,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    /// Whether calls are traced whose callers have not decided.
+    pub are_roots_traced: bool,
+}
+
+impl Warm {
+    /// The question of a call, without its message; `None` if it cannot be answered from memory.
+    pub fn question(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Option<Question> {
+        if self.are_roots_traced || is_traced(headers) {
+            return None;
+        }
+        let claim = self.authenticator.claim(&admission::evidence(headers, peer))?;
+        Some(Question::new(&claim, headers.get("x-project-id").map(HeaderValue::as_bytes)))
+    }
+
+    /// The framed answer to `question`, if it is held.
+    pub fn answer(&self, question: &Question, began: Moment) -> Option<Bytes> {
+        let framed = self.answers.get(question, began)?;
+        let elapsed = self.clock.moment().since(began);
+        self.metrics.resolve_finished(None, Tier::Memory, elapsed.as_secs_f64());
+        Some(framed)
+    }
+}
+
+/// Whether the caller wants a trace of this call (W3C trace context, flag `sampled`).
+fn is_traced(headers: &HeaderMap) -> bool {
+    headers.get("traceparent").is_some_and(|value| !value.as_bytes().ends_with(b"-00"))
+}
+
+impl<S> Hot<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    /// Puts itself before `inner`, which works on the runtime that this is called on.
+    pub fn before(warm: Warm, inner: S) -> Self {
+        Self(Arc::new(Shared { warm, inner, runtime: Handle::current() }))
+    }
+
+    /// What the service answers. A caller who goes away takes the call along.
+    fn ask(&self, mut request: Request<Body>, peer: Peer) -> Asking {
+        request.extensions_mut().insert(peer);
+        let asked = self.0.inner.clone().oneshot(request);
+        let asked = AbortOnDropHandle::new(self.0.runtime.spawn(asked));
+        Box::pin(async move {
+            match asked.await {
+                Ok(Ok(response)) => response,
+                // It panicked, or the daemon ends.
+                Err(_) => tonic::Status::internal("the call was given up").into_http(),
+            }
+        })
+    }
+}
+
+impl<S> Clone for Hot<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S> Calls for Hot<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    type Answering = Answering<S>;
+
+    fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Answering<S> {
+        let (head, body) = request.into_parts();
+        let is_resolve = head.uri.path() == RESOLVE
+            && head.method == Method::POST
+            && head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()));
+        let question = if is_resolve { self.0.warm.question(&head.headers, Some(peer)) } else { None };
+        match question {
+            Some(question) => {
+                let began = self.0.warm.clock.moment();
+                let call = Some(Call { head, body, peer: peer.clone(), question });
+                Answering::Reading { hot: self.clone(), began, call }
+            }
+            None => Answering::Asking(self.ask(Request::from_parts(head, Body::new(body)), peer.clone())),
+        }
+    }
+}
+
+type Asking = BoxFuture<'static, Response<Body>>;
+
+/// An answer in the making.
+#[expect(clippy::large_enum_variant, reason = "the large one is the hot one")]
+pub enum Answering<S> {
+    /// The message is still to be read.
+    Reading {
+        hot: Hot<S>,
+        began: Moment,
+        call: Option<Call>,
+    },
+    Asking(Asking),
+}
+
+/// A call that may be answered from memory.
+pub struct Call {
+    head: http::request::Parts,
+    body: Incoming,
+    peer: Peer,
+    question: Question,
+}
+
+impl<S> Future for Answering<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    type Output = Response<AnswerBody>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Self::Reading { hot, began, call } = &mut *self {
+            let call = call.take().expect("it is read at once, and then is no longer here");
+            match call.read(&hot.0.warm, *began, cx) {
+                Found::Held(framed) => return Poll::Ready(held(framed)),
+                Found::Nothing(request, peer) => {
+                    let asking = hot.ask(request, peer);
+                    *self = Self::Asking(asking);
+                }
+            }
+        }
+        match &mut *self {
+            Self::Asking(asking) => asking.as_mut().poll(cx).map(|response| response.map(AnswerBody::Made)),
+            Self::Reading { .. } => unreachable!("it was made an asking one above"),
+        }
+    }
+}
+
+/// What there is for a call in memory.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned to")]
+enum Found {
+    Held(Bytes),
+    /// The request as it came.
+    Nothing(Request<Body>, Peer),
+}
+
+impl Call {
+    /// Reads what is there of the message, and looks for its answer. Who does not send it at once is served by those who can
+    /// wait.
+    fn read(self, warm: &Warm, began: Moment, cx: &mut Context<'_>) -> Found {
+        let Self { head, mut body, peer, mut question } = self;
+        let mut read = Frames::default();
+        let is_whole = read.fill(&mut body, cx);
+        let mut request = Request::from_parts(head, ());
+        if let Some(message) = read.plain_message().filter(|_| is_whole) {
+            question.complete(message);
+            if let Some(framed) = warm.answer(&question, began) {
+                return Found::Held(framed);
+            }
+            request.extensions_mut().insert(warm.answers.slot(question));
+        }
+        let body = Replayed { read: read.0.into_iter(), rest: body };
+        Found::Nothing(request.map(|()| Body::new(body)), peer)
+    }
+}
+
+/// The frames of a request so far.
+#[derive(Default)]
+struct Frames(Vec<Bytes>);
+
+impl Frames {
+    /// Takes what has arrived, and answers whether that is all of it.
+    fn fill(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> bool {
+        let mut bytes = 0;
+        while bytes <= QUESTION_BYTES_MAX {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { return false };
+                    bytes += data.len();
+                    self.0.push(data);
+                    if body.is_end_stream() {
+                        return true;
+                    }
+                }
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+            }
+        }
+        false
+    }
+
+    /// The message, if it is one, not compressed, in one piece.
+    fn plain_message(&self) -> Option<&[u8]> {
+        let [frame] = &self.0[..] else { return None };
+        let (head, message) = frame.split_at_checked(MESSAGE_HEAD_BYTES)?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        (head[0] == 0 && usize::try_from(length).ok()? == message.len()).then_some(message)
+    }
+}
+
+fn held(framed: Bytes) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::Held(Some(framed), true));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+/// The body of a request whose first frames were read already.
+struct Replayed {
+    read: std::vec::IntoIter<Bytes>,
+    rest: Incoming,
+}
+
+impl http_body::Body for Replayed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.read.next() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.len() == 0 && self.rest.is_end_stream()
+    }
+}
+
+/// The body of an answer: one that was held, with its trailers to come, or one that the service made.
+pub enum AnswerBody {
+    Held(Option<Bytes>, bool),
+    Made(Body),
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match &mut *self {
+            Self::Held(framed, has_trailers) => Poll::Ready(match framed.take() {
+                Some(framed) => Some(Ok(Frame::data(framed))),
+                None => std::mem::take(has_trailers).then(|| Ok(Frame::trailers(success()))),
+            }),
+            Self::Made(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Held(framed, has_trailers) => framed.is_none() && !has_trailers,
+            Self::Made(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Held(framed, _) => SizeHint::with_exact(framed.as_ref().map_or(0, |framed| framed.len() as u64)),
+            Self::Made(body) => body.size_hint(),
+        }
+    }
+}
+
+fn success() -> HeaderMap {
+    const STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(STATUS, HeaderValue::from_static("0"));
+    trailers
+}
