@@ -256,3 +256,18 @@ pub const REWRAP_BATCH: i64 = 500;
 
 /// Secrets that `apply` writes at once. Fewer than reads: each write of Vault waits for its storage.
 pub const SECRET_WRITES_MAX: usize = 16;
+
+/// Watches open at once on one daemon. Each is an MCP process or an executor that waits; a machine hosts some hundreds.
+pub const WATCHES_MAX: usize = 1024;
+
+/// Watches that look at their resolutions at once. A change wakes all of them, and calls come first.
+pub const WATCH_LOOKS_AT_ONCE: usize = 64;
+
+/// The shortest pause between two looks of one watch that no change has woken.
+pub const WATCH_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The pause after a refusal that only a change can mend: changes wake the watch, so this is for one that was not told.
+pub const WATCH_REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+/// The name of a watched state: 128 bits never meet by chance.
+pub const WATCH_VERSION_BYTES: usize = 16;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, Tls
 use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
+use crate::grpc::watch::Watches;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -84,8 +86,12 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
     let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), background.clone());
     let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
+    let (resolver, authenticator) = (Arc::new(resolver), Arc::new(authenticator));
+    let changes = changes_each_second(&background, &stop);
+    let watches =
+        Watches::new(Arc::clone(&resolver), Arc::clone(&authenticator), changes, drain.clone(), clock.clone());
     let gate = Gate::new(authenticator, &config.grpc, clock.clone(), metrics.clone());
-    let service = gate.before(Credentials::new(resolver, metrics.clone()).into_service());
+    let service = gate.before(Credentials::new(resolver, watches, metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
     if !is_migrated {
@@ -140,6 +146,21 @@ impl Running {
         let _ = timeout(crate::limits::BACKGROUND_STOP_DEADLINE, self.background.wait()).await;
         finished
     }
+}
+
+/// Tells of a change each second, whether there was one or not.
+fn changes_each_second(background: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<u64> {
+    let (told, changes) = watch::channel(0);
+    let bumping = async move {
+        let mut seconds = interval(Duration::from_secs(1));
+        loop {
+            seconds.tick().await;
+            told.send_modify(|epoch| *epoch += 1);
+        }
+    };
+    let stop = stop.clone();
+    background.spawn(async move { stop.run_until_cancelled(bumping).await });
+    changes
 }
 
 async fn bind_http(address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {

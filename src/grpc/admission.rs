@@ -37,7 +37,7 @@ pub struct Admitted<S> {
 
 /// Who may pass, how many at once, and for how long.
 pub struct Gate {
-    authenticator: Authenticator,
+    authenticator: Arc<Authenticator>,
     in_flight: Semaphore,
     call_deadline: Duration,
     clock: Clock,
@@ -45,7 +45,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(authenticator: Authenticator, settings: &config::Grpc, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(authenticator: Arc<Authenticator>, settings: &config::Grpc, clock: Clock, metrics: Metrics) -> Self {
         let in_flight = Semaphore::new(settings.calls_in_flight_max);
         Self { authenticator, in_flight, call_deadline: settings.call_deadline, clock, metrics }
     }
@@ -126,7 +126,7 @@ fn method_of(path: &str) -> &'static str {
 }
 
 /// What the call brings to prove who makes it: its token, else the peer at the other end of its connection.
-fn evidence<'a>(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Evidence<'a> {
+pub(super) fn evidence<'a>(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Evidence<'a> {
     // Any `authorization` decides, so one that is no bearer token is a wrong one (an empty token parses as none).
     let bearer =
         headers.get(http::header::AUTHORIZATION).map(|value| value.to_str().ok().and_then(bearer_token).unwrap_or(""));
