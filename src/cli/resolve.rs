@@ -120,10 +120,15 @@ impl Resolve {
     }
 
     fn target(&self) -> (String, String) {
-        match self.instance.contains("://") {
-            true => (String::new(), self.instance.clone()),
-            false => (self.instance.clone(), String::new()),
-        }
+        target(&self.instance)
+    }
+}
+
+/// `instance_id` and `server_url` of what a person named: an instance by its name or id, or its server by the URL.
+pub(super) fn target(named: &str) -> (String, String) {
+    match named.contains("://") {
+        true => (String::new(), named.to_owned()),
+        false => (named.to_owned(), String::new()),
     }
 }
 
@@ -244,7 +249,8 @@ fn dotenv(answer: &ResolveCredentialsResponse, reveal: bool) -> Result<String, F
     Ok(lines.collect())
 }
 
-fn is_variable(key: &str) -> bool {
+/// Whether a shell takes this for the name of a variable.
+pub(super) fn is_variable(key: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     key.chars().all(word) && !key.is_empty() && !key.starts_with(|c: char| c.is_ascii_digit())
 }
