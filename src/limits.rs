@@ -24,7 +24,7 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A connection that was let in by a client certificate. It outlives the certificate's end, or its authority's removal, by no
-/// more than this; clients reconnect by themselves.
+/// more than this, and with a watch by no more than twice this; clients reconnect by themselves.
 pub const TLS_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Silence after which an HTTP/2 connection is asked whether it is still there.
@@ -271,3 +271,21 @@ pub const WATCH_REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 /// The name of a watched state: 128 bits never meet by chance.
 pub const WATCH_VERSION_BYTES: usize = 16;
+
+/// The pause before a client watches again after its stream has ended; it doubles while no daemon answers.
+pub const WATCH_AGAIN_FIRST: Duration = Duration::from_millis(250);
+
+/// The longest such pause: how late a command learns that a daemon is back.
+pub const WATCH_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Between two restarts of a command by `credway exec --watch`, or two signals to it: what flaps does not keep it down.
+pub const EXEC_ACTION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a command may take to end before `credway exec` kills it in order to start it anew.
+pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Commands that share a credential are restarted within this span, by chance, and not all at once.
+pub const EXEC_JITTER_DEFAULT: Duration = Duration::from_secs(2);
+
+/// The longest of either that may be asked for.
+pub const EXEC_PAUSE_MAX: Duration = Duration::from_secs(3600);

@@ -142,11 +142,12 @@ fn resolution_table(answer: &ResolveCredentialsResponse, reveal: bool) -> String
 }
 
 fn shown(entry: &ConfigEntry, reveal: bool) -> String {
-    if entry.secret && !reveal { HIDDEN.to_owned() } else { text(entry) }
+    if entry.secret && !reveal { HIDDEN.to_owned() } else { text(entry.value.as_ref()) }
 }
 
-fn text(entry: &ConfigEntry) -> String {
-    match &entry.value {
+/// A value as text: what a shell or an environment holds.
+pub(super) fn text(value: Option<&Value>) -> String {
+    match value {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::NumberValue(number)) => number.to_string(),
         Some(Value::BoolValue(flag)) => flag.to_string(),
@@ -245,7 +246,10 @@ fn dotenv(answer: &ResolveCredentialsResponse, reveal: bool) -> Result<String, F
         let message = format!("the config key {:?} cannot be the name of a shell variable", entry.key);
         return Err(Failure::new(Exit::Failed, "NOT_A_VARIABLE", message).fix("use `--format json`"));
     }
-    let lines = answer.config.iter().map(|entry| format!("{}='{}'\n", entry.key, text(entry).replace('\'', r"'\''")));
+    let lines = answer
+        .config
+        .iter()
+        .map(|entry| format!("{}='{}'\n", entry.key, text(entry.value.as_ref()).replace('\'', r"'\''")));
     Ok(lines.collect())
 }
 

@@ -14,7 +14,7 @@ use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -24,7 +24,7 @@ use super::proto::WatchCredentialsResponse;
 use super::proto::watch_credentials_response::Outcome;
 use super::{convert, status};
 use crate::auth::Authenticator;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::model::caller::{Caller, Scope};
 use crate::model::refusal::Refusal;
@@ -89,8 +89,8 @@ impl Watches {
         let place = place.map_err(|_| Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE))?;
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
-        let (watches, pause) = (Arc::clone(self), None);
-        let watch = Watch { watches, standing, request, seen, changes, pause, _place: place };
+        let (watches, pause, opened) = (Arc::clone(self), None, self.clock.moment());
+        let watch = Watch { watches, standing, request, seen, changes, pause, opened, _place: place };
         Ok(stream::try_unfold(watch, Watch::next).boxed())
     }
 }
@@ -105,6 +105,7 @@ struct Watch {
     changes: Receiver<u64>,
     /// How long to wait before the next look, if nothing changes meanwhile; the first one is at once.
     pause: Option<Duration>,
+    opened: Moment,
     _place: OwnedSemaphorePermit,
 }
 
@@ -117,16 +118,32 @@ struct State {
 }
 
 impl Watch {
-    /// The next state that the client has not seen; none once the daemon drains.
+    /// The next state that the client has not seen; none once the daemon drains or the connection has its age.
     async fn next(mut self) -> Result<Option<(WatchCredentialsResponse, Self)>, Status> {
         let drain = self.watches.drain.clone();
         let state = tokio::select! {
             biased;
             () = drain.cancelled() => return Ok(None),
+            () = self.aged() => return Ok(None),
             state = self.unseen() => state.map_err(|refusal| status::status(&refusal))?,
         };
         self.seen.clone_from(&state.version);
         Ok(Some((WatchCredentialsResponse { version: state.version, outcome: Some(state.outcome) }, self)))
+    }
+
+    /// Returns when the client's certificate is to be looked at again: it connects anew, and goes on with what it saw.
+    fn aged(&self) -> impl Future<Output = ()> + use<> {
+        let age = self.watches.clock.moment().since(self.opened);
+        let left = match self.standing.peer {
+            Some(Peer::Tls { .. }) => Some(limits::TLS_CONNECTION_AGE_MAX.saturating_sub(age)),
+            Some(Peer::Unix { .. } | Peer::Tcp { .. }) | None => None,
+        };
+        async move {
+            match left {
+                Some(left) => sleep(left).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     async fn unseen(&mut self) -> Result<State, Refusal> {
