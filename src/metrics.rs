@@ -120,6 +120,7 @@ struct Inner {
     database_query_duration: Histogram,
     calls_in_flight: Gauge,
     calls_shed: Counter,
+    watches: Gauge,
     token_cache_hits: Counter,
     token_cache_misses: Counter,
     ready: Gauge,
@@ -191,9 +192,16 @@ impl Metrics {
 
     /// A call is being answered until the guard is dropped.
     #[must_use]
-    pub fn call_in_flight(&self) -> CallInFlight {
+    pub fn call_in_flight(&self) -> Counted {
         self.0.calls_in_flight.increment(1.0);
-        CallInFlight(self.0.calls_in_flight.clone())
+        Counted(self.0.calls_in_flight.clone())
+    }
+
+    /// A watch is open until the guard is dropped.
+    #[must_use]
+    pub fn watch_open(&self) -> Counted {
+        self.0.watches.increment(1.0);
+        Counted(self.0.watches.clone())
     }
 
     /// A call was turned away because too many were in flight.
@@ -223,11 +231,11 @@ impl Default for Metrics {
     }
 }
 
-/// A call that is being answered.
+/// One of those that a gauge counts, until it is dropped.
 #[derive(Debug)]
-pub struct CallInFlight(Gauge);
+pub struct Counted(Gauge);
 
-impl Drop for CallInFlight {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -303,6 +311,7 @@ impl Inner {
                 "Calls turned away because too many were in flight.",
                 &[],
             ),
+            watches: declare.gauge("credway_watches", "Watches of credentials open now.", &[]),
             token_cache_hits: declare.counter(
                 "credway_token_cache_hits_total",
                 "Access tokens verified from memory.",

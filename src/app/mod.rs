@@ -88,8 +88,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
     let (resolver, authenticator) = (Arc::new(resolver), Arc::new(authenticator));
     let changes = changes_each_second(&background, &stop);
-    let watches =
-        Watches::new(Arc::clone(&resolver), Arc::clone(&authenticator), changes, drain.clone(), clock.clone());
+    let (asked, verifier) = (Arc::clone(&resolver), Arc::clone(&authenticator));
+    let watches = Watches::new(asked, verifier, changes, drain.clone(), clock.clone(), metrics.clone());
     let gate = Gate::new(authenticator, &config.grpc, clock.clone(), metrics.clone());
     let service = gate.before(Credentials::new(resolver, watches, metrics.clone()).into_service());
 

@@ -26,6 +26,7 @@ use super::{convert, status};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Moment};
 use crate::limits;
+use crate::metrics::{Counted, Metrics};
 use crate::model::caller::{Caller, Scope};
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{Resolution, ResolutionRequest, ResolvedValue, ValueSource};
@@ -40,6 +41,7 @@ pub struct Watches {
     changes: Receiver<u64>,
     drain: CancellationToken,
     clock: Clock,
+    metrics: Metrics,
     places: Arc<Semaphore>,
     /// A change wakes all watches: they take turns, so that calls find the stores free.
     turns: Semaphore,
@@ -72,10 +74,11 @@ impl Watches {
         changes: Receiver<u64>,
         drain: CancellationToken,
         clock: Clock,
+        metrics: Metrics,
     ) -> Self {
         let places = Arc::new(Semaphore::new(limits::WATCHES_MAX));
         let turns = Semaphore::new(limits::WATCH_LOOKS_AT_ONCE);
-        Self { resolver, authenticator, changes, drain, clock, places, turns }
+        Self { resolver, authenticator, changes, drain, clock, metrics, places, turns }
     }
 
     /// A watch for a client that has seen the version `seen` already.
@@ -87,10 +90,14 @@ impl Watches {
     ) -> Result<Watched, Refusal> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE))?;
+        // What is no version of ours was not seen, and need not be kept.
+        let seen = if seen.len() == 2 * limits::WATCH_VERSION_BYTES { seen } else { String::new() };
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
         let (watches, pause, opened) = (Arc::clone(self), None, self.clock.moment());
-        let watch = Watch { watches, standing, request, seen, changes, pause, opened, _place: place };
+        let counted = self.metrics.watch_open();
+        let watch =
+            Watch { watches, standing, request, seen, changes, pause, opened, _place: place, _counted: counted };
         Ok(stream::try_unfold(watch, Watch::next).boxed())
     }
 }
@@ -107,6 +114,7 @@ struct Watch {
     pause: Option<Duration>,
     opened: Moment,
     _place: OwnedSemaphorePermit,
+    _counted: Counted,
 }
 
 /// What one look at a resolution found.

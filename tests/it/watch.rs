@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-use crate::support::answers::{reason, refused, value};
+use crate::support::answers::{metric, reason, refused, value};
 use crate::support::cast::{ACME, World, manual_clock};
 use crate::support::openbao::until;
 use crate::support::sidecar::{Client, Sidecar};
@@ -60,7 +60,14 @@ async fn running() -> (World, Sidecar, Client) {
 
 #[tokio::test]
 async fn a_watch_tells_the_state_now_and_again_when_the_secret_was_rotated() {
-    let (world, _sidecar, mut client) = running().await;
+    for world in [World::sqlite(ACME).await, World::postgres_and_openbao(ACME).await] {
+        follows_a_rotation(world).await;
+    }
+}
+
+async fn follows_a_rotation(world: World) {
+    let sidecar = world.sidecar_with(Clock::System, without_cache).await;
+    let mut client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
     let mut watch = watch(&mut client, watching("pay")).await;
     let (first, key) = state(&mut watch).await;
     assert_eq!(key, "canary-production-key");
@@ -192,6 +199,7 @@ async fn a_daemon_holds_so_many_watches_and_no_more_until_one_of_them_ends() {
         async move { watch(&mut client, watching("nothing")).await }
     });
     let mut watches = join_all(opening).await;
+    assert_eq!(metric(&sidecar, "credway_watches").await, limits::WATCHES_MAX as f64);
     let over = client.watch_credentials(watching("pay")).await.unwrap_err();
     assert_eq!((over.code(), reason(&over).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
     watches.pop();

@@ -46,11 +46,13 @@ use supervise::{Reaction, Supervisor};
 Examples:
   credway exec --instance pg-reporting --map postgres_dsn=DATABASE_URL -- psql -c 'select 1'
   credway exec --instance mailer --workflow nightly --step notify -- ./send-digest
-  credway exec --instance mailer --watch -- node server.js             restarted when a key is rotated
-  credway exec --instance mailer --watch --files --signal HUP -- ./server   reads its keys again on SIGHUP
+  credway exec --instance mailer --watch -- node server.js     restarted with each new key
+  credway exec --instance mailer --watch --files --signal HUP -- ./server
 
-Exit codes: those of the command; 128+n if signal n ended it; 127 there is no such command, 126 it cannot be run,
-125 credway failed before it ran (without a config, say), 2 usage")]
+Exit codes:
+  the command's own     126 the command cannot be run
+  128+n signal n        127 there is no such command
+  2 usage               125 credway failed before it ran: no config, no daemon")]
 pub(super) struct Exec {
     /// The instance: its name, its id (inst_…), or its server's URL
     #[arg(long, value_name = "INSTANCE")]
@@ -88,12 +90,12 @@ pub(super) struct Exec {
     /// Send this signal in place of a restart: HUP, INT, QUIT, TERM, USR1, USR2 or CONT [with --on-change signal: HUP]
     #[arg(long, requires = "watch", value_parser = signals::parse)]
     signal: Option<Signal>,
-    /// How long the command may take to end on SIGTERM before it is killed, in seconds
-    #[arg(long, requires = "watch", value_name = "SECONDS", value_parser = seconds, default_value = "10")]
-    grace: Duration,
-    /// A restart or signal comes within this span, by chance, so that a fleet does not go down at once, in seconds
-    #[arg(long, requires = "watch", value_name = "SECONDS", value_parser = seconds, default_value = "2")]
-    jitter: Duration,
+    /// How long the command may take to end on SIGTERM before it is killed, in seconds [default: 10]
+    #[arg(long, requires = "watch", value_name = "SECONDS", value_parser = seconds)]
+    grace: Option<Duration>,
+    /// A restart or signal comes within this span, by chance, so that a fleet does not go down at once, in seconds [default: 2]
+    #[arg(long, requires = "watch", value_name = "SECONDS", value_parser = seconds)]
+    jitter: Option<Duration>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -165,12 +167,13 @@ impl Exec {
 
     fn reaction(&self) -> Reaction {
         let usual = if self.signal.is_some() { OnChange::Signal } else { OnChange::Restart };
-        match self.on_change.unwrap_or(usual) {
-            OnChange::Restart => Reaction { signal: None, grace: self.grace, jitter: self.jitter },
-            OnChange::Signal => {
-                Reaction { signal: self.signal.or(Some(Signal::HUP)), grace: self.grace, jitter: self.jitter }
-            }
-        }
+        let signal = match self.on_change.unwrap_or(usual) {
+            OnChange::Restart => None,
+            OnChange::Signal => Some(self.signal.unwrap_or(Signal::HUP)),
+        };
+        let grace = self.grace.unwrap_or(limits::EXEC_GRACE_DEFAULT);
+        let jitter = self.jitter.unwrap_or(limits::EXEC_JITTER_DEFAULT);
+        Reaction { signal, grace, jitter }
     }
 
     fn rules(&self) -> Rules {
