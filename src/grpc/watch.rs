@@ -298,3 +298,75 @@ fn stretched(pause: Duration) -> Duration {
     let _ = getrandom::fill(&mut byte);
     pause.mul_f64(1.0 + f64::from(byte[0]) / 1024.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{ConnectionId, InstanceId, ProfileId};
+    use crate::model::resolution::{AppliedOverride, ConnectionUse, Freshness, Provenance, ResolvedEntry};
+    use crate::model::secret::SecretString;
+
+    fn resolution() -> Resolution {
+        let (id, now) = (ConnectionId::generate(), Clock::System.now());
+        let entry = |key: &str, value, secret, source| ResolvedEntry { key: key.into(), value, secret, source };
+        let used = ConnectionUse {
+            id,
+            name: "production".into(),
+            version: 1,
+            secret_version: 1,
+            applied_override: None,
+            freshness: Freshness::Fresh,
+            fetched_at: now,
+        };
+        let region = ResolvedValue::Plain(ConfigValue::String("eu".into()));
+        let key = ResolvedValue::Secret(SecretString::from("key"));
+        Resolution {
+            config: vec![
+                entry("KEY", key, true, ValueSource::Connection(id)),
+                entry("REGION", region, false, ValueSource::Default),
+            ],
+            expires_at: None,
+            refresh_after: now,
+            provenance: Provenance {
+                instance: InstanceId::generate(),
+                profile: ProfileId::generate(),
+                profile_name: "live".into(),
+                profile_version: 1,
+                connections: vec![used],
+            },
+        }
+    }
+
+    #[test]
+    fn what_a_client_would_see_names_a_state_and_how_it_was_come_by_does_not() {
+        let original = resolution();
+        let changed = |change: fn(&mut Resolution)| {
+            let mut resolution = original.clone();
+            change(&mut resolution);
+            version_of(&resolution) != version_of(&original)
+        };
+        assert!(!changed(|r| r.provenance.connections[0].freshness = Freshness::Cached));
+        assert!(!changed(|r| r.refresh_after += Duration::from_secs(30)));
+        assert!(
+            !changed(|r| r.config[0].value = ResolvedValue::Secret(SecretString::from("another"))),
+            "a secret tells"
+        );
+        assert!(changed(|r| r.provenance.connections[0].secret_version = 2));
+        assert!(changed(|r| r.provenance.connections[0].version = 2));
+        assert!(changed(|r| r.provenance.profile_version = 2));
+        assert!(changed(|r| r.config[1].value = ResolvedValue::Plain(ConfigValue::String("us".into()))));
+        assert!(changed(|r| {
+            let replaced = ConnectionId::generate();
+            r.provenance.connections[0].applied_override =
+                Some(AppliedOverride { workflow: "nightly".into(), step: None, replaced });
+        }));
+    }
+
+    #[test]
+    fn a_refusal_is_named_by_its_reason_and_what_is_involved() {
+        let refusal = || Refusal::invalid_request("step", "x");
+        assert_eq!(version_of_refusal(&refusal()), version_of_refusal(&refusal()));
+        assert_ne!(version_of_refusal(&refusal()), version_of_refusal(&refusal().with_id("connection_id", "conn_1")));
+        assert_ne!(version_of_refusal(&refusal()), version_of_refusal(&Refusal::internal()));
+    }
+}

@@ -36,21 +36,16 @@ impl Signals {
         })
     }
 
-    /// The next one that the command has not got already.
-    pub(super) async fn next(&mut self) -> Signal {
-        loop {
-            let next = poll_fn(|cx| {
-                let came =
-                    self.0.iter_mut().find_map(|(kind, stream)| stream.poll_recv(cx).is_ready().then_some(*kind));
-                came.map_or(Poll::Pending, Poll::Ready)
-            });
-            let kind = next.await;
-            // The terminal sends these to everyone in its foreground, the command included; twice is too often for Ctrl-C.
-            let from_terminal = [Signal::INT, Signal::QUIT, Signal::WINCH].contains(&kind);
-            if !(from_terminal && is_in_foreground()) {
-                return kind;
-            }
-        }
+    /// The next one, and whether the command has got it already.
+    pub(super) async fn next(&mut self) -> (Signal, bool) {
+        let next = poll_fn(|cx| {
+            let came = self.0.iter_mut().find_map(|(kind, stream)| stream.poll_recv(cx).is_ready().then_some(*kind));
+            came.map_or(Poll::Pending, Poll::Ready)
+        });
+        let signal = next.await;
+        // The terminal sends these to everyone in its foreground, the command included; twice is too often for Ctrl-C.
+        let from_terminal = [Signal::INT, Signal::QUIT, Signal::WINCH].contains(&signal);
+        (signal, from_terminal && is_in_foreground())
     }
 }
 

@@ -56,7 +56,7 @@ struct Run {
 
 enum Event {
     Ended(std::io::Result<ExitStatus>),
-    Signalled(Signal),
+    Signalled { signal: Signal, is_known: bool },
     Told(Arc<State>),
     Due,
 }
@@ -72,16 +72,18 @@ impl Supervisor {
         loop {
             let event = tokio::select! {
                 ended = run.child.wait() => Event::Ended(ended),
-                signal = signals.next() => Event::Signalled(signal),
+                (signal, is_known) = signals.next() => Event::Signalled { signal, is_known },
                 state = told(&mut self.changes) => Event::Told(state),
                 () = elapsed(&mut run.due) => Event::Due,
             };
             match event {
                 Event::Ended(ended) if run.is_replaced && !run.is_stopped && ended.is_ok() => self.replace(&mut run)?,
                 Event::Ended(ended) => return ended.map(code_of).map_err(|error| not_run(&self.argv, &error)),
-                Event::Signalled(signal) => {
+                Event::Signalled { signal, is_known } => {
                     run.is_stopped |= signals::ends(signal);
-                    run.send(signal);
+                    if !is_known {
+                        run.send(signal);
+                    }
                 }
                 Event::Told(state) => self.hear(&mut run, &state),
                 Event::Due => self.act(&mut run),
@@ -192,4 +194,25 @@ async fn elapsed(due: &mut Option<Pin<Box<Sleep>>>) {
 fn code_of(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn the_first_change_is_acted_on_at_once_and_the_next_not_too_soon_after_it() {
+        let manual = ManualClock::at(Clock::System.now());
+        let rules = Rules { map: Vec::new(), prefix: String::new(), pristine: true, overwrite: false, in_files: false };
+        let reaction = Reaction { signal: None, grace: Duration::ZERO, jitter: Duration::ZERO };
+        let clock = Clock::Manual(manual.clone());
+        let supervisor = Supervisor { argv: Vec::new(), rules, reaction, files: None, changes: None, clock };
+        assert_eq!(supervisor.pause(None), Duration::ZERO);
+        let acted = Some(supervisor.clock.moment());
+        manual.advance(Duration::from_secs(4));
+        assert_eq!(supervisor.pause(acted), limits::EXEC_ACTION_INTERVAL - Duration::from_secs(4));
+        manual.advance(limits::EXEC_ACTION_INTERVAL);
+        assert_eq!(supervisor.pause(acted), Duration::ZERO);
+    }
 }
