@@ -24,7 +24,7 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A connection that was let in by a client certificate. It outlives the certificate's end, or its authority's removal, by no
-/// more than this; clients reconnect by themselves.
+/// more than this, and with a watch by no more than twice this; clients reconnect by themselves.
 pub const TLS_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Silence after which an HTTP/2 connection is asked whether it is still there.
@@ -300,3 +300,35 @@ pub const WIRING_CACHE_ENTRIES: u64 = 50_000;
 
 /// The longest that wiring may be served so: what was revoked meanwhile works on until then.
 pub const CONFIG_MAX_STALE_LIMIT: Duration = Duration::from_secs(3600);
+/// Watches open at once on one daemon. Each is an MCP process or an executor that waits; a machine hosts some hundreds.
+pub const WATCHES_MAX: usize = 1024;
+
+/// Watches that look at their resolutions at once. A change wakes all of them, and calls come first.
+pub const WATCH_LOOKS_AT_ONCE: usize = 64;
+
+/// The shortest pause between two looks of one watch that no change has woken.
+pub const WATCH_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The pause after a refusal that only a change can mend: changes wake the watch, so this is for one that was not told.
+pub const WATCH_REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+/// The name of a watched state: 128 bits never meet by chance.
+pub const WATCH_VERSION_BYTES: usize = 16;
+
+/// The pause before a client watches again after its stream has ended; it doubles while no daemon answers.
+pub const WATCH_AGAIN_FIRST: Duration = Duration::from_millis(250);
+
+/// The longest such pause: how late a command learns that a daemon is back.
+pub const WATCH_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Between two restarts of a command by `credway exec --watch`, or two signals to it: what flaps does not keep it down.
+pub const EXEC_ACTION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a command may take to end before `credway exec` kills it in order to start it anew.
+pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Commands that share a credential are restarted within this span, by chance, and not all at once.
+pub const EXEC_JITTER_DEFAULT: Duration = Duration::from_secs(2);
+
+/// The longest of either that may be asked for.
+pub const EXEC_PAUSE_MAX: Duration = Duration::from_secs(3600);

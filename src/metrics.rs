@@ -125,6 +125,7 @@ struct Inner {
     answer_cache_bytes: Gauge,
     calls_in_flight: Gauge,
     calls_shed: Counter,
+    watches: Gauge,
     token_cache_hits: Counter,
     token_cache_misses: Counter,
     ready: Gauge,
@@ -218,9 +219,16 @@ impl Metrics {
 
     /// A call is being answered until the guard is dropped.
     #[must_use]
-    pub fn call_in_flight(&self) -> CallInFlight {
+    pub fn call_in_flight(&self) -> Counted {
         self.0.calls_in_flight.increment(1.0);
-        CallInFlight(self.0.calls_in_flight.clone())
+        Counted(self.0.calls_in_flight.clone())
+    }
+
+    /// A watch is open until the guard is dropped.
+    #[must_use]
+    pub fn watch_open(&self) -> Counted {
+        self.0.watches.increment(1.0);
+        Counted(self.0.watches.clone())
     }
 
     /// A call was turned away because too many were in flight.
@@ -250,11 +258,11 @@ impl Default for Metrics {
     }
 }
 
-/// A call that is being answered.
+/// One of those that a gauge counts, until it is dropped.
 #[derive(Debug)]
-pub struct CallInFlight(Gauge);
+pub struct Counted(Gauge);
 
-impl Drop for CallInFlight {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -347,6 +355,7 @@ impl Inner {
                 "Calls turned away because too many were in flight.",
                 &[],
             ),
+            watches: declare.gauge("credway_watches", "Watches of credentials open now.", &[]),
             token_cache_hits: declare.counter(
                 "credway_token_cache_hits_total",
                 "Access tokens verified from memory.",

@@ -28,6 +28,7 @@ use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, Tls
 use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
+use crate::grpc::watch::Watches;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -89,19 +90,21 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let Backends { store, secrets, is_migrated } = backends::open(config, &clock, &background, &stop).await?;
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
     let changes = Changes::new();
-    let resolver = Resolver::new(
+    let resolver = Arc::new(Resolver::new(
         store.clone(),
         changes.clone(),
         cache.clone(),
         clock.clone(),
         metrics.clone(),
         background.clone(),
-    );
+    ));
     let known = config.known_callers.clone();
     let authenticator = Authenticator::new(store.clone(), changes.clone(), known, clock.clone(), metrics.clone());
     let authenticator = Arc::new(authenticator);
+    let (asked, verifier) = (Arc::clone(&resolver), Arc::clone(&authenticator));
+    let watches = Watches::new(asked, verifier, changes.watch(), drain.clone(), clock.clone(), metrics.clone());
     let gate = Gate::new(Arc::clone(&authenticator), &config.grpc, clock.clone(), metrics.clone());
-    let service = gate.before(Credentials::new(Arc::new(resolver), metrics.clone()).into_service());
+    let service = gate.before(Credentials::new(resolver, watches, metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
     let answers = Answers::new(&config.cache, changes.clone(), metrics.clone());

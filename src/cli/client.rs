@@ -15,6 +15,7 @@ use url::Url;
 use super::failure::{Exit, Failure};
 use super::ready;
 use crate::grpc::proto::credential_service_client::CredentialServiceClient;
+use crate::limits;
 use crate::model::address::crosses_a_network_in_the_clear;
 
 /// Which daemon to call. Without any of these, the `credway dev` that this user runs.
@@ -94,6 +95,11 @@ impl Server {
         Ok((CredentialServiceClient::with_interceptor(channel, credentials), url))
     }
 
+    /// How long to wait for an answer that is not that of one call.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::MAX)
+    }
+
     /// A channel without token, for health.
     pub(super) async fn channel(&self) -> Result<(Channel, String), Failure> {
         let dev = if self.server.is_none() { ready::running_dev() } else { None };
@@ -140,6 +146,9 @@ impl Server {
         let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|error| bad(error.to_string()))?;
         let endpoint = Endpoint::from_shared(target).map_err(|error| bad(error.to_string()))?;
         let endpoint = endpoint.connect_timeout(timeout).timeout(timeout);
+        // A watch is silent for hours: so it is noticed that the daemon's host is gone.
+        let endpoint = endpoint.http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL);
+        let endpoint = endpoint.keep_alive_timeout(limits::KEEPALIVE_TIMEOUT);
         if !url.starts_with("https:") {
             return Ok(endpoint);
         }

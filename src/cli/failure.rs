@@ -8,6 +8,8 @@ use serde::Serialize;
 use tonic::{Code, Status, transport};
 use tonic_types::StatusExt;
 
+use crate::grpc::proto;
+
 /// What the exit codes mean; also in `--help`.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -28,6 +30,12 @@ pub(super) enum Exit {
     KeysMissing = 6,
     Reconnect = 7,
     Unreachable = 9,
+    /// Only of `exec`, as of everything that runs another command: we failed before it ran.
+    NotStarted = 125,
+    /// Only of `exec`: the command cannot be run.
+    NotRunnable = 126,
+    /// Only of `exec`: there is no such command.
+    NoCommand = 127,
 }
 
 impl From<Exit> for u8 {
@@ -78,6 +86,12 @@ impl Failure {
         failure
     }
 
+    /// A refusal inside an answer.
+    pub(super) fn of_refusal(refusal: &proto::Refusal) -> Self {
+        let exit = exit_of(&refusal.reason, Code::from(refusal.code));
+        Self::new(exit, &refusal.reason, &refusal.message).fix(&refusal.remedy)
+    }
+
     /// A daemon that is not there, or that we do not come to terms with.
     pub(super) fn unreachable(server: &str, error: &transport::Error) -> Self {
         Self::new(Exit::Unreachable, "UNREACHABLE", format!("no daemon answers at {server}"))
@@ -99,13 +113,18 @@ impl Failure {
     pub(super) fn report(&self, json: bool) -> ExitCode {
         match serde_json::to_string(self) {
             Ok(document) if json => eprintln!("{document}"),
-            _ => eprint!("{}", self.text()),
+            _ => eprint!("{}", self.text("error")),
         }
         ExitCode::from(u8::from(self.exit))
     }
 
-    fn text(&self) -> String {
-        let mut text = format!("error[{}]: {}\n", self.code, self.message);
+    /// Prints it to standard error as what does not end the command.
+    pub(super) fn warn(&self) {
+        eprint!("{}", self.text("warning"));
+    }
+
+    fn text(&self, severity: &str) -> String {
+        let mut text = format!("{severity}[{}]: {}\n", self.code, self.message);
         for (label, line) in [("why", &self.why), ("fix", &self.fix)] {
             if let Some(line) = line {
                 let _ = writeln!(text, "  {label}   {}", line.replace('\n', "\n        "));
@@ -144,7 +163,7 @@ mod tests {
             Failure::new(Exit::NotFound, "INSTANCE_NOT_FOUND", "there is no MCP instance \"x\" in this project")
                 .why("the project has none of that name")
                 .fix("check the id");
-        insta::assert_snapshot!(failure.text(), @r#"
+        insta::assert_snapshot!(failure.text("error"), @r#"
         error[INSTANCE_NOT_FOUND]: there is no MCP instance "x" in this project
           why   the project has none of that name
           fix   check the id

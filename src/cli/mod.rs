@@ -5,6 +5,7 @@ mod client;
 mod config_show;
 mod connection;
 mod dev;
+mod exec;
 mod failure;
 mod healthcheck;
 mod key;
@@ -54,6 +55,7 @@ enum Command {
     Serve(serve::Serve),
     Apply(apply::Apply),
     Resolve(resolve::Resolve),
+    Exec(exec::Exec),
     #[command(subcommand)]
     Connection(connection::Connection),
     #[command(subcommand)]
@@ -90,7 +92,7 @@ pub fn main() -> ExitCode {
         }
     };
     match runtime.block_on(Box::pin(run(cli.command))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(json),
     }
 }
@@ -105,12 +107,14 @@ fn unparsed(error: &clap::Error) -> ExitCode {
     Failure::new(Exit::Usage, "USAGE", told.trim_start_matches("error: ").trim_end()).report(true)
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
-    match command {
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = match command {
         Command::Dev(dev) => dev.run().await,
         Command::Serve(serve) => serve.run().await,
         Command::Apply(apply) => apply.run().await,
         Command::Resolve(resolve) => resolve.run().await,
+        // It ends as the command does that it ran.
+        Command::Exec(exec) => return exec.run().await,
         Command::Connection(connection) => connection.run().await,
         Command::Token(token) => token.run().await,
         Command::Key(key) => key.run().await,
@@ -120,7 +124,8 @@ async fn run(command: Command) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "credway", &mut std::io::stdout());
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

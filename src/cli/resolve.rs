@@ -120,10 +120,15 @@ impl Resolve {
     }
 
     fn target(&self) -> (String, String) {
-        match self.instance.contains("://") {
-            true => (String::new(), self.instance.clone()),
-            false => (self.instance.clone(), String::new()),
-        }
+        target(&self.instance)
+    }
+}
+
+/// `instance_id` and `server_url` of what a person named: an instance by its name or id, or its server by the URL.
+pub(super) fn target(named: &str) -> (String, String) {
+    match named.contains("://") {
+        true => (String::new(), named.to_owned()),
+        false => (named.to_owned(), String::new()),
     }
 }
 
@@ -137,11 +142,12 @@ fn resolution_table(answer: &ResolveCredentialsResponse, reveal: bool) -> String
 }
 
 fn shown(entry: &ConfigEntry, reveal: bool) -> String {
-    if entry.secret && !reveal { HIDDEN.to_owned() } else { text(entry) }
+    if entry.secret && !reveal { HIDDEN.to_owned() } else { text(entry.value.as_ref()) }
 }
 
-fn text(entry: &ConfigEntry) -> String {
-    match &entry.value {
+/// A value as text: what a shell or an environment holds.
+pub(super) fn text(value: Option<&Value>) -> String {
+    match value {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::NumberValue(number)) => number.to_string(),
         Some(Value::BoolValue(flag)) => flag.to_string(),
@@ -240,11 +246,15 @@ fn dotenv(answer: &ResolveCredentialsResponse, reveal: bool) -> Result<String, F
         let message = format!("the config key {:?} cannot be the name of a shell variable", entry.key);
         return Err(Failure::new(Exit::Failed, "NOT_A_VARIABLE", message).fix("use `--format json`"));
     }
-    let lines = answer.config.iter().map(|entry| format!("{}='{}'\n", entry.key, text(entry).replace('\'', r"'\''")));
+    let lines = answer
+        .config
+        .iter()
+        .map(|entry| format!("{}='{}'\n", entry.key, text(entry.value.as_ref()).replace('\'', r"'\''")));
     Ok(lines.collect())
 }
 
-fn is_variable(key: &str) -> bool {
+/// Whether a shell takes this for the name of a variable.
+pub(super) fn is_variable(key: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     key.chars().all(word) && !key.is_empty() && !key.starts_with(|c: char| c.is_ascii_digit())
 }

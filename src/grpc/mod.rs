@@ -8,6 +8,7 @@ pub mod hot;
 pub mod listen;
 pub mod service;
 mod status;
+pub mod watch;
 
 /// The generated messages, client and server of `proto/credway/v1`.
 #[expect(clippy::allow_attributes_without_reason, clippy::too_many_lines, reason = "generated code")]

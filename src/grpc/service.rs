@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
@@ -15,9 +15,9 @@ use super::proto::{
     BatchResolveCredentialsRequest, BatchResolveCredentialsResponse, BatchResult, ExplainResolutionRequest,
     ExplainResolutionResponse, IssueRunTokenRequest, IssueRunTokenResponse, ReportCredentialRejectedRequest,
     ReportCredentialRejectedResponse, ResolveCredentialsRequest, ResolveCredentialsResponse, WatchCredentialsRequest,
-    WatchCredentialsResponse,
 };
 use super::status;
+use super::watch::{Standing, Watched, Watches};
 use crate::limits;
 use crate::metrics::{Metrics, Tier};
 use crate::model::caller::{Caller, Scope};
@@ -28,12 +28,13 @@ use crate::resolve::Resolver;
 /// The data plane.
 pub struct Credentials {
     resolver: Arc<Resolver>,
+    watches: Arc<Watches>,
     metrics: Metrics,
 }
 
 impl Credentials {
-    pub fn new(resolver: Arc<Resolver>, metrics: Metrics) -> Self {
-        Self { resolver, metrics }
+    pub fn new(resolver: Arc<Resolver>, watches: Watches, metrics: Metrics) -> Self {
+        Self { resolver, watches: Arc::new(watches), metrics }
     }
 
     /// As a service for a router, with the bound on what a request may weigh. It is to stand behind a `Gate`.
@@ -130,13 +131,18 @@ impl CredentialService for Credentials {
         self.answer(request, &[Scope::McpRead, Scope::McpExecute], work).await
     }
 
-    type WatchCredentialsStream = BoxStream<'static, Result<WatchCredentialsResponse, Status>>;
+    type WatchCredentialsStream = Watched;
 
     async fn watch_credentials(
         &self,
-        _request: Request<WatchCredentialsRequest>,
+        request: Request<WatchCredentialsRequest>,
     ) -> Result<Response<Self::WatchCredentialsStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let standing = Standing::of(&request);
+        let work = |_, mut call: Call<WatchCredentialsRequest>| async move {
+            let seen = std::mem::take(&mut call.message.seen_version);
+            self.watches.open(standing, self.request(Ok(call.asked()))?, seen)
+        };
+        self.answer(request, &[Scope::McpExecute], work).await
     }
 
     async fn report_credential_rejected(
@@ -213,6 +219,20 @@ impl Call<ExplainResolutionRequest> {
             server_url: message.server_url,
             step: message.step,
             min_token_ttl: None,
+        }
+    }
+}
+
+impl Call<WatchCredentialsRequest> {
+    fn asked(self) -> Asked {
+        let message = self.message;
+        Asked {
+            project: self.project,
+            workflow_id: message.workflow_id,
+            instance_id: message.instance_id,
+            server_url: message.server_url,
+            step: message.step,
+            min_token_ttl: message.min_token_ttl,
         }
     }
 }

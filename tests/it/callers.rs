@@ -8,7 +8,10 @@ use credway::config::{Identity, KnownCaller, MutualTls};
 use credway::control::TokenSpec;
 use credway::grpc::proto::batch_result::Outcome;
 use credway::grpc::proto::credential_service_client::CredentialServiceClient;
-use credway::grpc::proto::{BatchResolveCredentialsRequest, BatchStep, ExplainResolutionRequest, FILE_DESCRIPTOR_SET};
+use credway::grpc::proto::watch_credentials_response::Outcome as Watched;
+use credway::grpc::proto::{
+    BatchResolveCredentialsRequest, BatchStep, ExplainResolutionRequest, FILE_DESCRIPTOR_SET, WatchCredentialsRequest,
+};
 use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::id::InstanceId;
@@ -23,7 +26,7 @@ use crate::support::cast::{ACME, World, manual_clock};
 use crate::support::sidecar::{Client, Sidecar};
 use crate::support::tls::{Authority, Leaf};
 
-const METHODS: [&str; 3] = ["ResolveCredentials", "BatchResolveCredentials", "ExplainResolution"];
+const METHODS: [&str; 4] = ["ResolveCredentials", "BatchResolveCredentials", "ExplainResolution", "WatchCredentials"];
 
 /// Calls one method for one instance: the reason of the refusal, wherever the answer carries it, or `ok`.
 async fn call(client: &mut Client, method: &str, instance: &str) -> Result<String, Status> {
@@ -44,6 +47,14 @@ async fn call(client: &mut Client, method: &str, instance: &str) -> Result<Strin
             let request = ExplainResolutionRequest { instance_id, ..Default::default() };
             let answer = client.explain_resolution(request).await?.into_inner();
             Ok(answer.refusal.map_or_else(ok, |refusal| refusal.reason))
+        }
+        "WatchCredentials" => {
+            let request = WatchCredentialsRequest { instance_id, ..Default::default() };
+            let state = client.watch_credentials(request).await?.into_inner().message().await?.unwrap();
+            match state.outcome.unwrap() {
+                Watched::Resolution(_) => Ok(ok()),
+                Watched::Refusal(refusal) => Ok(refusal.reason),
+            }
         }
         other => panic!("no test calls {other}"),
     }
@@ -125,7 +136,7 @@ async fn to_read_how_is_not_to_get_what() {
     let world = World::sqlite(ACME).await;
     let sidecar = world.sidecar(Clock::System).await;
     let mut reader = sidecar.client(&world.token(&[Scope::McpRead]).await).await;
-    let expected = ["PERMISSION_DENIED", "PERMISSION_DENIED", "ok"];
+    let expected = ["PERMISSION_DENIED", "PERMISSION_DENIED", "ok", "PERMISSION_DENIED"];
     for (method, expected) in METHODS.into_iter().zip(expected) {
         assert_eq!(outcome(&mut reader, method, "pay").await, expected, "{method}");
     }

@@ -25,3 +25,4 @@ mod support;
 mod telemetry;
 mod tidy;
 mod vault;
+mod watch;

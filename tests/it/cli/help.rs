@@ -2,12 +2,13 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "dev",
     "serve",
     "apply",
     "resolve",
+    "exec",
     "connection",
     "connection list",
     "connection get",

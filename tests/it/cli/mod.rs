@@ -2,6 +2,7 @@
 
 mod apply;
 mod dev;
+mod exec;
 mod help;
 mod project;
 mod reach;

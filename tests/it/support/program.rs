@@ -27,7 +27,7 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
-/// A daemon that is ready. Dropped, it is killed.
+/// What runs in the background: a daemon that is ready, say. Dropped, it is killed.
 pub(crate) struct Daemon {
     child: Child,
     /// What its ready file says.
@@ -103,19 +103,25 @@ impl Home {
 
     /// Starts a daemon and waits until it has written its ready file.
     pub(crate) fn start(&self, line: &str) -> Daemon {
-        let (ready, printed) = (self.path("ready.json"), self.path("printed.txt"));
+        let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
-        let output = fs::File::create(&printed).unwrap();
-        let line = format!("exec {line} --ready-file {}", ready.display());
-        let mut command = self.command("bash");
-        command.args(["-c", &line]).stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        let mut daemon = Daemon { child: command.spawn().unwrap(), ready: Value::Null, printed };
+        let mut daemon = self.spawn(&format!("{line} --ready-file {}", ready.display()), "printed.txt");
         until(&format!("{line} is ready"), || {
             assert!(daemon.child.try_wait().unwrap().is_none(), "{line} ended:\n{}", daemon.printed());
             ready.exists()
         });
         daemon.ready = serde_json::from_slice(&fs::read(ready).unwrap()).unwrap();
         daemon
+    }
+
+    /// Starts what runs until it is stopped. All that it prints goes to the file `printed`.
+    pub(crate) fn spawn(&self, line: &str, printed: &str) -> Daemon {
+        let printed = self.path(printed);
+        let output = fs::File::create(&printed).unwrap();
+        let mut command = self.command("bash");
+        command.args(["-c", &format!("exec {line}")]);
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        Daemon { child: command.spawn().unwrap(), ready: Value::Null, printed }
     }
 
     fn command(&self, name: &str) -> Command {
@@ -143,6 +149,10 @@ impl Daemon {
     /// A text of its ready file: `http`, `grpc`, `socket`, `token` or `data_dir`.
     pub(crate) fn at(&self, key: &str) -> &str {
         self.ready[key].as_str().unwrap_or_else(|| panic!("the ready file has no {key}"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
