@@ -9,7 +9,7 @@ use std::sync::Arc;
 use credway::clock::Clock;
 use credway::config::{self, VaultAuth};
 use credway::model::id::ConnectionId;
-use credway::model::secret::{ExposeSecret, SecretAddress, SecretFields};
+use credway::model::secret::{ExposeSecret, SecretAddress, SecretFields, SecretSource};
 use credway::secrets::vault::VaultStore;
 use credway::secrets::{SecretError, SecretStore};
 use serde_json::json;
@@ -69,7 +69,12 @@ fn as_root(bao: &Bao) -> VaultAuth {
 
 fn an_address() -> SecretAddress {
     let connection = ConnectionId::generate();
-    SecretAddress { tenant: "acme".parse().unwrap(), project: "main".parse().unwrap(), connection }
+    SecretAddress {
+        tenant: "acme".parse().unwrap(),
+        project: "main".parse().unwrap(),
+        connection,
+        source: SecretSource::Stored,
+    }
 }
 
 fn fields(pairs: &[(&str, &str)]) -> SecretFields {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::id::ConnectionId;
+use crate::model::secret::SecretSource;
 
 const CAS: &str = r#"{"errors":["check-and-set parameter did not match the current version"]}"#;
 const SOFT_DELETED: &str =
@@ -16,6 +17,7 @@ fn address() -> SecretAddress {
         tenant: "acme".parse().unwrap(),
         project: "main".parse().unwrap(),
         connection: "conn_0199a6b2f3e07c4d8a1b2c3d4e5f6071".parse::<ConnectionId>().unwrap(),
+        source: SecretSource::Stored,
     }
 }
 
