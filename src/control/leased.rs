@@ -62,7 +62,8 @@ mod tests {
         let catalogue = Catalogue::built_in();
         let held: LeasePath = "database/creds/old".parse().unwrap();
         let good = Some("database/creds/new");
-        let table: [(&str, Option<&str>, Option<&LeasePath>, bool, bool, &[&str]); 8] = [
+        type Row<'a> = (&'a str, Option<&'a str>, Option<&'a LeasePath>, bool, bool, &'a [&'a str]);
+        let table: [Row<'_>; 8] = [
             ("vault-database", good, None, false, true, &[]),
             ("vault-database", None, Some(&held), false, true, &[]),
             ("vault-database", None, None, false, true, &["lease_path"]),

@@ -96,9 +96,9 @@ pub(in super::super) fn renewed(reply: &Reply, vault: &str) -> Result<Renewed, S
         return Err(outage);
     }
     if reply.is_success() {
-        let head: Option<Head> = reply.parse();
-        let term = head.and_then(|head| head.term()).ok_or_else(|| not_vault(vault))?;
-        return Ok(Renewed::Extended(term));
+        let head: Head = reply.parse().ok_or_else(|| not_vault(vault))?;
+        // At its longest life a lease is renewed by nothing.
+        return Ok(head.term().map_or(Renewed::Refused, Renewed::Extended));
     }
     Ok(if reply.says("lease not found") { Renewed::Gone } else { Renewed::Refused })
 }
