@@ -239,7 +239,7 @@ async fn c4_a_renewal_that_a_policy_denies_makes_one_login_for_each_life() {
     let policy = fresh_name("policy");
     let rules = format!(
         r#"path "{}" {{ capabilities = ["read"] }}
-           path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}
+           path "+/data/credway/*" {{ capabilities = ["read"] }}
            path "sys/leases/renew" {{ capabilities = ["deny"] }}"#,
         database.path
     );
