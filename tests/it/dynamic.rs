@@ -26,7 +26,7 @@ use crate::support::program;
 /// A database whose logins OpenBao issues.
 struct Database {
     url: String,
-    /// `db1/creds/reporting`.
+    /// `db1/creds/credway-reporting`.
     path: String,
 }
 
@@ -54,8 +54,23 @@ impl Database {
         );
         let role =
             json!({ "db_name": "pg", "creation_statements": [creation], "default_ttl": ttl, "max_ttl": max_ttl });
-        bao.must("POST", &format!("{mount}/roles/reporting"), role).await;
-        Self { url, path: format!("{mount}/creds/reporting") }
+        bao.must("POST", &format!("{mount}/roles/credway-reporting"), role).await;
+        Self { url, path: format!("{mount}/creds/credway-reporting") }
+    }
+
+    /// A token that may do what `deploy/vault-policy.hcl` says, and no more.
+    async fn shipped_token(&self, bao: &Bao, mount: &str) -> String {
+        let policy = include_str!("../../deploy/vault-policy.hcl");
+        let policy = policy
+            .replace("\"secret/", &format!("\"{mount}/"))
+            .replace("mounts/secret\"", &format!("mounts/{mount}\""));
+        let (database, _) = self.path.split_once('/').unwrap();
+        let policy = policy.replace("database/creds/", &format!("{database}/creds/"));
+        let name = fresh_name("policy");
+        bao.must("PUT", &format!("sys/policies/acl/{name}"), json!({ "policy": policy })).await;
+        let asked = json!({ "policies": [name], "no_default_policy": true });
+        let created = bao.must("POST", "auth/token/create", asked).await;
+        created["auth"]["client_token"].as_str().unwrap().to_owned()
     }
 
     fn address(&self) -> SecretAddress {
@@ -124,12 +139,16 @@ struct Started {
 
 impl Started {
     async fn by(bao: &Bao, token: &str) -> Self {
+        Self::on(bao, &bao.fresh_mount().await, token)
+    }
+
+    fn on(bao: &Bao, mount: &str, token: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let settings = config::Vault {
             address: bao.url().parse().unwrap(),
             namespace: None,
-            mount: bao.fresh_mount().await,
+            mount: mount.to_owned(),
             prefix: "credway".to_owned(),
             ca_file: None,
             auth: VaultAuth::Token { token: token.into() },
@@ -218,7 +237,9 @@ async fn a_lease_that_lasts_no_longer_is_replaced_before_its_end() {
 async fn c4_credentials_are_given_back_when_their_connection_goes_and_at_the_end() {
     let bao = Bao::shared().await;
     let database = Database::issued_by(bao, "1h", "24h").await;
-    let (store, gone, kept) = (Started::by(bao, bao.root_token()).await, database.address(), database.address());
+    let mount = bao.fresh_mount().await;
+    let token = database.shipped_token(bao, &mount).await;
+    let (store, gone, kept) = (Started::on(bao, &mount, &token), database.address(), database.address());
     let (first, second) = (store.read(&gone).await, store.read(&kept).await);
     assert_ne!(login(&first), login(&second));
     store.store.release(gone.connection).await;
@@ -292,19 +313,22 @@ async fn c4_a_vault_that_hangs_through_the_end_of_a_lease_makes_one_login_when_i
 async fn c4_a_daemon_that_is_told_to_end_gives_back_what_it_leased() {
     let (bao, home) = (Bao::shared().await, daemon::Home::new());
     let database = Database::issued_by(bao, "1h", "24h").await;
-    let settings = on_servers(&home, &Postgres::fresh_database().await, bao).await;
+    let mut settings = on_servers(&home, &Postgres::fresh_database().await, bao).await;
+    settings.push(("telemetry.log_level", "trace".to_owned()));
     home.config(&lent(&settings));
     home.write("manifest.yaml", database.manifest());
     home.apply().await.ok();
     let mut daemon = home.start().await;
     let mut client = daemon.client(&home.token()).await;
     let answer = daemon::resolve(&mut client, "db").await.unwrap();
-    let user = value(&answer, "USER").trim_matches('"').to_owned();
+    let [user, password] = ["USER", "PASSWORD"].map(|key| value(&answer, key).trim_matches('"').to_owned());
     assert!(database.has(&user).await);
     let begun = Clock::System.moment();
     assert!(daemon.stop().await.success());
     assert!(!database.has(&user).await, "the login is still there");
     assert!(Clock::System.moment().since(begun) < Duration::from_secs(2));
+    let log = daemon.log();
+    assert!(log.contains("credentials were issued for") && !log.contains(&password), "the log shows the password");
 }
 
 #[tokio::test]
@@ -313,7 +337,7 @@ async fn a_connection_without_its_role_or_right_says_what_to_do() {
     let database = Database::issued_by(bao, "1h", "24h").await;
     let (store, mut address) = (Started::by(bao, bao.root_token()).await, database.address());
     let leased_from = |path: &str| SecretSource::Leased { path: path.parse().unwrap() };
-    for path in [database.path.replace("reporting", "nobody"), "nowhere/creds/reporting".to_owned()] {
+    for path in [database.path.replace("credway-reporting", "nobody"), "nowhere/creds/reporting".to_owned()] {
         address.source = leased_from(&path);
         let text = store.store.read(&address).await.unwrap_err().to_string();
         assert!(text.contains("issues nothing there (HTTP 4"), "{text}");

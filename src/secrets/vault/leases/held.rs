@@ -30,7 +30,7 @@ pub(super) struct Lease {
     /// The login whose token it hangs on: it ends with that token.
     pub(super) generation: u64,
     pub(super) ends_at: Moment,
-    /// The life that was granted at first: much less at a renewal means that the lease nears its longest.
+    /// The longest life that was granted: much less at a renewal means that the lease nears its end for good.
     period: Duration,
     next: Next,
     due_at: Moment,
@@ -68,6 +68,7 @@ impl Lease {
     fn extend(&mut self, term: Term, sent: Sent, chance: f64) {
         let Term { ttl, renewable } = term;
         self.ends_at = sent.at + ttl;
+        self.period = self.period.max(ttl);
         self.document.expires_at = sent.on.checked_add(ttl).ok();
         self.next = if renewable && ttl * 2 >= self.period { Next::Renew } else { Next::Replace };
         self.due_at = sent.at + ttl.mul_f64(0.6 + 0.1 * chance);
@@ -155,6 +156,7 @@ impl Holding {
         if self.wakes_at().is_none_or(|at| now < at) {
             return Step::Wait;
         }
+        // Whoever asked last was told of an end that is no later than this.
         let patience = self.lease.as_ref().map_or(Duration::ZERO, |lease| lease.period);
         if self.waiting.is_empty() && now.since(self.asked_at) > patience {
             return Step::Drop;
