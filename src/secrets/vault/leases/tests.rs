@@ -125,6 +125,20 @@ async fn a_new_token_of_ours_has_credentials_of_its_own() {
 }
 
 #[tokio::test]
+async fn credentials_that_come_after_the_token_they_hang_on_was_replaced_are_replaced_too() {
+    let mut rig = Rig::new(works).await;
+    let (told, answer) = oneshot::channel();
+    rig.keeper.take(Asked::Read { address: Rig::address(), told });
+    rig.keeper.start_due();
+    let late = rig.keeper.calls.next().await.unwrap();
+    rig.log_in(2);
+    rig.keeper.finish(late);
+    assert_eq!(answer.await.unwrap().unwrap().version, 1);
+    rig.settle().await;
+    assert_eq!(rig.count("issue"), 2);
+}
+
+#[tokio::test]
 async fn a_failure_answers_all_who_ask_until_the_next_try() {
     let mut rig = Rig::new(|path| if is_issue(path) { (503, SEALED) } else { works(path) }).await;
     let address = Rig::address();
