@@ -27,3 +27,18 @@ path "auth/token/renew-self" {
 path "auth/token/revoke-self" {
   capabilities = ["update"]
 }
+
+# Credentials that Vault issues itself, for connections with a lease_path: name the roles that credway may lease from. Whoever
+# may write manifests may wire any of them, so this is the list of what they can reach.
+path "database/creds/credway-*" {
+  capabilities = ["read"]
+}
+
+path "sys/leases/renew" {
+  capabilities = ["update"]
+}
+
+# To give them back before they end: when a connection is deleted, and at shutdown.
+path "sys/leases/revoke" {
+  capabilities = ["update"]
+}

@@ -125,8 +125,8 @@ pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// One look at one backend.
 pub const MONITOR_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Waiting for what is not a call at shutdown: our own token's revocation, fetches that nobody waits for.
-pub const BACKGROUND_STOP_DEADLINE: Duration = Duration::from_secs(3);
+/// Waiting for what is not a call at shutdown: the revocation of leases and then of our own token, fetches that nobody waits for.
+pub const BACKGROUND_STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The 24 bytes with which an HTTP/2 client opens. Every client sends them at once; who does not will not talk HTTP/2.
 pub const HTTP2_PREFACE_DEADLINE: Duration = Duration::from_secs(5);
@@ -332,3 +332,23 @@ pub const EXEC_JITTER_DEFAULT: Duration = Duration::from_secs(2);
 
 /// The longest of either that may be asked for.
 pub const EXEC_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// Leases that one daemon holds. Each is a user of some database, and those have room for some hundreds.
+pub const LEASES_MAX: usize = 1000;
+
+/// Leases that are being given back, or were replaced and run out. More are left to their own end.
+pub const LEASES_LEAVING_MAX: usize = 2 * LEASES_MAX;
+
+/// Requests about leases at once: making a user takes a database some 10 ms, and it has other things to do.
+pub const LEASE_CALLS_MAX: usize = 16;
+
+/// Reads and releases of leases that wait for their keeper, which only takes notes of them.
+pub const LEASE_QUEUE_MAX: usize = SECRET_FETCHES_MAX;
+
+/// The longest wait before a lease that could not be had or renewed is tried again: how late we notice that Vault is back.
+pub const LEASE_BACKOFF_MAX: Duration = Duration::from_secs(4);
+
+/// How long it is remembered that credentials could not be issued, when nobody asks for them again.
+pub const LEASE_FAILURE_MEMORY: Duration = Duration::from_secs(30);
+
+/// Revoking all leases at shutdown, when Vault may be down. What is left ends by itself.
+pub const LEASES_REVOKE_DEADLINE: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use credway::model::connection::{Connection, ConnectionState, Status};
 use credway::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
 use credway::model::profile::{ConfigProfile, Wire};
 use credway::model::schema::{ConfigField, ConfigSchema, ConfigValue, ValueType};
-use credway::model::secret::SecretAddress;
+use credway::model::secret::{SecretAddress, SecretSource};
 use credway::model::server::McpServer;
 use credway::model::token::TokenText;
 use credway::secrets::SecretStore;
@@ -171,6 +171,7 @@ impl Filling {
             tenant: self.tenant.slug.clone(),
             project: self.project.slug.clone(),
             connection: ConnectionId::generate(),
+            source: SecretSource::Stored,
         };
         Step { instance: InstanceId::generate(), address }
     }
@@ -238,6 +239,7 @@ fn connection(step: &Step, number: usize) -> Connection {
         provider: "bench".into(),
         account_label: None,
         fields: SECRETS.iter().map(|(_, field, _)| (*field).to_owned()).collect::<BTreeSet<String>>(),
+        source: SecretSource::Stored,
         environment: None,
         services: None,
         status: Status { state: ConnectionState::Active, reason: None, since: Clock::System.now() },

@@ -76,6 +76,9 @@ pub(super) struct Create {
     /// What it is for: production, sandbox, …; a workflow may be limited to one of them
     #[arg(long)]
     environment: Option<String>,
+    /// Where Vault issues its credentials (database/creds/reporting), for a template whose credentials are leased
+    #[arg(long)]
+    lease_path: Option<String>,
     #[command(flatten)]
     secrets: Secrets,
     #[command(flatten)]
@@ -165,7 +168,7 @@ impl Opened {
             ("account", connection.account_label.clone().unwrap_or_default()),
             ("environment", connection.environment.clone().unwrap_or_default()),
             ("status", format!("{} since {:.0}", connection.status.state, connection.status.since)),
-            ("fields", format!("{} (stored, cannot be shown)", fields.join(", "))),
+            ("fields", format!("{} ({})", fields.join(", "), whence(&connection))),
             ("version", connection.version.to_string()),
         ];
         print(table(["FIELD", "VALUE"], rows.map(|(label, value)| [label.to_owned(), value])));
@@ -185,7 +188,8 @@ impl Opened {
             account_label: create.account.clone(),
             environment: create.environment.clone(),
             services: None,
-            credentials: create.secrets.read(Some(template))?,
+            lease_path: create.lease_path.clone(),
+            credentials: create.secrets.read(Some(template).filter(|template| !template.is_leased()))?,
         };
         let saved = control.connection_create(&self.project, spec).await.map_err(failed)?;
         tell("created", &saved);
@@ -195,7 +199,8 @@ impl Opened {
     async fn update(&self, update: &Update) -> Result<(), Failure> {
         let control = &self.workspace.control;
         let connection = control.connection_get(&self.project, &update.connection).await.map_err(failed)?;
-        let asked = if update.secrets.files.is_empty() { control.catalogue().get(&connection.template) } else { None };
+        let template = control.catalogue().get(&connection.template).filter(|template| !template.is_leased());
+        let asked = template.filter(|_| update.secrets.files.is_empty());
         let given = update.secrets.read(asked)?;
         let saved = control.connection_update_credentials(&self.project, &update.connection, given).await;
         tell("saved", &saved.map_err(failed)?);
@@ -218,6 +223,14 @@ impl Opened {
         let deleted = self.workspace.control.connection_delete(&self.project, asked, force).await.map_err(failed)?;
         say!("deleted {:?} ({})", deleted.name, deleted.id);
         Ok(())
+    }
+}
+
+/// Where its fields come from.
+fn whence(connection: &Record) -> String {
+    match connection.source.lease_path() {
+        Some(path) => format!("leased from {path}"),
+        None => "stored, cannot be shown".to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::check::{self, Current, Desired, Findings, Target, Warning};
+use super::check::{self, Current, Desired, Findings, Site, Target, Warning};
 use super::credentials::{self, CredentialAfter, CredentialWrite, Outside};
 use super::diff::{Change, Write, diff};
 use super::manifest::Manifest;
@@ -111,12 +111,13 @@ impl Control {
                 check::servers::check(&of_tenant, &current.tenant, current.state.servers.clone(), findings)
             });
         }
-        let now = self.clock.now();
+        let site =
+            Site { catalogue: &self.catalogue, issues_leases: self.secrets.issues_leases(), now: self.clock.now() };
         let pairs = targets.iter().zip(currents);
         pairs
             .map(|(target, current)| {
                 let servers = servers.get(&current.tenant.id).map(Vec::as_slice).unwrap_or_default();
-                check::check(target, current, servers, &self.catalogue, now, findings)
+                check::check(target, current, servers, site, findings)
             })
             .collect()
     }
@@ -138,7 +139,8 @@ impl Control {
             if connection.credentials.is_empty() && !is_new {
                 continue;
             }
-            let Some(template) = self.catalogue.get(&connection.connection.template) else { continue };
+            let found = self.catalogue.get(&connection.connection.template);
+            let Some(template) = found.filter(|template| !template.is_leased()) else { continue };
             let may_ask = mode == Mode::Carry;
             after.insert(id, credentials::read(connection, template, stored.get(&id), outside, may_ask, findings));
         }
@@ -155,8 +157,8 @@ impl Control {
             let workspace = current.workspace();
             let held: BTreeSet<ConnectionId> = current.state.connections.iter().map(|held| held.id).collect();
             let named = desired.connections.iter().filter(|connection| !connection.credentials.is_empty());
-            let ids = named.map(|connection| connection.connection.id).filter(|id| held.contains(id));
-            addresses.extend(ids.map(|id| workspace.address(id)));
+            let stored = named.filter(|connection| held.contains(&connection.connection.id));
+            addresses.extend(stored.map(|connection| workspace.address(&connection.connection)));
         }
         let read = |address: SecretAddress| async move {
             let document = self.secret_find(&address).await?;
@@ -242,7 +244,7 @@ impl Control {
                 if let Write::ConnectionInsert(connection, Some(write))
                 | Write::ConnectionUpdate(connection, Some(write)) = &change.write
                 {
-                    writes.push((plan.workspace.address(connection.id), write, change.is_new));
+                    writes.push((plan.workspace.address(connection), write, change.is_new));
                 }
             }
         }

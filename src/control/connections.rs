@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use super::check::name_fault;
 use super::diff::status_with_new_credentials;
+use super::leased;
 use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace};
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
-use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields};
+use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
 use crate::store::ProjectState;
-use crate::templates::credential::{self, FieldMistake};
+use crate::templates::credential::{self, Accepted, FieldMistake};
 
 /// What a new connection is made from.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct ConnectionSpec {
     pub account_label: Option<String>,
     pub environment: Option<String>,
     pub services: Option<AccountServices>,
+    /// Where its credentials are leased from, for a template whose are.
+    pub lease_path: Option<String>,
     pub credentials: SecretFields,
 }
 
@@ -48,10 +51,11 @@ impl Control {
         ];
         let faults = names.into_iter().filter_map(|(place, text)| Some(mistake(place, name_fault(text?)?)));
         let mut mistakes: Vec<Mistake> = faults.collect();
-        let accepted = credential::accept(&template, spec.credentials, &BTreeSet::new()).map_err(|found| {
+        let source = self.source_of(&template, &spec, &mut mistakes);
+        let accepted = accept_new(&template, spec.credentials).unwrap_or_else(|found| {
             mistakes.extend(found.into_iter().map(of_field));
-            ControlError::Mistakes(mistakes.clone())
-        })?;
+            Accepted::default()
+        });
         if !mistakes.is_empty() {
             return Err(ControlError::Mistakes(mistakes));
         }
@@ -59,25 +63,46 @@ impl Control {
         if state.connections.iter().any(|held| held.name == spec.name) {
             return Err(ControlError::Taken { what: format!("connection {:?}", spec.name) });
         }
+        let fields = match source {
+            SecretSource::Stored => accepted.fields.keys().cloned().collect(),
+            SecretSource::Leased { .. } => leased::fields(&template),
+        };
         let connection = Connection {
             id: ConnectionId::generate(),
             name: spec.name,
             template: template.name,
             provider: template.provider,
             account_label: spec.account_label,
-            fields: accepted.fields.keys().cloned().collect(),
+            fields,
+            source,
             environment: spec.environment,
             services: spec.services,
             status: Status { state: ConnectionState::Active, reason: None, since: self.clock.now() },
             version: 1,
         };
-        let address = workspace.address(connection.id);
-        self.secrets.write(&address, &accepted.fields, 0).await?;
+        let address = workspace.address(&connection);
+        if connection.source == SecretSource::Stored {
+            self.secrets.write(&address, &accepted.fields, 0).await?;
+        }
         if let Err(error) = self.connection_insert(workspace, &connection).await {
             self.forget_unless_unsure(&address, &error).await;
             return Err(error);
         }
         Ok(SavedConnection { connection, trimmed: accepted.trimmed })
+    }
+
+    fn source_of(&self, template: &Template, spec: &ConnectionSpec, mistakes: &mut Vec<Mistake>) -> SecretSource {
+        let asked = leased::Asked {
+            template,
+            lease_path: spec.lease_path.as_deref(),
+            held: None,
+            gives_credentials: !spec.credentials.is_empty(),
+            issues_leases: self.secrets.issues_leases(),
+        };
+        leased::source(&asked).unwrap_or_else(|found| {
+            mistakes.extend(found.into_iter().map(|(key, reason)| mistake(key, reason)));
+            SecretSource::Stored
+        })
     }
 
     async fn connection_insert(&self, workspace: &Workspace, connection: &Connection) -> Result<(), ControlError> {
@@ -145,8 +170,12 @@ impl Control {
         given: SecretFields,
     ) -> Result<SavedConnection, ControlError> {
         let mut connection = self.connection_get(workspace, asked).await?;
+        if let Some(path) = connection.source.lease_path() {
+            let reason = format!("they are issued from {path}: there are none to save");
+            return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
+        }
         let template = self.template(&connection.template)?;
-        let address = workspace.address(connection.id);
+        let address = workspace.address(&connection);
         let stored = self.secret_find(&address).await?;
         let previous = stored.as_ref().map_or(0, |document| document.version);
         let mut fields = stored.map(|document| document.fields).unwrap_or_default();
@@ -174,7 +203,7 @@ impl Control {
             return Err(ControlError::InUse { what: format!("connection {:?}", connection.name), by: used_by });
         }
         // As long as the row is there, a deletion that ends in between is found again, and done again.
-        self.secrets.delete(&workspace.address(connection.id)).await?;
+        self.secrets.delete(&workspace.address(&connection)).await?;
         let mut tx = self.store.begin().await?;
         tx.connection_delete(&workspace.project, connection.id).await?;
         tx.commit().await?;
@@ -198,8 +227,13 @@ impl Control {
 }
 
 impl Workspace {
-    pub(super) fn address(&self, connection: ConnectionId) -> SecretAddress {
-        SecretAddress { tenant: self.tenant.slug.clone(), project: self.project.slug.clone(), connection }
+    pub(super) fn address(&self, connection: &Connection) -> SecretAddress {
+        SecretAddress {
+            tenant: self.tenant.slug.clone(),
+            project: self.project.slug.clone(),
+            connection: connection.id,
+            source: connection.source.clone(),
+        }
     }
 }
 
@@ -216,6 +250,11 @@ fn turned_on(held: &Status) -> (ConnectionState, Option<String>) {
     let former = held.reason.as_deref().and_then(|word| word.parse().ok());
     // Whatever else stands there must not keep it off.
     (former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active), None)
+}
+
+/// A leased connection stores nothing.
+fn accept_new(template: &Template, given: SecretFields) -> Result<Accepted, Vec<FieldMistake>> {
+    if template.is_leased() { Ok(Accepted::default()) } else { credential::accept(template, given, &BTreeSet::new()) }
 }
 
 fn accept_update(

@@ -135,7 +135,8 @@ impl Lines {
         }
         let subject = format!("connection {:?}", connection.name);
         let Some(held) = state.connections.iter().find(|held| held.id == connection.id) else {
-            let subject = format!("{subject} ({})", connection.template);
+            let leased = connection.source.lease_path().map(|path| format!(", leased from {path}"));
+            let subject = format!("{subject} ({}{})", connection.template, leased.unwrap_or_default());
             self.add(subject, Write::ConnectionInsert(connection, write));
             return;
         };
@@ -146,6 +147,7 @@ impl Lines {
         details.extend(changed("environment", held.environment.as_ref(), connection.environment.as_ref()));
         details.extend(changed("account", held.account_label.as_ref(), connection.account_label.as_ref()));
         details.extend(changed_services(held.services.as_ref(), connection.services.as_ref()));
+        details.extend(changed("lease_path", held.source.lease_path(), connection.source.lease_path()));
         details.extend(changed("status", Some(&held.status.state), Some(&connection.status.state)));
         if let Some(write) = &write {
             let fields =

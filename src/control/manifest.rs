@@ -67,6 +67,8 @@ pub struct Connection {
     /// An empty text takes the label away.
     pub account: Option<String>,
     pub services: Option<Services>,
+    /// Where its credentials are leased from, in place of `credentials`.
+    pub lease_path: Option<String>,
     #[serde(default)]
     pub credentials: BTreeMap<String, CredentialSource>,
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use jiff::Timestamp;
 
-use super::check::{self, Current, Findings};
+use super::check::{self, Current, Findings, Site};
 use super::credentials::{self, Outside};
 use super::diff::{Change, Write, diff};
 use super::manifest::Manifest;
@@ -91,6 +91,7 @@ impl World {
     fn plan(&self, manifest: &str, may_ask: bool) -> (Told, Vec<Change>) {
         let manifest = Manifest::parse(manifest).unwrap();
         let (catalogue, now) = (Catalogue::built_in(), Timestamp::UNIX_EPOCH);
+        let site = Site { catalogue: &catalogue, issues_leases: true, now };
         let mut findings = Findings::default();
         let targets = check::targets(&manifest, &mut findings);
         let current = self.current.borrow();
@@ -98,7 +99,7 @@ impl World {
         if let [target] = &targets[..] {
             let servers =
                 check::servers::check(&[target], &current.tenant, current.state.servers.clone(), &mut findings);
-            let desired = check::check(target, &current, &servers, &catalogue, now, &mut findings);
+            let desired = check::check(target, &current, &servers, site, &mut findings);
             let mut after = BTreeMap::new();
             for connection in desired.connections.iter().filter(|_| findings.mistakes.is_empty()).collect::<Vec<_>>() {
                 let id = connection.connection.id;
@@ -134,7 +135,8 @@ impl World {
             | Write::ConnectionUpdate(mut connection, credential) => {
                 connection.version += 1;
                 if let Some(write) = credential {
-                    let document = SecretDocument { fields: write.fields, version: write.previous + 1 };
+                    let document =
+                        SecretDocument { fields: write.fields, version: write.previous + 1, expires_at: None };
                     self.secrets.borrow_mut().insert(connection.id, document);
                 }
                 state.connections.retain(|held| held.id != connection.id);

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use super::id::ConnectionId;
+use super::secret::SecretSource;
 
 /// What is known of a connection without its secret.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Connection {
     pub account_label: Option<String>,
     /// The names of the credential fields it offers.
     pub fields: BTreeSet<String>,
+    /// Where those come from.
+    pub source: SecretSource,
     /// `production`, `sandbox`, …
     pub environment: Option<String>,
     /// The services of an account that has several (Google); `None` for a plain credential.

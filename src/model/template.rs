@@ -48,6 +48,11 @@ impl Template {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    /// Whether its fields come from a lease, so that nobody is asked for them.
+    pub fn is_leased(&self) -> bool {
+        self.auth_kind == AuthKind::Leased
+    }
+
     /// Whether people must not see this field. Fields that the template does not know are taken for secret.
     pub fn is_secret(&self, name: &str) -> bool {
         self.field(name).is_none_or(|field| field.secret)
@@ -68,6 +73,8 @@ pub enum AuthKind {
     Basic,
     Dsn,
     Fields,
+    /// The secret store issues the credentials from a lease path.
+    Leased,
 }
 
 /// A request header made from the credential: `Authorization: Bearer {api_token}`.

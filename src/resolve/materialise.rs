@@ -33,7 +33,7 @@ pub(super) fn materialise(
     require_all(wiring, plan, &config)?;
     Ok(Resolution {
         config: config.into_values().collect(),
-        expires_at: None,
+        expires_at: secrets.iter().filter_map(|fetched| fetched.document.expires_at).min(),
         refresh_after: secrets.iter().map(|fetched| fetched.refresh_after).min().unwrap_or(refresh_without_secrets),
         provenance: provenance(wiring, plan, secrets),
     })

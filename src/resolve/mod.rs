@@ -114,6 +114,7 @@ impl Resolver {
                 tenant: wiring.instance.tenant.clone(),
                 project: wiring.instance.project.clone(),
                 connection: planned.connection.id,
+                source: planned.connection.source.clone(),
             };
             let fetched = self.fetch(&address, plan.fields_of(position)).await;
             fetched.map_err(|error| secret_refusal(&error, &planned.wired()))

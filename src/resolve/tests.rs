@@ -15,7 +15,7 @@ use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::refusal::{Reason, Refusal};
 use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest, ResolvedValue, ValueSource};
 use crate::model::schema::{ConfigField, ConfigValue, ValueType};
-use crate::model::secret::{ExposeSecret, SecretDocument, SecretString};
+use crate::model::secret::{ExposeSecret, SecretDocument, SecretSource, SecretString};
 use crate::model::wiring::{InstanceHead, Wiring};
 use crate::secrets::cache::Fetched;
 
@@ -80,6 +80,7 @@ fn connection(name: &str, environment: &str) -> Connection {
         provider: "generic".into(),
         account_label: None,
         fields: BTreeSet::from(["api_key".into()]),
+        source: SecretSource::Stored,
         environment: Some(environment.into()),
         services: None,
         status: Status { state: ConnectionState::Active, reason: None, since: Timestamp::UNIX_EPOCH },
@@ -116,7 +117,7 @@ impl World {
 fn secret_of(name: &str) -> Fetched {
     let fields = BTreeMap::from([("api_key".to_owned(), SecretString::from(format!("key of {name}")))]);
     Fetched {
-        document: Arc::new(SecretDocument { fields, version: 3 }),
+        document: Arc::new(SecretDocument { fields, version: 3, expires_at: None }),
         freshness: Freshness::Cached,
         fetched_at: Timestamp::UNIX_EPOCH,
         refresh_after: Timestamp::UNIX_EPOCH,

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::model::id::ConnectionId;
-    use crate::model::secret::{SecretFields, SecretString};
+    use crate::model::secret::{SecretFields, SecretSource, SecretString};
 
     /// A store whose every secret is as long as it is told, and none when it is told nothing. Counts its reads.
     struct Counting {
@@ -219,7 +219,11 @@ mod tests {
             let read = async move {
                 let bytes = self.bytes.ok_or_else(|| SecretError::Missing { address: address.clone() })?;
                 let value = SecretString::from("x".repeat(bytes));
-                Ok(SecretDocument { fields: SecretFields::from([("key".to_owned(), value)]), version: 1 })
+                Ok(SecretDocument {
+                    fields: SecretFields::from([("key".to_owned(), value)]),
+                    version: 1,
+                    expires_at: None,
+                })
             };
             Box::pin(read)
         }
@@ -280,6 +284,7 @@ mod tests {
             tenant: "acme".parse().unwrap(),
             project: "payments".parse().unwrap(),
             connection: ConnectionId::generate(),
+            source: SecretSource::Stored,
         };
         (0..count).map(address).collect()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::model::id::ConnectionId;
 use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
 
 /// Where secrets lie: OpenBao or Vault in production, the sealed store on one host.
@@ -30,6 +31,17 @@ pub trait SecretStore: Send + Sync {
 
     /// Whether the store can be read now; the error says what is wrong with it.
     fn check(&self) -> BoxFuture<'_, Result<(), SecretError>>;
+
+    /// Whether it issues credentials on a lease. Then `read` issues them where they are not held yet, one set for all who
+    /// ask; it keeps them alive while they are asked for, and `delete` gives them back.
+    fn issues_leases(&self) -> bool {
+        false
+    }
+
+    /// Gives back what was issued for a connection that was deleted or disabled. Returns as soon as that is under way.
+    fn release(&self, _connection: ConnectionId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// The life left of the token by which we read it; `None` for a store that needs none.
     fn own_token_ttl(&self) -> Option<Duration> {

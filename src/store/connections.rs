@@ -6,15 +6,16 @@ use super::tx::execute;
 use super::{StoreError, Tx};
 use crate::model::connection::{Connection, Status};
 use crate::model::id::ConnectionId;
+use crate::model::secret::LeasePath;
 
 const CONNECTION_INSERT: &str =
     "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
-        environment, services, status, status_reason, status_since, version, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, $13, $13)";
+        environment, services, status, status_reason, status_since, lease_path, version, created_at, updated_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, 1, $13, $13)";
 const CONNECTION_UPDATE: &str = "UPDATE connections SET name = $3, template = $4, provider = $5, account_label = $6,
         fields = $7, environment = $8, services = $9, status = $10, status_reason = $11, status_since = $12,
-        version = version + 1, updated_at = $13
-    WHERE id = $1 AND project_id = $2 AND version = $14";
+        lease_path = $14, version = version + 1, updated_at = $13
+    WHERE id = $1 AND project_id = $2 AND version = $15";
 const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_reason = $4, status_since = $5,
         version = version + 1, updated_at = $6
     WHERE id = $1 AND project_id = $2";
@@ -37,6 +38,7 @@ macro_rules! bind_columns {
             .bind(&$connection.status.reason)
             .bind($connection.status.since.as_microsecond())
             .bind($tx.now.as_microsecond())
+            .bind($connection.source.lease_path().map(LeasePath::as_str))
     };
 }
 

@@ -268,7 +268,9 @@ mod tests {
     #[tokio::test]
     async fn sqlite_finds_every_wiring_by_indexes() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        sqlx::raw_sql(include_str!("migrations/sqlite/0001_init.sql")).execute(&mut connection).await.unwrap();
+        for (_, _, sql) in crate::store::migrations::SQLITE {
+            sqlx::raw_sql(*sql).execute(&mut connection).await.unwrap();
+        }
         let statements = [
             BY_ID,
             BY_ID_IN_PROJECT,

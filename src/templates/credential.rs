@@ -7,7 +7,7 @@ use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::Template;
 
 /// A credential that fits its template.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Accepted {
     /// The fields to store: those given, trimmed, and the defaults of those that are missing.
     pub fields: SecretFields,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::model::template::Template;
 
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("generic-api-key.toml", include_str!("generic-api-key.toml")),
     ("generic-token.toml", include_str!("generic-token.toml")),
     ("generic-basic.toml", include_str!("generic-basic.toml")),
@@ -24,6 +24,7 @@ const BUILT_IN: [(&str, &str); 12] = [
     ("shopify.toml", include_str!("shopify.toml")),
     ("slack.toml", include_str!("slack.toml")),
     ("elevenlabs.toml", include_str!("elevenlabs.toml")),
+    ("vault-database.toml", include_str!("vault-database.toml")),
 ];
 
 /// All templates, by name.
@@ -161,6 +162,9 @@ fn faults_of(template: &Template) -> Vec<String> {
         if field.secret && field.default.is_some() {
             faults.push(format!("the field {name:?} is secret and has a default, which everyone would know"));
         }
+    }
+    if template.is_leased() && (template.open || template.fields.iter().any(|field| field.default.is_some())) {
+        faults.push("its credentials are leased, so it names the fields of the lease, without defaults".to_owned());
     }
     if let Some(header) = &template.header {
         for placeholder in placeholders(&header.value) {

@@ -32,6 +32,7 @@ fn spec(name: &str, template: &str, credentials: &[(&str, &str)]) -> ConnectionS
         account_label: None,
         environment: Some("production".into()),
         services: None,
+        lease_path: None,
         credentials: fields(credentials),
     }
 }

@@ -1,14 +1,16 @@
-//! Connections of a manifest: template, labels, services and the names of their credential fields.
+//! Connections of a manifest: template, labels, services and the names of their credential fields, or the path of their lease.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{DesiredConnection, Findings};
+use super::{DesiredConnection, Findings, Site};
+use crate::control::leased;
 use crate::control::manifest::{self, CredentialSource, Project};
 use crate::control::suggest::hint;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
+use crate::model::secret::SecretSource;
 use crate::model::template::Template;
 use crate::store::ProjectState;
 use crate::templates::{Catalogue, credential};
@@ -17,8 +19,7 @@ pub(super) fn check(
     project: &Project,
     at: &str,
     state: &ProjectState,
-    catalogue: &Catalogue,
-    now: Timestamp,
+    site: Site<'_>,
     findings: &mut Findings,
 ) -> Vec<DesiredConnection> {
     let mut seen = BTreeSet::new();
@@ -28,15 +29,18 @@ pub(super) fn check(
         findings.name(&format!("{place}.name"), &declared.name);
         findings.unique(&mut seen, &format!("{place}.name"), &declared.name);
         let held = state.connections.iter().find(|connection| connection.name == declared.name);
-        let Some(template) = template_of(declared, &place, catalogue, findings) else { continue };
+        let Some(template) = template_of(declared, &place, site.catalogue, findings) else { continue };
         if let Some(held) = held.filter(|held| held.template != declared.template) {
             let reason =
                 format!("the connection exists already, made from template {}: give another name", held.template);
             findings.wrong(format!("{place}.template"), reason);
             continue;
         }
-        check_credentials(declared, &place, template, held, findings);
-        let mut connection = held.cloned().unwrap_or_else(|| new_connection(declared, template, now));
+        let mut connection = held.cloned().unwrap_or_else(|| new_connection(declared, template, site.now));
+        set_source(&mut connection, declared, &place, template, site.issues_leases, findings);
+        if !template.is_leased() {
+            check_credentials(declared, &place, template, held, findings);
+        }
         set_labels(&mut connection, declared, &place, findings);
         desired.push(DesiredConnection { connection, credentials: declared.credentials.clone(), place });
     }
@@ -77,6 +81,33 @@ fn check_credentials(
     }
 }
 
+/// Where its fields come from. Nobody gives a leased connection its credentials: it offers what its template names.
+fn set_source(
+    connection: &mut Connection,
+    declared: &manifest::Connection,
+    place: &str,
+    template: &Template,
+    issues_leases: bool,
+    findings: &mut Findings,
+) {
+    let asked = leased::Asked {
+        template,
+        lease_path: declared.lease_path.as_deref(),
+        held: connection.source.lease_path(),
+        gives_credentials: !declared.credentials.is_empty(),
+        issues_leases,
+    };
+    match leased::source(&asked) {
+        Ok(source) => connection.source = source,
+        Err(mistakes) => {
+            mistakes.into_iter().for_each(|(key, reason)| findings.wrong(format!("{place}.{key}"), reason))
+        }
+    }
+    if template.is_leased() {
+        connection.fields = leased::fields(template);
+    }
+}
+
 fn new_connection(declared: &manifest::Connection, template: &Template, now: Timestamp) -> Connection {
     Connection {
         id: ConnectionId::generate(),
@@ -85,6 +116,7 @@ fn new_connection(declared: &manifest::Connection, template: &Template, now: Tim
         provider: template.provider.clone(),
         account_label: None,
         fields: BTreeSet::new(),
+        source: SecretSource::Stored,
         environment: None,
         services: None,
         status: Status { state: ConnectionState::Active, reason: None, since: now },

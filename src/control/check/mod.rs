@@ -77,6 +77,15 @@ pub(super) struct Desired {
     pub tokens: Vec<DesiredToken>,
 }
 
+/// What the manifest is held against beside the project itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site<'a> {
+    pub catalogue: &'a Catalogue,
+    /// Whether the secret store can issue credentials on a lease.
+    pub issues_leases: bool,
+    pub now: Timestamp,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct DesiredConnection {
     /// `fields` are those it has now; the credentials given are read later.
@@ -196,16 +205,15 @@ pub(super) fn check(
     target: &Target<'_>,
     current: &Current,
     servers: &[McpServer],
-    catalogue: &Catalogue,
-    now: Timestamp,
+    site: Site<'_>,
     findings: &mut Findings,
 ) -> Desired {
     let (declared, at, state) = (target.declared, &target.place, &current.state);
     let own = declared.servers.iter().filter_map(|server| {
         servers.iter().find(|known| known.tenant.is_some() && known.service.as_str() == server.service).cloned()
     });
-    let connections = connections::check(declared, at, state, catalogue, now, findings);
-    let offered = Offered::new(declared, state, &connections, catalogue);
+    let connections = connections::check(declared, at, state, site, findings);
+    let offered = Offered::new(declared, state, &connections, site.catalogue);
     let instances = instances::check(declared, at, state, servers, &offered, findings);
     let workflows = workflows::check(declared, at, state, &instances, &offered, findings);
     Desired {
@@ -213,7 +221,7 @@ pub(super) fn check(
         connections,
         instances,
         workflows,
-        tokens: tokens::check(declared, at, state, now, findings),
+        tokens: tokens::check(declared, at, state, site.now, findings),
     }
 }
 

@@ -9,6 +9,7 @@ mod master_key;
 mod rotation;
 
 use std::fmt;
+use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use self::key_file::KeyFile;
 use self::master_key::{KeyRing, MasterKey};
 use super::{SecretError, SecretStore};
 use crate::limits;
-use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
+use crate::model::secret::{SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::store::{SealedHead, SealedRecord, Store, StoreError};
 
 /// Secrets in the database, sealed under a master key in a file.
@@ -93,7 +94,7 @@ impl SealedStore {
         let fields = open(key, &record)
             .ok_or_else(|| unreadable("it is damaged, or was put in the place of another; write it again".into()))?;
         let version = u64::try_from(record.version).map_err(|_| unreadable("its version is damaged".into()))?;
-        Ok(SecretDocument { fields, version })
+        Ok(SecretDocument { fields, version, expires_at: None })
     }
 
     async fn write_next(
@@ -181,6 +182,10 @@ enum Written {
 
 impl SecretStore for SealedStore {
     fn read<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+        if address.source != SecretSource::Stored {
+            let cause = "the sealed store issues no credentials: leased ones take Vault or OpenBao".to_owned();
+            return ready(Err(SecretError::Denied { cause })).boxed();
+        }
         self.read_newest(address).boxed()
     }
 

@@ -1,5 +1,5 @@
 //! The endpoints of Vault that vaultrs lacks, or whose replies it cuts short: it hides a secret's version, has no look at
-//! one mount, fails to read OpenBao's health, and sends the role of a certificate login under a name that Vault ignores.
+//! one mount, drops the lease of issued credentials, fails to read OpenBao's health, and sends the role of a certificate login under a name that Vault ignores.
 
 use rustify_derive::Endpoint;
 use secrecy::ExposeSecret;
@@ -58,4 +58,30 @@ pub(super) struct CertificateLogin {
     pub(super) mount: String,
     #[endpoint(body)]
     pub(super) name: Option<String>,
+}
+
+/// New credentials from a path that leases them.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.path}")]
+pub(super) struct IssueLease {
+    #[endpoint(skip)]
+    pub(super) path: String,
+}
+
+/// More life for a lease.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/leases/renew", method = "POST")]
+pub(super) struct RenewLease {
+    #[endpoint(body)]
+    pub(super) lease_id: String,
+}
+
+/// The end of a lease, and of its credentials when the answer is there.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/leases/revoke", method = "POST")]
+pub(super) struct RevokeLease {
+    #[endpoint(body)]
+    pub(super) lease_id: String,
+    #[endpoint(body)]
+    pub(super) sync: bool,
 }

@@ -26,9 +26,10 @@ pub(super) struct Stage {
     pub(super) evidence: Evidence,
 }
 
-/// Instances that resolve: one for each template, wired to all its fields.
+/// Instances that resolve: one for each template whose credentials people give, wired to all its fields.
 pub(super) fn templates() -> Vec<String> {
-    Catalogue::built_in().iter().map(|template| template.name.clone()).collect()
+    let catalogue = Catalogue::built_in();
+    catalogue.iter().filter(|template| !template.is_leased()).map(|template| template.name.clone()).collect()
 }
 
 /// Instances that are refused, and why.
@@ -71,7 +72,7 @@ impl Stage {
     /// Writes the manifest with a canary in every field of every template, and one for each way to be refused.
     pub(super) fn declare(&mut self) {
         let (mut servers, mut connections, mut instances) = (Vec::new(), Vec::new(), Vec::new());
-        for template in Catalogue::built_in().iter() {
+        for template in Catalogue::built_in().iter().filter(|template| !template.is_leased()) {
             let name = &template.name;
             let (mut schema, mut credentials, mut wiring) = (json!({}), json!({}), json!({}));
             for field in &template.fields {
@@ -140,7 +141,7 @@ impl Stage {
             answers.extend(resolve(&mut client, name).await.unwrap().encode_to_vec());
         }
         let served = self.canaries.caught_in(&answers);
-        for template in Catalogue::built_in().iter() {
+        for template in Catalogue::built_in().iter().filter(|template| !template.is_leased()) {
             for field in &template.fields {
                 let place = format!("{} of {}", field.name, template.name);
                 assert!(served.contains(place.as_str()), "the {place} did not come out");

@@ -68,7 +68,7 @@ async fn a_daemon_on_postgres_and_openbao_shows_secrets_in_answers_only() {
 
 async fn resolve_all_in_vain(stage: &mut Stage, daemon: &Daemon, reason: &str) {
     let mut client = daemon.client(&stage.home.token()).await;
-    for template in Catalogue::built_in().iter() {
+    for template in Catalogue::built_in().iter().filter(|template| !template.is_leased()) {
         let status = resolve(&mut client, &template.name).await.unwrap_err();
         assert_eq!(refused(&status).reason, reason);
         stage.evidence.add_status(&template.name, &status);

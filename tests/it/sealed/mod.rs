@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use credway::clock::Clock;
 use credway::config;
 use credway::model::id::ConnectionId;
-use credway::model::secret::{ExposeSecret, SecretAddress, SecretFields, SecretString};
+use credway::model::secret::{ExposeSecret, SecretAddress, SecretFields, SecretSource, SecretString};
 use credway::secrets::sealed::{SealedError, SealedStore};
 use credway::secrets::{SecretError, SecretStore};
 use credway::store::Store;
@@ -262,7 +262,12 @@ fn an_address() -> SecretAddress {
 fn an_address_named(project: &str) -> SecretAddress {
     let fixed = "conn_0199a6b2f3e07c4d8a1b2c3d4e5f6071";
     let connection = if project == "main" { ConnectionId::generate() } else { fixed.parse().unwrap() };
-    SecretAddress { tenant: "acme".parse().unwrap(), project: project.parse().unwrap(), connection }
+    SecretAddress {
+        tenant: "acme".parse().unwrap(),
+        project: project.parse().unwrap(),
+        connection,
+        source: SecretSource::Stored,
+    }
 }
 
 fn fields(values: &[(&str, &str)]) -> SecretFields {

@@ -13,7 +13,7 @@ use credway::model::connection::{Connection, ConnectionState, Status};
 use credway::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId};
 use credway::model::profile::{ConfigProfile, Wire};
 use credway::model::schema::{ConfigField, ConfigValue, ValueType};
-use credway::model::secret::SecretString;
+use credway::model::secret::{SecretSource, SecretString};
 use credway::model::server::McpServer;
 use credway::store::{InstanceRecord, ProjectRecord, Store, TenantRecord, Tx};
 use jiff::Timestamp;
@@ -135,6 +135,7 @@ pub(crate) fn a_connection(name: &str) -> Connection {
         provider: "echo".into(),
         account_label: Some("ops@example.com".into()),
         fields: BTreeSet::from(["token".to_owned(), "user".to_owned()]),
+        source: SecretSource::Stored,
         environment: Some("production".into()),
         services: None,
         status: Status { state: ConnectionState::Active, reason: None, since: at("2026-11-22T10:00:00.123456Z") },

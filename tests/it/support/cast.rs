@@ -171,10 +171,12 @@ impl World {
 
     /// Where the secret of a connection of the first project lies.
     pub(crate) async fn address(&self, name: &str) -> SecretAddress {
+        let connection = self.control.connection_get(&self.workspace, name).await.unwrap();
         SecretAddress {
             tenant: self.workspace.tenant.slug.clone(),
             project: self.workspace.project.slug.clone(),
-            connection: self.connection(name).await,
+            connection: connection.id,
+            source: connection.source,
         }
     }
 

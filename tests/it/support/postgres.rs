@@ -21,6 +21,9 @@ const OWNER: &str = "credway";
 /// A role that must give its password.
 pub(crate) const LOCKED: &str = "locked";
 
+/// The group of the roles that Vault makes. They must give their passwords.
+pub(crate) const LEASED: &str = "leased";
+
 /// The password of `LOCKED`.
 pub(crate) const LOCKED_PASSWORD: &str = "canary-pg-password";
 
@@ -130,7 +133,7 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(initialised.status.success(), "initdb: {}", String::from_utf8_lossy(&initialised.stderr));
-        let rules = format!("host all {LOCKED} all scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
+        let rules = format!("host all {LOCKED},+{LEASED} all scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let running = Some(launch(&directory, port));

@@ -144,7 +144,7 @@ async fn a_token_that_cannot_be_renewed_is_replaced_before_it_ends() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_replaced_by_one_login_however_many_read() {
+async fn c2_a_revoked_token_is_replaced_by_one_login_however_many_read() {
     let (bao, dir) = (Bao::shared().await, tempfile::tempdir().unwrap());
     let mount = bao.fresh_mount().await;
     let auth = an_app_role(bao, &mount, json!({}), &dir).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use credway::clock::Clock;
 use credway::config::{self, VaultAuth};
 use credway::model::id::ConnectionId;
-use credway::model::secret::{ExposeSecret, SecretAddress, SecretFields};
+use credway::model::secret::{ExposeSecret, SecretAddress, SecretFields, SecretSource};
 use credway::secrets::vault::VaultStore;
 use credway::secrets::{SecretError, SecretStore};
 use serde_json::json;
@@ -69,7 +69,12 @@ fn as_root(bao: &Bao) -> VaultAuth {
 
 fn an_address() -> SecretAddress {
     let connection = ConnectionId::generate();
-    SecretAddress { tenant: "acme".parse().unwrap(), project: "main".parse().unwrap(), connection }
+    SecretAddress {
+        tenant: "acme".parse().unwrap(),
+        project: "main".parse().unwrap(),
+        connection,
+        source: SecretSource::Stored,
+    }
 }
 
 fn fields(pairs: &[(&str, &str)]) -> SecretFields {
@@ -123,7 +128,7 @@ async fn a_secret_lies_at_its_tenant_project_and_connection() {
 }
 
 #[tokio::test]
-async fn a_write_that_follows_another_version_is_a_conflict() {
+async fn c5_a_write_that_follows_another_version_is_a_conflict() {
     let bao = Bao::shared().await;
     let store = start(&settings(bao.url(), &bao.fresh_mount().await, as_root(bao)));
     let (address, secret) = (an_address(), fields(&[("k", CANARY)]));
@@ -134,6 +139,26 @@ async fn a_write_that_follows_another_version_is_a_conflict() {
         shown(refused);
     }
     assert_eq!(store.read(&address).await.unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn c5_a_mount_that_takes_no_write_without_check_and_set_takes_all_of_ours() {
+    let bao = Bao::shared().await;
+    let mount = bao.fresh_mount().await;
+    bao.must("POST", &format!("{mount}/config"), json!({ "cas_required": true })).await;
+    let store = start(&settings(bao.url(), &mount, as_root(bao)));
+    let address = an_address();
+    let path = format!("{mount}/data/credway/{address}");
+    let unchecked = json!({ "data": { "k": "v" } });
+    assert_eq!(bao.request("POST", &path, unchecked).await.0, 400, "the mount does not insist");
+
+    let secret = fields(&[("k", "v")]);
+    assert_eq!(store.write(&address, &secret, 0).await.unwrap(), 1);
+    assert_eq!(store.write(&address, &secret, 1).await.unwrap(), 2);
+    bao.must("DELETE", &path, json!(null)).await;
+    assert_eq!(store.write(&address, &secret, 0).await.unwrap(), 3);
+    store.delete(&address).await.unwrap();
+    assert_eq!(store.write(&address, &secret, 0).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -196,7 +221,7 @@ async fn secrets_in_a_namespace_are_its_own() {
 }
 
 #[tokio::test]
-async fn a_mount_of_version_1_is_refused_until_it_is_upgraded() {
+async fn c5_a_mount_of_version_1_is_refused_until_it_is_upgraded() {
     let bao = Bao::shared().await;
     let mount = crate::support::openbao::fresh_name("old");
     bao.must("POST", &format!("sys/mounts/{mount}"), json!({ "type": "kv", "options": { "version": "1" } })).await;

@@ -1,6 +1,8 @@
 //! What Vault's answers mean: status and body in, a value or the right error out. Pure; no text of Vault's is passed on,
 //! since it may quote what was sent.
 
+pub(super) mod lease;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,7 +45,9 @@ pub(super) fn secret_read(reply: &Reply, place: &Place<'_>) -> Result<SecretDocu
     if reply.is_success() {
         let read: Option<Envelope<Version>> = reply.parse();
         return match read {
-            Some(Envelope { data }) => Ok(SecretDocument { fields: data.data, version: data.metadata.version }),
+            Some(Envelope { data }) => {
+                Ok(SecretDocument { fields: data.data, version: data.metadata.version, expires_at: None })
+            }
             None => Err(unreadable(reply, place)),
         };
     }

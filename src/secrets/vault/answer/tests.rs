@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::id::ConnectionId;
+use crate::model::secret::SecretSource;
 
 const CAS: &str = r#"{"errors":["check-and-set parameter did not match the current version"]}"#;
 const SOFT_DELETED: &str =
@@ -16,6 +17,7 @@ fn address() -> SecretAddress {
         tenant: "acme".parse().unwrap(),
         project: "main".parse().unwrap(),
         connection: "conn_0199a6b2f3e07c4d8a1b2c3d4e5f6071".parse::<ConnectionId>().unwrap(),
+        source: SecretSource::Stored,
     }
 }
 
@@ -77,7 +79,7 @@ fn a_secret_is_read_with_its_version() {
 }
 
 #[test]
-fn a_write_conflicts_by_status_and_text_only() {
+fn c5_a_write_conflicts_by_status_and_text_only() {
     let secret = address();
     let write = |status, body| secret_written(&Reply::of(status, body), &place(&secret), 2);
     assert_eq!(write(200, r#"{"data":{"version":3}}"#).unwrap(), 3);
@@ -98,7 +100,7 @@ fn what_was_deleted_tells_the_version_to_follow() {
 }
 
 #[test]
-fn only_a_kv_mount_of_version_2_is_accepted() {
+fn c5_only_a_kv_mount_of_version_2_is_accepted() {
     let check = |status, body| mount_verified(&Reply::of(status, body), "https://vault:8200", "kv");
     assert!(check(200, r#"{"data":{"type":"kv","options":{"version":"2"}}}"#).is_ok());
     let refusals = [
