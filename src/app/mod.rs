@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
 use crate::secrets::cache::SecretCache;
-use crate::store::{ChangeRecord, Entity};
+use crate::store::{ChangeRecord, Entity, Store, StoreError};
 use backends::{Backends, OpenError};
 use monitor::Monitor;
 
@@ -67,6 +67,8 @@ pub struct Running {
     readiness: Readiness,
     health: HealthReporter,
     tls: Vec<Arc<TlsReloader>>,
+    store: Store,
+    changes: Changes,
     /// Connections and calls: what a drain waits for.
     serving: TaskTracker,
     /// Everything else: monitor, token renewal, fetches.
@@ -125,7 +127,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         background.spawn(Monitor::migrate_late(store.clone(), stop.clone()));
     }
     let (seen, told) = (readiness.clone(), health.clone());
-    let mut monitor = Monitor { store, secrets, cache, metrics, readiness: seen, health: told, announced: None };
+    let mut monitor =
+        Monitor { store: store.clone(), secrets, cache, metrics, readiness: seen, health: told, announced: None };
     // Nobody is told that we are ready before we have looked.
     monitor.look().await;
     let workers = Workers::start(&stop).map_err(StartError::Workers)?;
@@ -139,7 +142,20 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     }
     background.spawn(monitor.run(stop.clone(), drain.clone()));
     let drain_deadline = config.shutdown.drain;
-    Ok(Running { addresses, readiness, health, tls, serving, background, drain, cut, stop, drain_deadline })
+    Ok(Running {
+        addresses,
+        readiness,
+        health,
+        tls,
+        store,
+        changes,
+        serving,
+        background,
+        drain,
+        cut,
+        stop,
+        drain_deadline,
+    })
 }
 
 impl Running {
@@ -149,6 +165,12 @@ impl Running {
         while !self.readiness.is_ready() {
             looks.tick().await;
         }
+    }
+
+    /// Returns once every change of the database that was committed before this call is heard of.
+    pub async fn caught_up(&self) -> Result<(), StoreError> {
+        self.changes.reached(self.store.change_head().await?).await;
+        Ok(())
     }
 
     /// Reads the certificate files again (and blocks on the disk). A bad file keeps the certificates that are in use.

@@ -115,7 +115,7 @@ impl<H: Heard> Follower<H> {
     }
 
     fn confirm(&self, is_told: bool, feed: &ChangeFeed) {
-        self.changes.trust_until(self.clock.moment() + self.max_stale);
+        self.changes.trust(self.applied.unwrap_or(0), self.clock.moment() + self.max_stale);
         let polled = feed.poll_interval() + limits::CHANGE_LOOK_DEADLINE;
         let bound = if is_told { polled.min(limits::CHANGE_BOUND_LISTENING) } else { polled };
         self.metrics.change_bound(bound.as_secs_f64());

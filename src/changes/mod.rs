@@ -47,6 +47,8 @@ struct Shared {
     /// Nanoseconds on the age clock until which silence means that nothing changed.
     trusted_until: AtomicU64,
     told: watch::Sender<u64>,
+    /// The sequence of the last change that was applied.
+    reached: watch::Sender<i64>,
 }
 
 impl Changes {
@@ -60,6 +62,7 @@ impl Changes {
             recent: RwLock::new(Recent::default()),
             trusted_until: AtomicU64::new(0),
             told: watch::Sender::new(0),
+            reached: watch::Sender::new(0),
         }))
     }
 
@@ -95,6 +98,12 @@ impl Changes {
         self.0.told.subscribe()
     }
 
+    /// Returns once the change at `sequence` of the log was applied.
+    pub async fn reached(&self, sequence: i64) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.0.reached.subscribe().wait_for(|reached| *reached >= sequence).await;
+    }
+
     /// Takes in a batch of the change log.
     pub fn apply(&self, records: &[ChangeRecord]) {
         self.ticked(|tick, recent| {
@@ -123,7 +132,13 @@ impl Changes {
         });
     }
 
-    /// All changes until now are applied; silence means something until `until`.
+    /// All changes until `sequence` are applied; silence means something until `until`.
+    pub fn trust(&self, sequence: i64, until: Moment) {
+        self.trust_until(until);
+        self.0.reached.send_replace(sequence);
+    }
+
+    /// Silence means that nothing changed, until `until`.
     pub fn trust_until(&self, until: Moment) {
         self.0.trusted_until.store(until.nanoseconds(), Ordering::Release);
     }

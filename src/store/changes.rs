@@ -9,6 +9,7 @@ use crate::model::id::{ProjectId, TenantId};
 
 pub(super) const CHANGES_AFTER: &str = "SELECT sequence, tenant_id, project_id, entity, entity_id FROM change_log
     WHERE sequence > $1 ORDER BY sequence LIMIT $2";
+pub(super) const CHANGE_HEAD: &str = "SELECT sequence FROM change_head";
 const CHANGES_PRUNE: &str = "DELETE FROM change_log WHERE sequence <= $1";
 const CHANGE_NEXT: &str = "UPDATE change_head SET sequence = sequence + 1 RETURNING sequence";
 const CHANGE_INSERT: &str = "INSERT INTO change_log (sequence, tenant_id, project_id, entity, entity_id, at)
@@ -21,6 +22,11 @@ pub(super) type ChangeRow = (i64, String, Option<String>, String, String);
 pub(super) struct Sequence(i64);
 
 impl Store {
+    /// The sequence of the last change that was committed.
+    pub async fn change_head(&self) -> Result<i64, StoreError> {
+        read!(self, |connection| sqlx::query_scalar(CHANGE_HEAD).fetch_one(connection))
+    }
+
     /// The change log after `sequence`, at most `limit` lines of it.
     pub async fn changes_after(&self, sequence: i64, limit: i64) -> Result<Vec<ChangeRecord>, StoreError> {
         let rows: Vec<ChangeRow> =

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
-use super::changes::{CHANGES_AFTER, ChangeRow, change};
+use super::changes::{CHANGE_HEAD, CHANGES_AFTER, ChangeRow, change};
 use super::records::ChangeRecord;
 use super::watched_file::WatchedFile;
 use super::{Db, Store, StoreError, read, session_settings};
@@ -15,7 +15,6 @@ use crate::limits;
 pub(super) const COMMIT_AND_TELL: &str = "NOTIFY credway_changes; COMMIT";
 const CHANNEL: &str = "credway_changes";
 
-const HEAD: &str = "SELECT sequence FROM change_head";
 const OLDEST: &str = "SELECT MIN(sequence) FROM change_log";
 
 /// Follows the change log. Once it has failed, it is to be dropped and made anew.
@@ -80,7 +79,7 @@ impl Store {
 impl ChangeFeed {
     /// The sequence of the last change.
     pub async fn head(&mut self) -> Result<i64, StoreError> {
-        look!(self, |connection| sqlx::query_scalar::<_, i64>(HEAD).fetch_one(connection))
+        look!(self, |connection| sqlx::query_scalar::<_, i64>(CHANGE_HEAD).fetch_one(connection))
     }
 
     /// The oldest change that the log still has.

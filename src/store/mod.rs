@@ -112,8 +112,6 @@ macro_rules! read {
 
 use {on_db, read};
 
-const ANSWER: &str = "SELECT sequence FROM change_head";
-
 impl Store {
     /// The database as it is told, without connecting to it.
     pub fn lazy(database: &config::Database, clock: Clock) -> Result<Self, StoreError> {
@@ -185,7 +183,7 @@ impl Store {
     }
 
     async fn answer(&self) -> Result<(), StoreError> {
-        read!(self, |connection| sqlx::query_scalar::<_, i64>(ANSWER).fetch_one(connection)).map(drop)
+        self.change_head().await.map(drop)
     }
 
     /// Begins a transaction that writes (`BEGIN IMMEDIATE` on SQLite). A process has one at a time: whoever holds one and

@@ -331,7 +331,7 @@ impl Mutual {
         match client.resolve_credentials(request).await {
             Ok(_) => "ok".to_owned(),
             // With TLS 1.3 the client may send its call before it hears that its certificate is refused.
-            Err(status) if status.code() == Code::Unknown || status.code() == Code::Unavailable => {
+            Err(status) if matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Cancelled) => {
                 "no connection".to_owned()
             }
             Err(status) => reason(&status),

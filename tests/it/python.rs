@@ -49,7 +49,14 @@ fn a_python_client_made_from_the_proto_gets_credentials_over_tcp_and_the_socket(
     assert_eq!(seen["reflection"]["services"], json!(services));
     assert_eq!(
         seen["reflection"]["methods"],
-        json!(["ResolveCredentials", "BatchResolveCredentials", "ExplainResolution"])
+        json!([
+            "ResolveCredentials",
+            "BatchResolveCredentials",
+            "ExplainResolution",
+            "WatchCredentials",
+            "ReportCredentialRejected",
+            "IssueRunToken"
+        ])
     );
     assert_eq!(seen["health"], json!(["SERVING", "SERVING"]));
     for (level, key) in

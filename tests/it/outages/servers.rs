@@ -43,7 +43,8 @@ async fn a_postgres_that_restarts_is_waited_for() {
     assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a");
 
     postgres.stop();
-    is_refused_for_now(&mut client, "a", "DATABASE_UNAVAILABLE").await;
+    assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a", "what is in memory is served");
+    is_refused_for_now(&mut client, "b", "DATABASE_UNAVAILABLE").await;
     let said = daemon.until_readiness(503).await;
     assert!(said.contains("[-]database: ") && said.contains("[+]secret store ok"), "{said}");
 

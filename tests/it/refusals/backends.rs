@@ -25,7 +25,8 @@ pub(super) async fn refusals() -> Vec<Status> {
     let mut client = executor(&world, &hurried).await;
     client.resolve_credentials(asking("pay")).await.unwrap();
     postgres.pause();
-    let late = refuse(&mut client, asking("pay")).await;
+    // A workflow nobody asked for before: what it may override is not in memory.
+    let late = refuse(&mut client, asking_for("late", "pay")).await;
     postgres.resume();
 
     let sidecar = world.sidecar(Clock::System).await;

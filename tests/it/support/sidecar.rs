@@ -81,6 +81,11 @@ impl Sidecar {
         Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
     }
 
+    /// Waits until it has heard of every change until now.
+    pub(crate) async fn caught_up(&self) {
+        tokio::time::timeout(std::time::Duration::from_secs(20), self.running.caught_up()).await.unwrap().unwrap();
+    }
+
     pub(crate) async fn stop(self) -> bool {
         self.running.shutdown().await
     }
