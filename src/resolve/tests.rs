@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::trail::Silent;
 use super::{materialise, plan};
+use crate::clock::Clock;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::{ConnectionId, InstanceId, ProfileId};
 use crate::model::overrides::Override;
@@ -116,6 +117,7 @@ fn secret_of(name: &str) -> Fetched {
         freshness: Freshness::Cached,
         fetched_at: Timestamp::UNIX_EPOCH,
         refresh_after: Timestamp::UNIX_EPOCH,
+        recheck_at: Clock::System.moment(),
     }
 }
 
