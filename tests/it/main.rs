@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod control;
 mod deploy;
+mod freshness;
 mod health;
 mod http;
 mod leaks;
