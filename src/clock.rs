@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
 /// A point on the clock that counts through suspend and never jumps: what ages are measured with.
@@ -78,6 +78,12 @@ impl ManualClock {
         let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         time.0 += span;
         time.1 = time.1 + span;
+    }
+
+    /// Moves the wall time alone, as a person or a time server does.
+    pub fn jump(&self, span: SignedDuration) {
+        let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        time.0 += span;
     }
 
     fn read(&self) -> (Timestamp, Moment) {

@@ -2,7 +2,7 @@
 //!
 //! # The way of a request, read downwards
 //! `grpc/admission.rs` → `auth/mod.rs` → `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` →
-//! `resolve/plan.rs` → `secrets/cache.rs` → `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` →
+//! `resolve/plan.rs` → `secrets/cache/` → `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` →
 //! `grpc/convert.rs`.
 //!
 //! # The map

@@ -57,11 +57,16 @@ pub const SECRET_CACHE_BYTES: u64 = 256 * 1024 * 1024;
 /// One read or write of the secret store, retries included. Detached from callers, who wait by their own deadline.
 pub const SECRET_FETCH_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long the failure of one fetch answers for those who ask again: they share it instead of queueing for their own.
-pub const SECRET_FAILURE_TTL: Duration = Duration::from_secs(1);
+/// How long the failure of one fetch answers for those who ask again, who share it instead of queueing for their own. It
+/// doubles with each further failure.
+pub const SECRET_BACKOFF_FIRST: Duration = Duration::from_secs(1);
 
-/// How long "there is no such secret" is remembered.
-pub const SECRET_MISSING_TTL: Duration = Duration::from_secs(1);
+/// The longest that it does: how late we notice by ourselves that one secret can be read again.
+pub const SECRET_BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How long "there is no such secret" and "not for you" are remembered, at least and at most: spread, so that what was
+/// revoked together is not asked for together ever after.
+pub const SECRET_REFUSAL_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// Fetches from the secret store at once.
 pub const SECRET_FETCHES_MAX: usize = 64;
@@ -352,3 +357,31 @@ pub const LEASE_FAILURE_MEMORY: Duration = Duration::from_secs(30);
 
 /// Revoking all leases at shutdown, when Vault may be down. What is left ends by itself.
 pub const LEASES_REVOKE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long after it was read a secret is served while the secret store is down. Long enough for an unseal or a failover,
+/// short enough for a revoked credential.
+pub const SECRET_MAX_STALE_DEFAULT: Duration = Duration::from_secs(600);
+
+/// The longest that an operator may allow: a store that was down for a day is a decision for people.
+pub const SECRET_MAX_STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a caller waits for a secret store that may be slow, before it gets a value past its time to live: far above a
+/// slow read, and well within the shortest sensible call deadline.
+pub const SECRET_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The same for a value that was called wrong, which nobody should get without need: just within the default call deadline.
+pub const SECRET_REVALIDATION_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long an answer may be repeated whose secret is being read anew: bounds how late the new value is seen.
+pub const SECRET_RECHECK: Duration = Duration::from_secs(1);
+
+/// Secrets read in the background at once (A5): enough for 10 000 secrets of 30 s at a read of 10 ms, and no burst for the store.
+pub const SECRET_REFRESHES_MAX: usize = 8;
+
+/// Of these, the ones whose last read failed: a black hole behind some paths leaves the rest to secrets that can be read.
+pub const SECRET_RETRIES_MAX: usize = 4;
+
+/// Orders to read single secrets anew that are remembered; so many more at once are one order for all.
+pub const SECRET_ORDERS_MAX: usize = 100_000;
+
+/// How often orders are looked through for those that nothing needs any more.
+pub const SECRET_ORDERS_PRUNED_EVERY: Duration = Duration::from_secs(30);

@@ -4,6 +4,7 @@
 //! instead of gaps. There is no global recorder.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -113,6 +114,10 @@ struct Inner {
     secret_cache_coalesced: Counter,
     secret_cache_entries: Gauge,
     secret_cache_bytes: Gauge,
+    secret_cache_refreshes: Counter,
+    secret_stale_served: Counter,
+    secret_stale_age_max: Gauge,
+    secrets_in_backoff: Gauge,
     secret_store_reads: [Counter; ReadOutcome::ALL.len()],
     secret_store_read_duration: Histogram,
     secret_store_token_ttl: Gauge,
@@ -176,6 +181,28 @@ impl Metrics {
     pub fn secret_cache_size(&self, entries: u64, bytes: u64) {
         self.0.secret_cache_entries.set(entries as f64);
         self.0.secret_cache_bytes.set(bytes as f64);
+    }
+
+    /// A read of a secret that nobody waits for began.
+    pub fn secret_cache_refresh(&self) {
+        self.0.secret_cache_refreshes.increment(1);
+    }
+
+    /// A secret was answered past its time to live.
+    pub fn secret_stale_served(&self) {
+        self.0.secret_stale_served.increment(1);
+    }
+
+    /// The greatest age of those answered since the last call of this; zero if there was none.
+    pub fn secret_stale_age_max(&self, seconds: f64) {
+        self.0.secret_stale_age_max.set(seconds);
+    }
+
+    /// A secret is not read again before a pause is over, until the guard is ended or dropped.
+    #[must_use]
+    pub fn secret_in_backoff(&self) -> SecretInBackoff {
+        self.0.secrets_in_backoff.increment(1.0);
+        SecretInBackoff { gauge: self.0.secrets_in_backoff.clone(), is_over: AtomicBool::new(false) }
     }
 
     /// A read of the secret store ended, retries included.
@@ -268,6 +295,28 @@ impl Drop for Counted {
     }
 }
 
+/// A secret whose last read failed.
+#[derive(Debug)]
+pub struct SecretInBackoff {
+    gauge: Gauge,
+    is_over: AtomicBool,
+}
+
+impl SecretInBackoff {
+    /// It was read. A cache may drop what it has replaced much later.
+    pub fn end(&self) {
+        if !self.is_over.swap(true, Ordering::Relaxed) {
+            self.gauge.decrement(1.0);
+        }
+    }
+}
+
+impl Drop for SecretInBackoff {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Inner {
     #[expect(clippy::too_many_lines, reason = "the one list of all metrics")]
     fn declare(recorder: &PrometheusRecorder) -> Self {
@@ -307,6 +356,26 @@ impl Inner {
             secret_cache_bytes: declare.gauge(
                 "credway_secret_cache_bytes",
                 "Bytes of secrets held in memory, with their bookkeeping.",
+                &[],
+            ),
+            secret_cache_refreshes: declare.counter(
+                "credway_secret_cache_refreshes_total",
+                "Reads begun in the background: of secrets soon too old, or after a failed read.",
+                &[],
+            ),
+            secret_stale_served: declare.counter(
+                "credway_secret_stale_served_total",
+                "Secrets answered from memory past their time to live, as the secret store could not be read.",
+                &[],
+            ),
+            secret_stale_age_max: declare.gauge(
+                "credway_secret_stale_age_max_seconds",
+                "Greatest age of a stale secret answered within the last second; 0 if there was none.",
+                &[],
+            ),
+            secrets_in_backoff: declare.gauge(
+                "credway_secrets_in_backoff",
+                "Secrets whose last read failed, to be read again after a pause.",
                 &[],
             ),
             secret_store_reads: ReadOutcome::ALL.map(|(_, outcome)| {

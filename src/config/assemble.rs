@@ -10,6 +10,7 @@ use url::Url;
 use super::document::{self, CallerTable, Unreadable};
 use super::mistakes::Source;
 use super::reader::Reader;
+use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
     Cache, Config, Database, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry, UnixSocket, Vault,
@@ -156,6 +157,9 @@ fn cache(reader: &mut Reader) -> Cache {
             default.config_max_stale,
             limits::CONFIG_MAX_STALE_LIMIT,
         ),
+        max_stale: bounded(reader, "cache.max_stale", default.max_stale, limits::SECRET_MAX_STALE_MAX),
+        policy: reader.defaulted("cache.policy", values::cache_policy, default.policy, default.policy),
+        policies: reader.defaulted(POLICIES, values::cache_policies, default.policies, "none"),
         entries_max: reader.defaulted("cache.entries_max", values::count, default.entries_max, default.entries_max),
         bytes_max: {
             let text = values::size_text(default.bytes_max);

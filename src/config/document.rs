@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::mistakes::Source;
 use super::reader::{Given, Reader};
-use super::settings::{self, CALLER_FIELDS, CALLERS};
+use super::settings::{self, CALLER_FIELDS, CALLERS, POLICIES};
 use crate::limits;
 
 /// One `[[callers]]` table.
@@ -100,6 +100,15 @@ impl Document<'_> {
             let path =
                 if section.is_empty() { key.get_ref().to_string() } else { format!("{section}.{}", key.get_ref()) };
             match (settings::find(&path), value.get_ref()) {
+                (Some(known), DeValue::Table(inner)) if path == POLICIES => match pairs(inner) {
+                    Some(text) => self.reader.give(known, text, source),
+                    None => self.reader.mistake_at(
+                        &path,
+                        source,
+                        "holds more than one value for a template",
+                        r#"write lines like postgres = "fidelity""#,
+                    ),
+                },
                 (Some(known), value) => match scalar(value) {
                     Some(text) => self.reader.give(known, text, source),
                     None => self.reader.mistake_at(&path, source, "is not a single value", "write one value in quotes"),
@@ -197,6 +206,16 @@ fn words(value: &Spanned<DeValue<'_>>) -> Option<String> {
         }
         single => scalar(single),
     }
+}
+
+/// A table of single values as `key=value,key=value`, which is how they are written outside the file.
+fn pairs(table: &DeTable<'_>) -> Option<String> {
+    let pair = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let value = scalar(value.get_ref())?;
+        (!value.contains([',', '='])).then(|| format!("{}={value}", key.get_ref()))
+    };
+    let pairs: Option<Vec<String>> = table.iter().map(pair).collect();
+    pairs.map(|pairs| pairs.join(","))
 }
 
 fn newlines(bytes: &[u8]) -> usize {

@@ -10,6 +10,8 @@ mod reader;
 mod settings;
 mod values;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -88,10 +90,42 @@ pub enum VaultAuth {
 #[derive(Clone, Debug)]
 pub struct Cache {
     pub secret_ttl: Duration,
+    /// How long after it was read a secret is served while the secret store is down.
+    pub max_stale: Duration,
+    pub policy: CachePolicy,
+    /// The policies of connections made from these templates, where they differ.
+    pub policies: BTreeMap<String, CachePolicy>,
     pub entries_max: u64,
     pub bytes_max: u64,
     /// How long wiring is served from memory while the database cannot be asked whether it changed.
     pub config_max_stale: Duration,
+}
+
+/// What counts more when the secret store is slow or down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// An answer: a value past its time to live is served, and said to be stale, until `max_stale`.
+    #[default]
+    Availability,
+    /// The right answer: past its time to live no value is served that was not read anew.
+    Fidelity,
+}
+
+impl CachePolicy {
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Availability, "availability"), (Self::Fidelity, "fidelity")];
+}
+
+impl fmt::Display for CachePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL[*self as usize].1)
+    }
+}
+
+impl Cache {
+    /// The policy for connections made from this template.
+    pub fn policy_of(&self, template: &str) -> CachePolicy {
+        self.policies.get(template).copied().unwrap_or(self.policy)
+    }
 }
 
 /// The listeners of the data plane. Each may be absent; none at all is a mistake.
@@ -181,6 +215,9 @@ impl Default for Cache {
     fn default() -> Self {
         Self {
             secret_ttl: limits::SECRET_TTL_DEFAULT,
+            max_stale: limits::SECRET_MAX_STALE_DEFAULT,
+            policy: CachePolicy::default(),
+            policies: BTreeMap::new(),
             entries_max: limits::SECRET_CACHE_ENTRIES,
             bytes_max: limits::SECRET_CACHE_BYTES,
             config_max_stale: limits::CONFIG_MAX_STALE,

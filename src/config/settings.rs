@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 40] = [
+pub(super) const KNOWN: [Known; 43] = [
     plain("data_dir"),
     secret("database.url"),
     plain("database.url_file"),
@@ -38,6 +38,9 @@ pub(super) const KNOWN: [Known; 40] = [
     plain("secret_store.vault.auth.cert_file"),
     plain("secret_store.vault.auth.key_file"),
     plain("cache.secret_ttl"),
+    plain("cache.max_stale"),
+    plain("cache.policy"),
+    plain(POLICIES),
     plain("cache.config_max_stale"),
     plain("cache.entries_max"),
     plain("cache.bytes_max"),
@@ -59,6 +62,9 @@ pub(super) const KNOWN: [Known; 40] = [
     plain("telemetry.trace_sample_ratio"),
     plain("shutdown.drain"),
 ];
+
+/// The policies by template: a table in the file, `postgres=fidelity,…` elsewhere.
+pub(super) const POLICIES: &str = "cache.policies";
 
 /// The list of known callers, given in the file only: `[[callers]]`.
 pub(super) const CALLERS: &str = "callers";

@@ -1,5 +1,6 @@
 //! How each kind of setting is written. What is wrong with one is said without quoting it: it may be a misplaced secret.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{Database, LogFormat};
+use super::{CachePolicy, Database, LogFormat};
 use crate::limits;
 use crate::model::name::Slug;
 
@@ -218,6 +219,26 @@ pub(super) fn auth_method(text: &str) -> Result<AuthMethod, Wrong> {
     }
 }
 
+pub(super) fn cache_policy(text: &str) -> Result<CachePolicy, Wrong> {
+    let policy = CachePolicy::ALL.into_iter().find_map(|(policy, name)| (name == text).then_some(policy));
+    policy.ok_or(wrong("is not a policy", r#"write "availability" (the default) or "fidelity""#))
+}
+
+/// `postgres=fidelity,github=availability`.
+pub(super) fn cache_policies(text: &str) -> Result<BTreeMap<String, CachePolicy>, Wrong> {
+    const FORM: &str = r#"write lines like postgres = "fidelity" below [cache.policies]"#;
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+    };
+    let pair = |pair: &str| {
+        let (template, policy) = pair.split_once('=').map(|(template, policy)| (template.trim(), policy.trim()))?;
+        is_name(template).then_some((template.to_owned(), cache_policy(policy).ok()?))
+    };
+    let pairs = text.split(',').filter(|part| !part.trim().is_empty());
+    let pairs: Option<BTreeMap<_, _>> = pairs.map(pair).collect();
+    pairs.ok_or(wrong("does not give templates availability or fidelity", FORM))
+}
+
 pub(super) fn slug(text: &str) -> Result<Slug, Wrong> {
     text.parse().map_err(|_| {
         wrong(
@@ -260,6 +281,17 @@ mod tests {
         }
         for text in ["inof", "info,credway:debug", "credway=loud", "", "info,"] {
             assert!(!is_log_filter(text), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn policies_are_given_by_template() {
+        let policies = cache_policies("postgres=fidelity, github = availability,").unwrap();
+        let expected = [("github", CachePolicy::Availability), ("postgres", CachePolicy::Fidelity)];
+        assert!(policies.iter().map(|(template, policy)| (template.as_str(), *policy)).eq(expected));
+        assert_eq!(cache_policies(""), Ok(BTreeMap::new()));
+        for text in ["postgres", "postgres=", "=fidelity", "postgres=strict", "a b=fidelity", "a=b=fidelity"] {
+            assert!(cache_policies(text).is_err(), "{text:?} was taken for policies");
         }
     }
 

@@ -116,7 +116,7 @@ impl Resolver {
                 connection: planned.connection.id,
                 source: planned.connection.source.clone(),
             };
-            let fetched = self.fetch(&address, plan.fields_of(position)).await;
+            let fetched = self.fetch(&address, &planned.connection.template, plan.fields_of(position)).await;
             fetched.map_err(|error| secret_refusal(&error, &planned.wired()))
         });
         try_join_all(fetches).await
@@ -126,14 +126,16 @@ impl Resolver {
     async fn fetch(
         &self,
         address: &SecretAddress,
+        template: &str,
         mut fields: impl Iterator<Item = &str>,
     ) -> Result<Fetched, SecretError> {
-        let fetched = self.secrets.get(address).await?;
+        let policy = self.secrets.policy_of(template);
+        let fetched = self.secrets.get(address, policy).await?;
         if fetched.freshness == Freshness::Fresh || fields.all(|field| fetched.document.fields.contains_key(field)) {
             return Ok(fetched);
         }
-        self.secrets.forget(address).await;
-        self.secrets.get(address).await
+        self.secrets.revalidate(address.connection);
+        self.secrets.get(address, policy).await
     }
 }
 
@@ -143,7 +145,7 @@ fn secret_refusal(error: &SecretError, wired: &WiredConnection<'_>) -> Refusal {
         // The store did answer, and will not answer otherwise to a retry.
         SecretError::Unreadable { .. } | SecretError::Denied { .. } => Refusal::secret_unreadable(wired),
         SecretError::Unavailable { .. } | SecretError::Conflict { .. } => {
-            Refusal::secret_store_unavailable(wired, limits::SECRET_FAILURE_TTL)
+            Refusal::secret_store_unavailable(wired, limits::SECRET_BACKOFF_FIRST)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use credway::config::load::{ConfigMistakes, Loaded, Source, Sources, load};
-use credway::config::{Config, Database, Identity, SecretStore, VaultAuth};
+use credway::config::{CachePolicy, Config, Database, Identity, SecretStore, VaultAuth};
 use credway::model::secret::ExposeSecret;
 use tempfile::TempDir;
 
@@ -148,6 +148,46 @@ fn the_whole_file_is_understood() {
     assert!((config.telemetry.trace_sample_ratio - 0.25).abs() < f64::EPSILON);
 }
 
+#[test]
+fn a_policy_is_for_all_templates_but_those_that_have_their_own() {
+    let config = config(
+        r#"
+        [cache]
+        max_stale = "5m"
+        policy = "fidelity"
+        [cache.policies]
+        generic-api-key = "availability"
+        postgres = "fidelity"
+        "#,
+    );
+    assert_eq!(config.cache.max_stale, Duration::from_secs(300));
+    assert_eq!(config.cache.policy_of("generic-api-key"), CachePolicy::Availability);
+    assert_eq!(config.cache.policy_of("postgres"), CachePolicy::Fidelity);
+    assert_eq!(config.cache.policy_of("any-other"), CachePolicy::Fidelity);
+}
+
+#[test]
+fn policies_of_templates_are_a_table_in_the_file_and_a_list_in_the_environment() {
+    let file = "[cache]\npolicies = { postgres = \"fidelity\", github = \"availability\" }";
+    let variable = [("CREDWAY_CACHE_POLICIES", "mysql=fidelity,postgres=availability")];
+    let table = [
+        (with("", &[], &[]), "none", CachePolicy::Availability, "default"),
+        (with(file, &[], &[]), "github=availability,postgres=fidelity", CachePolicy::Fidelity, "credway.toml:2"),
+        (
+            with(file, &variable, &[]),
+            "mysql=fidelity,postgres=availability",
+            CachePolicy::Availability,
+            "environment CREDWAY_CACHE_POLICIES",
+        ),
+    ];
+    for (loaded, shown, policy, source) in table {
+        let loaded = loaded.unwrap();
+        let setting = loaded.settings.iter().find(|setting| setting.path == "cache.policies").unwrap();
+        assert_eq!((setting.shown.as_str(), loaded.config.cache.policy_of("postgres")), (shown, policy));
+        assert!(setting.source.to_string().ends_with(source), "{}", setting.source);
+    }
+}
+
 /// Each mistake alone: the file, and what must be said of it.
 const MISTAKES: &[(&str, &str)] = &[
     ("[grpc]\nadress = \"127.0.0.1:1\"", "grpc.adress 2: is not a setting; did you mean grpc.address?"),
@@ -158,6 +198,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[http]\naddress = \"localhost\"", "http.address 2: is not an address; write IP and port like"),
     ("[cache]\nsecret_ttl = 30", "cache.secret_ttl 2: is not a duration; write it like \"30s\""),
     ("[cache]\nsecret_ttl = \"2h\"", "cache.secret_ttl 2: is longer than 1h; shorten it"),
+    ("[cache]\nmax_stale = \"25h\"", "cache.max_stale 2: is longer than 24h; shorten it"),
+    ("[cache]\npolicy = \"strict\"", "cache.policy 2: is not a policy; write \"availability\" (the default) or"),
+    ("[cache.policies]\npostgres = \"strict\"", "cache.policies 1: does not give templates availability or fidelity"),
+    ("[cache.policies]\npostgres = [\"fidelity\"]", "cache.policies 1: holds more than one value for a template"),
+    ("[cache]\npolicies = 1", "cache.policies 2: does not give templates availability or fidelity; write lines like"),
     ("[cache]\nbytes_max = \"1MB\"", "cache.bytes_max 2: is not a size; write bytes"),
     ("[cache]\nentries_max = 0", "cache.entries_max 2: leaves no room for a single secret"),
     ("[grpc]\nsocket_mode = \"rw\"", "grpc.socket_mode 2: is not a file mode; write permission bits in octal"),

@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod deploy;
 mod dynamic;
+mod freshness;
 mod health;
 mod http;
 mod leaks;

@@ -6,6 +6,7 @@ use credway::grpc::proto::batch_result::Outcome;
 use credway::grpc::proto::config_entry::Value as Typed;
 use credway::grpc::proto::{BatchResolveCredentialsRequest, BatchStep};
 
+use crate::support::chance::Chance;
 use crate::support::daemon::{Client, Home, key_of, lent, on_servers};
 use crate::support::openbao::Bao;
 use crate::support::postgres::Postgres;
@@ -15,30 +16,6 @@ const ROUNDS: u64 = 15;
 
 /// Connections that every round changes, beside the one that it adds.
 const CHANGED: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-
-/// Moments picked by a seed that a failed test prints, so that it can be had again by `CREDWAY_TEST_SEED`.
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let told = std::env::var("CREDWAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = told.unwrap_or_else(|| getrandom::u64().unwrap());
-        eprintln!("CREDWAY_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn part_of(&mut self, span: Duration) -> Duration {
-        span * u32::try_from(self.next() % 1000).unwrap() / 1000
-    }
-}
 
 /// The manifest of a generation: every key is new, and one more connection than before it.
 fn declare(home: &Home, generation: u64) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod cast;
+pub(crate) mod chance;
 pub(crate) mod daemon;
 pub(crate) mod gate;
 pub(crate) mod openbao;
