@@ -256,3 +256,40 @@ pub const REWRAP_BATCH: i64 = 500;
 
 /// Secrets that `apply` writes at once. Fewer than reads: each write of Vault waits for its storage.
 pub const SECRET_WRITES_MAX: usize = 16;
+
+/// How long a run token works unless its executor asks for more or less: a step that calls its server for longer asks again.
+pub const RUN_TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(600);
+
+/// The longest that a run token may work: nobody can end a single one, only all of a project.
+pub const RUN_TOKEN_TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// The text of a run token: 157 bytes and two names of `NAME_BYTES_MAX`, in base64.
+pub const RUN_TOKEN_BYTES_MAX: usize = 1024;
+
+/// How long a daemon signs run tokens with one key.
+pub const RUN_TOKEN_KEY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a public key is kept: while it signs, while a database that is down keeps the next one from being published (for
+/// the better part of a day), and until the last token it signed has ended.
+pub const RUN_TOKEN_KEY_KEPT: Duration = Duration::from_secs(48 * 3600);
+
+/// The pause after a new key could not be published; the old one signs meanwhile.
+pub const RUN_TOKEN_KEY_RETRY: Duration = Duration::from_secs(60);
+
+/// How often keys and revocations are read again: the bound on how long a revoked run token still works.
+pub const RUN_TOKEN_REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a key is remembered as unknown. A key is published before it signs, so this keeps no good token out.
+pub const RUN_TOKEN_KEY_UNKNOWN_TTL: Duration = Duration::from_secs(1);
+
+/// Unknown keys remembered: invented ones cost no more memory than this.
+pub const RUN_TOKEN_KEYS_UNKNOWN_MAX: u64 = 1000;
+
+/// The request of an MCP process: a schema of some 40 keys is 8 KiB.
+pub const MCP_CONFIG_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// One config request, its body included. MCP processes give up after 5 s: they are to read why.
+pub const MCP_CONFIG_DEADLINE: Duration = Duration::from_millis(4500);
+
+/// Config requests answered at once; more are asked to come back, so that probes and those in flight keep their time.
+pub const MCP_CONFIG_CALLS_MAX: usize = 512;

@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Authenticator;
+use crate::auth::run_tokens::RunTokens;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::grpc::admission::{Admitted, Gate};
@@ -25,7 +26,7 @@ use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, Tls
 use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
-use crate::http;
+use crate::http::{self, McpConfig};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
@@ -82,10 +83,20 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let Backends { store, secrets, is_migrated } = backends::open(config, &clock, &background, &stop).await?;
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
+    let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
+    background.spawn(Arc::clone(&run_tokens).keep_fresh(stop.clone()));
     let resolver = Resolver::new(store.clone(), cache.clone(), clock.clone(), metrics.clone(), background.clone());
-    let authenticator = Authenticator::new(store.clone(), config.known_callers.clone(), clock.clone(), metrics.clone());
+    let resolver = Arc::new(resolver);
+    let authenticator = Arc::new(Authenticator::new(
+        store.clone(),
+        config.known_callers.clone(),
+        Arc::clone(&run_tokens),
+        clock.clone(),
+        metrics.clone(),
+    ));
+    let mcp_config = McpConfig::new(Arc::clone(&resolver), Arc::clone(&authenticator), clock.clone(), metrics.clone());
     let gate = Gate::new(authenticator, &config.grpc, clock.clone(), metrics.clone());
-    let service = gate.before(Credentials::new(resolver, metrics.clone()).into_service());
+    let service = gate.before(Credentials::new(resolver, run_tokens, metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
     if !is_migrated {
@@ -100,8 +111,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         serving.spawn(listener.serve(routes.clone(), context.clone()));
     }
     if let Some(listener) = http {
-        let router = http::router(http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() });
-        background.spawn(http::serve(listener, router, stop.clone()));
+        let state = http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() };
+        background.spawn(http::serve(listener, http::Routes::with_mcp_config(state, mcp_config), stop.clone()));
     }
     background.spawn(monitor.run(stop.clone(), drain.clone()));
     let drain_deadline = config.shutdown.drain;

@@ -2,19 +2,24 @@
 //!
 //! Verdicts are kept for a moment, so that the hot path asks no database; that moment is how long a revoked token still works.
 
+pub mod run_tokens;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use moka::future::Cache;
+use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Moment};
 use crate::config::{Identity, KnownCaller};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::model::caller::{Caller, Subject};
+use crate::model::caller::{Binding, Caller, Role, Scope, Subject};
 use crate::model::refusal::Refusal;
+use crate::model::run_token::{self, Claims};
 use crate::model::token::TokenText;
 use crate::store::{Store, StoreError, TokenRecord};
+use run_tokens::RunTokens;
 
 /// What a call brings to prove who makes it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +36,7 @@ pub struct Evidence<'a> {
 pub struct Authenticator {
     store: Store,
     known: Vec<KnownCaller>,
+    run_tokens: Arc<RunTokens>,
     verdicts: Cache<Claim, Verdict>,
     clock: Clock,
     metrics: Metrics,
@@ -49,14 +55,22 @@ struct Verdict {
     outcome: Result<Arc<Caller>, Refusal>,
     /// When the token itself ends, whatever we remember.
     expires_at: Option<Timestamp>,
+    /// Of a run token: what decides whether it was revoked with those of its project.
+    issued_at: Option<Timestamp>,
     current_until: Moment,
 }
 
 impl Authenticator {
-    pub fn new(store: Store, known: Vec<KnownCaller>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(
+        store: Store,
+        known: Vec<KnownCaller>,
+        run_tokens: Arc<RunTokens>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let verdicts =
             Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_TTL).build();
-        Self { store, known, verdicts, clock, metrics }
+        Self { store, known, run_tokens, verdicts, clock, metrics }
     }
 
     /// The caller, or one and the same refusal for whatever is wrong: revoked, expired, unknown, malformed, absent.
@@ -64,6 +78,10 @@ impl Authenticator {
     /// A token that is sent decides alone: a wrong one is not made good by the socket it came through.
     pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Arc<Caller>, Refusal> {
         match evidence.bearer {
+            Some(bearer) if bearer.starts_with(run_token::PREFIX) => {
+                let claim = Claim::TokenHash(Sha256::digest(bearer).into());
+                self.verdict(claim, Box::pin(self.verify(bearer))).await
+            }
             Some(bearer) => {
                 let token = TokenText::parse(bearer).map_err(|_| Refusal::unauthenticated())?;
                 self.verdict(Claim::TokenHash(token.hash()), Box::pin(self.look_up(&token))).await
@@ -94,7 +112,24 @@ impl Authenticator {
         if verdict.expires_at.is_some_and(|end| end <= self.clock.now()) {
             return Err(Refusal::unauthenticated());
         }
+        if let (Ok(Caller { project: Some(project), .. }), Some(issued_at)) =
+            (verdict.outcome.as_deref(), verdict.issued_at)
+            && self.run_tokens.is_revoked(*project, issued_at)
+        {
+            return Err(Refusal::unauthenticated());
+        }
         verdict.outcome
+    }
+
+    async fn verify(&self, bearer: &str) -> Verdict {
+        match self.run_tokens.verify(bearer).await {
+            Ok(claims) => {
+                let (issued_at, expires_at) = (claims.issued_at, claims.expires_at);
+                let verdict = self.remember(Ok(Arc::new(caller_by(claims))), Some(expires_at));
+                Verdict { issued_at: Some(issued_at), ..verdict }
+            }
+            Err(refusal) => self.remember(Err(refusal), None),
+        }
     }
 
     async fn look_up(&self, token: &TokenText) -> Verdict {
@@ -134,14 +169,14 @@ impl Authenticator {
             Identity::Uid(uid) => Subject::Uid(*uid),
             Identity::CertificateName(name) => Subject::Certificate(name.clone()),
         };
-        Ok(Some(Caller { subject, tenant: tenant.id, project, role: known.role, scopes: known.scopes }))
+        Ok(Some(Caller { subject, tenant: tenant.id, project, role: known.role, scopes: known.scopes, binding: None }))
     }
 
     /// A verdict is kept its time; that the database did not answer, only for the pause that the caller is asked for.
     fn remember(&self, outcome: Result<Arc<Caller>, Refusal>, expires_at: Option<Timestamp>) -> Verdict {
         let pause = outcome.as_ref().err().and_then(|refusal| refusal.retry_after);
         let current_until = self.clock.moment() + pause.unwrap_or(limits::TOKEN_CACHE_TTL);
-        Verdict { outcome, expires_at, current_until }
+        Verdict { outcome, expires_at, issued_at: None, current_until }
     }
 }
 
@@ -159,7 +194,26 @@ fn caller_of(record: &TokenRecord) -> Caller {
         project: record.project,
         role: record.role,
         scopes: record.scopes,
+        binding: record.instance.map(|instance| Binding { instance, workflow: None, step: None }),
     }
+}
+
+/// A run token opens nothing but what it is bound to.
+fn caller_by(claims: Claims) -> Caller {
+    Caller {
+        subject: Subject::Run(claims.id),
+        tenant: claims.tenant,
+        project: Some(claims.project),
+        role: Role::Viewer,
+        scopes: [Scope::McpExecute].into_iter().collect(),
+        binding: Some(claims.binding),
+    }
+}
+
+/// The token of an `authorization` value; the scheme's case does not matter (RFC 9110, 11.1).
+pub fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 fn unverified(error: &StoreError) -> Refusal {

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::listen::Peer;
 use super::{deadline, status};
-use crate::auth::{Authenticator, Evidence};
+use crate::auth::{Authenticator, Evidence, bearer_token};
 use crate::clock::Clock;
 use crate::config;
 use crate::limits;
@@ -37,7 +37,7 @@ pub struct Admitted<S> {
 
 /// Who may pass, how many at once, and for how long.
 pub struct Gate {
-    authenticator: Authenticator,
+    authenticator: Arc<Authenticator>,
     in_flight: Semaphore,
     call_deadline: Duration,
     clock: Clock,
@@ -45,7 +45,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(authenticator: Authenticator, settings: &config::Grpc, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(authenticator: Arc<Authenticator>, settings: &config::Grpc, clock: Clock, metrics: Metrics) -> Self {
         let in_flight = Semaphore::new(settings.calls_in_flight_max);
         Self { authenticator, in_flight, call_deadline: settings.call_deadline, clock, metrics }
     }
@@ -135,10 +135,4 @@ fn evidence<'a>(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Evidence<'a> 
         Some(Peer::Tls { names, .. }) => Evidence { bearer, uid: None, certificate_names: names },
         Some(Peer::Tcp { .. }) | None => Evidence { bearer, uid: None, certificate_names: &[] },
     }
-}
-
-/// The token of an `authorization` value; the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer_token(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

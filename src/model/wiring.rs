@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::connection::Connection;
-use super::id::{ConnectionId, InstanceId};
+use super::id::{ConnectionId, InstanceId, ProjectId};
 use super::name::Slug;
 use super::overrides::Override;
 use super::profile::ConfigProfile;
@@ -32,6 +32,7 @@ pub struct InstanceHead {
     pub name: String,
     pub tenant: Slug,
     pub project: Slug,
+    pub project_id: ProjectId,
     pub service: Slug,
     pub server_url: CanonicalUrl,
     pub config_schema: ConfigSchema,

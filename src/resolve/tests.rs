@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::trail::Silent;
 use super::{materialise, plan};
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
-use crate::model::id::{ConnectionId, InstanceId, ProfileId};
+use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId};
 use crate::model::overrides::Override;
 use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::refusal::{Reason, Refusal};
@@ -37,6 +37,7 @@ fn world() -> World {
             name: "pay".into(),
             tenant: "acme".parse().unwrap(),
             project: "shop".parse().unwrap(),
+            project_id: ProjectId::generate(),
             service: "gmail".parse().unwrap(),
             server_url: "https://mcp.example.com/pay".parse().unwrap(),
             config_schema: BTreeMap::from([

@@ -16,8 +16,14 @@ use crate::limits;
 /// Each migration: its number, its name, and its SQL for one of the databases.
 type Steps = &'static [(i64, &'static str, &'static str)];
 
-const SQLITE: Steps = &[(1, "init", include_str!("migrations/sqlite/0001_init.sql"))];
-const POSTGRES: Steps = &[(1, "init", include_str!("migrations/postgres/0001_init.sql"))];
+const SQLITE: Steps = &[
+    (1, "init", include_str!("migrations/sqlite/0001_init.sql")),
+    (2, "run tokens", include_str!("migrations/sqlite/0002_run_tokens.sql")),
+];
+const POSTGRES: Steps = &[
+    (1, "init", include_str!("migrations/postgres/0001_init.sql")),
+    (2, "run tokens", include_str!("migrations/postgres/0002_run_tokens.sql")),
+];
 
 /// Makes the file if there is none, and migrates it.
 pub(super) async fn sqlite(options: SqliteConnectOptions, file: Option<&Path>) -> Result<(), StoreError> {

@@ -75,7 +75,7 @@ macro_rules! wiring_find {
                 WHERE o.project_id = h.project_id AND o.workflow_id = $4 AND o.instance_id = h.id
             )
             SELECT l.kind, l.instance_id, l.slot, l.detail, l.connection_id,
-                h.name, h.tenant, h.project, h.service, h.canonical_url, h.config_schema, h.required_scopes,
+                h.name, h.tenant, h.project, h.project_id, h.service, h.canonical_url, h.config_schema, h.required_scopes,
                 h.profile_id, h.profile_name, h.config_values, h.profile_version, h.workflow_environment, ",
             connection_columns!(),
             " FROM link l
@@ -120,6 +120,7 @@ struct HeadRow {
     name: Option<String>,
     tenant: Option<String>,
     project: Option<String>,
+    project_id: Option<String>,
     service: Option<String>,
     canonical_url: Option<String>,
     config_schema: Option<String>,
@@ -208,6 +209,7 @@ impl HeadRow {
             name: text("instances.name", self.name)?,
             tenant: parsed("tenants.slug", &text("tenants.slug", self.tenant)?)?,
             project: parsed("projects.slug", &text("projects.slug", self.project)?)?,
+            project_id: parsed("projects.id", &text("projects.id", self.project_id)?)?,
             service: parsed("servers.service", &text("servers.service", self.service)?)?,
             server_url: parsed("servers.canonical_url", &text("servers.canonical_url", self.canonical_url)?)?,
             config_schema: from_json("servers.config_schema", &schema)?,

@@ -20,10 +20,11 @@ use tonic::{Code, Status};
 
 use crate::support::answers::{asking, reason, refused};
 use crate::support::cast::{ACME, World, manual_clock};
+use crate::support::process::issuing;
 use crate::support::sidecar::{Client, Sidecar};
 use crate::support::tls::{Authority, Leaf};
 
-const METHODS: [&str; 3] = ["ResolveCredentials", "BatchResolveCredentials", "ExplainResolution"];
+const METHODS: [&str; 4] = ["ResolveCredentials", "BatchResolveCredentials", "ExplainResolution", "IssueRunToken"];
 
 /// Calls one method for one instance: the reason of the refusal, wherever the answer carries it, or `ok`.
 async fn call(client: &mut Client, method: &str, instance: &str) -> Result<String, Status> {
@@ -45,6 +46,7 @@ async fn call(client: &mut Client, method: &str, instance: &str) -> Result<Strin
             let answer = client.explain_resolution(request).await?.into_inner();
             Ok(answer.refusal.map_or_else(ok, |refusal| refusal.reason))
         }
+        "IssueRunToken" => client.issue_run_token(issuing(instance, "", "")).await.map(|_| ok()),
         other => panic!("no test calls {other}"),
     }
 }
@@ -125,7 +127,7 @@ async fn to_read_how_is_not_to_get_what() {
     let world = World::sqlite(ACME).await;
     let sidecar = world.sidecar(Clock::System).await;
     let mut reader = sidecar.client(&world.token(&[Scope::McpRead]).await).await;
-    let expected = ["PERMISSION_DENIED", "PERMISSION_DENIED", "ok"];
+    let expected = ["PERMISSION_DENIED", "PERMISSION_DENIED", "ok", "PERMISSION_DENIED"];
     for (method, expected) in METHODS.into_iter().zip(expected) {
         assert_eq!(outcome(&mut reader, method, "pay").await, expected, "{method}");
     }

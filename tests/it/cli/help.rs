@@ -2,7 +2,7 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "dev",
     "serve",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 21] = [
     "token create",
     "token list",
     "token revoke",
+    "token revoke-runs",
     "key rotate",
     "config",
     "config show",

@@ -200,6 +200,7 @@ async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
         id: TokenId::generate(),
         tenant: cast.tenant.id,
         project: Some(cast.project.id),
+        instance: Some(cast.instance.id),
         name: "ci".into(),
         shown_prefix: "pat_4f7k92qd".into(),
         hash: [7; 32],
@@ -212,6 +213,7 @@ async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
     let wide = TokenRecord {
         id: TokenId::generate(),
         project: None,
+        instance: None,
         name: "wide".into(),
         hash: [8; 32],
         expires_at: None,
