@@ -3,7 +3,8 @@
 //! # The way of a request, read downwards
 //! `grpc/admission.rs` → `auth/mod.rs` → `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` →
 //! `resolve/plan.rs` → `secrets/cache.rs` → `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` →
-//! `grpc/convert.rs`.
+//! `grpc/convert.rs`. An MCP process comes in by `http/mcp_config/` and gets its answer there; what its token is bound to is
+//! held in `resolve/bound.rs`.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.

@@ -164,8 +164,8 @@ pub const CALLS_IN_FLIGHT_LIMIT: usize = 1_000_000;
 /// The longest drain: supervisors kill after minutes at most.
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(600);
 
-/// Connections to metrics and probes at once. A few scrapers and kubelets need some; the rest leaves room beside a crowd.
-pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// Connections to the HTTP port at once: all MCP processes of a machine that start together, some scrapers and kubelets.
+pub const HTTP_CONNECTIONS_MAX: usize = 1024;
 
 /// Receiving the head of an HTTP request, idling before it included. Scrapers that come back later connect again.
 pub const HTTP_HEADER_DEADLINE: Duration = Duration::from_secs(10);

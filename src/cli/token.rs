@@ -38,9 +38,9 @@ Examples:
         #[command(flatten)]
         project: Project,
     },
-    /// Revokes all run tokens of the project that were issued so far; daemons refuse them within seconds
+    /// Revokes the project's run tokens issued so far; daemons refuse them within seconds
     ///
-    /// Run tokens are what executors pass to MCP servers, for minutes. Steps that run get a new one when they are started again.
+    /// Executors pass run tokens to MCP servers, each for one step and for minutes. Steps that start from now on get new ones.
     RevokeRuns {
         #[command(flatten)]
         project: Project,

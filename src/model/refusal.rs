@@ -165,7 +165,8 @@ impl Refusal {
         Self::new(
             Reason::Unauthenticated,
             "the call carries no valid run token or instance token",
-            "start the step again, which gets it a new run token, or set up the process with an instance token:              `credway token create --name NAME --instance INSTANCE`",
+            "start the step again, which gets it a new run token, or set up the process with an instance token: \
+             `credway token create --name NAME --instance INSTANCE`",
         )
     }
 
@@ -173,7 +174,8 @@ impl Refusal {
         Self::new(
             Reason::PermissionDenied,
             "an MCP process may not get its config with the access token of a person or an executor",
-            "send a run token, which the executor gets by IssueRunToken, or an instance token:              `credway token create --name NAME --instance INSTANCE`",
+            "send a run token, which the executor gets by IssueRunToken, or an instance token: \
+             `credway token create --name NAME --instance INSTANCE`",
         )
     }
 

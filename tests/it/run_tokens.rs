@@ -1,5 +1,6 @@
 //! Run tokens: issued to executors, good for one step at every daemon, and for nothing else.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use credway::clock::Clock;
@@ -14,7 +15,7 @@ use credway::model::id::InstanceId;
 use credway::store::Entity;
 use tonic::Status;
 
-use crate::support::answers::{asking, asking_server, reason, refused, value};
+use crate::support::answers::{asking, asking_server, error_info, reason, refused, value};
 use crate::support::cast::{ACME, World, manual_clock};
 use crate::support::openbao::until;
 use crate::support::process::{issue, issuing};
@@ -48,9 +49,10 @@ async fn key(client: &mut Client, request: ResolveCredentialsRequest) -> Result<
     Ok(value(&client.resolve_credentials(request).await?.into_inner(), "API_KEY"))
 }
 
-/// All that a refused caller learns.
-fn told(status: &Status) -> (tonic::Code, String, Vec<u8>) {
-    (status.code(), status.message().to_owned(), status.details().to_vec())
+/// All that a refused caller learns. The wire keeps no order of ids.
+fn told(status: &Status) -> (tonic::Code, String, String, BTreeMap<String, String>) {
+    let info = error_info(status);
+    (status.code(), status.message().to_owned(), info.reason, info.metadata.into_iter().collect())
 }
 
 #[tokio::test]

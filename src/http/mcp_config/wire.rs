@@ -35,12 +35,20 @@ struct Context<'a> {
 
 /// One key of the process's schema.
 #[derive(Deserialize)]
-struct Field {
-    #[serde(rename = "type", default)]
-    kind: Option<ValueType>,
+struct Field<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<&'a str>,
     #[serde(default)]
     required: Option<bool>,
     #[serde(default)]
+    default: Option<ConfigValue>,
+}
+
+/// A key that is asked for.
+struct Wanted {
+    key: String,
+    kind: ValueType,
+    is_required: bool,
     default: Option<ConfigValue>,
 }
 
@@ -48,7 +56,7 @@ struct Field {
 pub(super) struct Asked<'a> {
     /// As it was sent, and goes back.
     schema: &'a RawValue,
-    fields: BTreeMap<String, Field>,
+    wanted: Vec<Wanted>,
     instance: Option<Cow<'a, str>>,
 }
 
@@ -68,12 +76,13 @@ impl<'a> Asked<'a> {
         })?;
         let schema = body.config_schema.or(body.config_schema_in_camel_case).or(body.schema);
         let schema = schema.ok_or_else(|| Refusal::invalid_request("config_schema", "config_schema is missing"))?;
-        let fields = serde_json::from_str(schema.get()).map_err(|error| {
+        let fields: BTreeMap<String, Field<'_>> = serde_json::from_str(schema.get()).map_err(|error| {
             let shape = "config_schema is not an object of keys, each with a type (string, number or boolean)";
             Refusal::invalid_request("config_schema", format!("{shape}: {}", place_of(&error)))
         })?;
         let context = body.runtime_context.or(body.runtime_context_in_camel_case);
-        Ok(Self { schema, fields, instance: context.and_then(|context| context.instance_id) })
+        let wanted = fields.into_iter().map(|(key, field)| Wanted::of(key, field)).collect::<Result<_, _>>()?;
+        Ok(Self { schema, wanted, instance: context.and_then(|context| context.instance_id) })
     }
 
     /// The instance that the process takes itself for, if it says so.
@@ -87,16 +96,16 @@ impl<'a> Asked<'a> {
         let mut missing = Vec::new();
         answer.extend_from_slice(br#"{"config":{"#);
         let mut separator: &[u8] = b"";
-        for (key, field) in &self.fields {
-            match value(resolution, key, field)? {
+        for wanted in &self.wanted {
+            match wanted.value(resolution)? {
                 Some(typed) => {
                     answer.extend_from_slice(separator);
                     separator = b",";
-                    write(&mut answer, key);
+                    write(&mut answer, &wanted.key);
                     answer.push(b':');
                     typed.write(&mut answer);
                 }
-                None if field.required == Some(true) => missing.push(key.as_str()),
+                None if wanted.is_required => missing.push(wanted.key.as_str()),
                 None => {}
             }
         }
@@ -114,23 +123,40 @@ impl<'a> Asked<'a> {
 /// Some ten values of the usual length: an answer that fits grows no buffer.
 const ROOM_FOR_VALUES: usize = 1024;
 
-/// The value of a key: the instance's, else the default of the process's own schema.
-fn value<'r>(resolution: &'r Resolution, key: &str, field: &Field) -> Result<Option<Typed<'r>>, Refusal> {
-    let kind = field.kind.unwrap_or_default();
-    let entries = &resolution.config;
-    let typed = match entries.binary_search_by(|entry| entry.key.as_str().cmp(key)) {
-        Ok(position) => match (&entries[position].value, kind) {
-            (ResolvedValue::Secret(secret), ValueType::String) => Some(Typed::Text(secret.expose_secret())),
-            (ResolvedValue::Secret(secret), kind) => ConfigValue::parse(secret.expose_secret(), kind).map(Typed::Plain),
-            (ResolvedValue::Plain(ConfigValue::String(text)), ValueType::String) => Some(Typed::Text(text)),
-            (ResolvedValue::Plain(plain), kind) => plain.typed(kind).map(Typed::Plain),
-        },
-        Err(_) => match &field.default {
-            Some(default) => default.typed(kind).map(Typed::Plain),
-            None => return Ok(None),
-        },
-    };
-    typed.map(Some).ok_or_else(|| Refusal::key_invalid(resolution.provenance.instance, key, kind))
+impl Wanted {
+    fn of(key: String, field: Field<'_>) -> Result<Self, Refusal> {
+        let kind = match field.kind {
+            None | Some("string") => ValueType::String,
+            Some("number") => ValueType::Number,
+            Some("boolean") => ValueType::Boolean,
+            Some(_) => {
+                let message = format!("config_schema.{key} is of a type that is none of string, number and boolean");
+                return Err(Refusal::invalid_request("config_schema", message));
+            }
+        };
+        Ok(Self { key, kind, is_required: field.required == Some(true), default: field.default })
+    }
+
+    /// The value: the instance's, else the default of the process's own schema.
+    fn value<'r>(&self, resolution: &'r Resolution) -> Result<Option<Typed<'r>>, Refusal> {
+        let entries = &resolution.config;
+        let typed = match entries.binary_search_by(|entry| entry.key.cmp(&self.key)) {
+            Ok(position) => match (&entries[position].value, self.kind) {
+                (ResolvedValue::Secret(secret), ValueType::String) => Some(Typed::Text(secret.expose_secret())),
+                (ResolvedValue::Secret(secret), kind) => {
+                    ConfigValue::parse(secret.expose_secret(), kind).map(Typed::Plain)
+                }
+                (ResolvedValue::Plain(ConfigValue::String(text)), ValueType::String) => Some(Typed::Text(text)),
+                (ResolvedValue::Plain(plain), kind) => plain.typed(kind).map(Typed::Plain),
+            },
+            Err(_) => match &self.default {
+                Some(default) => default.typed(self.kind).map(Typed::Plain),
+                None => return Ok(None),
+            },
+        };
+        let invalid = || Refusal::key_invalid(resolution.provenance.instance, &self.key, self.kind);
+        typed.map(Some).ok_or_else(invalid)
+    }
 }
 
 impl Typed<'_> {
