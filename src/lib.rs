@@ -3,7 +3,8 @@
 //! # The way of a request, read downwards
 //! `grpc/admission.rs` → `auth/mod.rs` → `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` →
 //! `resolve/plan.rs` → `secrets/cache/` → `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` →
-//! `grpc/convert.rs`.
+//! `grpc/convert.rs`. An MCP process comes in by `http/mcp_config/` and gets its answer there; what its token is bound to is
+//! held in `resolve/bound.rs`.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.
@@ -13,7 +14,7 @@
 //! |---|---|---|
 //! | limits | every bound, with its reason | |
 //! | clock | what time is it | |
-//! | model | the domain's nouns, plain data and pure functions | |
+//! | model | the domain's nouns, plain data and pure functions | limits |
 //! | readiness | what is not ready yet, and why | |
 //! | config | settings as plain values, and how they are read | limits, model |
 //! | metrics | every metric with its help text and labels | model |
@@ -26,13 +27,14 @@
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, telemetry, changes, auth, resolve |
-//! | http | metrics and probes | limits, model, readiness, metrics |
+//! | http | metrics, probes, and the config of MCP processes | limits, clock, model, readiness, metrics, auth, resolve |
 //! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, telemetry, templates, store, changes, secrets, auth, resolve, control, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose
 //! - Only `grpc` knows protobuf; only `store` knows SQL; only `cli` prints; only `config` and `cli` read the environment.
-//! - Plaintext secrets live in `secrets` (cached), pass through `resolve`, and leave by `grpc/convert.rs`. Their type cannot be printed.
+//! - Plaintext secrets live in `secrets` (cached), pass through `resolve`, and leave by `grpc/convert.rs` and
+//!   `http/mcp_config/wire.rs`. Their type cannot be printed.
 //! - Nothing reads a clock but `clock`; no task outlives `app`; no wait is without a deadline from `limits` or `config`.
 //! - There is no global state but the process's log subscriber and TLS provider.
 

@@ -169,8 +169,8 @@ pub const CALLS_IN_FLIGHT_LIMIT: usize = 1_000_000;
 /// The longest drain: supervisors kill after minutes at most.
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(600);
 
-/// Connections to metrics and probes at once. A few scrapers and kubelets need some; the rest leaves room beside a crowd.
-pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// Connections to the HTTP port at once: all MCP processes of a machine that start together, some scrapers and kubelets.
+pub const HTTP_CONNECTIONS_MAX: usize = 1024;
 
 /// Receiving the head of an HTTP request, idling before it included. Scrapers that come back later connect again.
 pub const HTTP_HEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -385,3 +385,39 @@ pub const SECRET_ORDERS_MAX: usize = 100_000;
 
 /// How often orders are looked through for those that nothing needs any more.
 pub const SECRET_ORDERS_PRUNED_EVERY: Duration = Duration::from_secs(30);
+/// How long a run token works unless its executor asks for more or less: a step that calls its server for longer asks again.
+pub const RUN_TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(600);
+
+/// The longest that a run token may work: nobody can end a single one, only all of a project.
+pub const RUN_TOKEN_TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// The text of a run token: 157 bytes and two names of `NAME_BYTES_MAX`, in base64.
+pub const RUN_TOKEN_BYTES_MAX: usize = 1024;
+
+/// How long a daemon signs run tokens with one key.
+pub const RUN_TOKEN_KEY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a public key is kept: while it signs, while a database that is down keeps the next one from being published (for
+/// the better part of a day), and until the last token it signed has ended.
+pub const RUN_TOKEN_KEY_KEPT: Duration = Duration::from_secs(48 * 3600);
+
+/// The pause after a new key could not be published; the old one signs meanwhile.
+pub const RUN_TOKEN_KEY_RETRY: Duration = Duration::from_secs(60);
+
+/// How long a key is remembered as unknown. A key is published before it signs, so this keeps no good token out.
+pub const RUN_TOKEN_KEY_UNKNOWN_TTL: Duration = Duration::from_secs(1);
+
+/// Unknown keys remembered: invented ones cost no more memory than this.
+pub const RUN_TOKEN_KEYS_UNKNOWN_MAX: u64 = 1000;
+
+/// The request of an MCP process: a schema of some 40 keys is 8 KiB.
+pub const MCP_CONFIG_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// One config request, its body included. MCP processes give up after 5 s: they are to read why.
+pub const MCP_CONFIG_DEADLINE: Duration = Duration::from_millis(4500);
+
+/// Config requests answered at once; more are asked to come back, so that probes and those in flight keep their time.
+pub const MCP_CONFIG_CALLS_MAX: usize = 512;
+
+/// How often a caller is verified anew because something changed while it was being verified.
+pub const VERDICT_TRIES: usize = 3;

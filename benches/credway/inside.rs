@@ -7,6 +7,7 @@ use std::time::Duration;
 use alloc_counter::count_alloc;
 use anyhow::{Context, Result, anyhow, ensure};
 use credway::auth::Authenticator;
+use credway::auth::run_tokens::RunTokens;
 use credway::changes::Changes;
 use credway::clock::Clock;
 use credway::grpc::answers::Answers;
@@ -61,9 +62,17 @@ impl<'a> Inside<'a> {
         changes.trust_until(clock.moment() + Duration::from_secs(24 * 3600));
         let resolver = Resolver::new(store.clone(), changes.clone(), cache, clock.clone(), metrics.clone(), tasks);
         let resolver = Arc::new(resolver);
-        let authenticator = Authenticator::new(store, changes.clone(), Vec::new(), clock.clone(), metrics.clone());
+        let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
+        let authenticator = Authenticator::new(
+            store,
+            changes.clone(),
+            Vec::new(),
+            Arc::clone(&run_tokens),
+            clock.clone(),
+            metrics.clone(),
+        );
         let warm = Warm {
-            answers: Answers::new(&site.config.cache, changes, metrics.clone()),
+            answers: Answers::new(&site.config.cache, changes, clock.clone(), metrics.clone()),
             authenticator: Arc::new(authenticator),
             clock: clock.clone(),
             metrics: metrics.clone(),

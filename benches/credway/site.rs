@@ -163,6 +163,8 @@ impl Filling {
             project: Some(self.project.id),
             role: Role::Contributor,
             scopes: [Scope::McpExecute].into_iter().collect(),
+            binding: None,
+            expires_at: None,
         }
     }
 
@@ -212,6 +214,7 @@ impl Filling {
             id: TokenId::generate(),
             tenant: caller.tenant,
             project: caller.project,
+            instance: None,
             name: "bench".into(),
             shown_prefix: token.shown_prefix().to_owned(),
             hash: token.hash(),

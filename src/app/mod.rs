@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Authenticator;
+use crate::auth::run_tokens::RunTokens;
 use crate::changes::{Changes, Follower, Heard};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -29,7 +30,7 @@ use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
 use crate::grpc::watch::Watches;
-use crate::http;
+use crate::http::{self, McpConfig};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
@@ -92,6 +93,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let Backends { store, secrets, is_migrated } = backends::open(config, &clock, &background, &stop).await?;
     let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
     let changes = Changes::new();
+    let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
     let resolver = Arc::new(Resolver::new(
         store.clone(),
         changes.clone(),
@@ -100,16 +102,23 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         metrics.clone(),
         background.clone(),
     ));
-    let known = config.known_callers.clone();
-    let authenticator = Authenticator::new(store.clone(), changes.clone(), known, clock.clone(), metrics.clone());
-    let authenticator = Arc::new(authenticator);
+    let authenticator = Arc::new(Authenticator::new(
+        store.clone(),
+        changes.clone(),
+        config.known_callers.clone(),
+        Arc::clone(&run_tokens),
+        clock.clone(),
+        metrics.clone(),
+    ));
     let (asked, verifier) = (Arc::clone(&resolver), Arc::clone(&authenticator));
     let watches = Watches::new(asked, verifier, changes.watch(), drain.clone(), clock.clone(), metrics.clone());
+    let mcp_config = McpConfig::new(Arc::clone(&resolver), Arc::clone(&authenticator), clock.clone(), metrics.clone());
     let gate = Gate::new(Arc::clone(&authenticator), &config.grpc, clock.clone(), metrics.clone());
-    let service = gate.before(Credentials::new(resolver, watches, metrics.clone()).into_service());
+    let service =
+        gate.before(Credentials::new(resolver, watches, Arc::clone(&run_tokens), metrics.clone()).into_service());
 
     let (health, routes) = routes(service)?;
-    let answers = Answers::new(&config.cache, changes.clone(), metrics.clone());
+    let answers = Answers::new(&config.cache, changes.clone(), clock.clone(), metrics.clone());
     let are_roots_traced = config.telemetry.otlp_endpoint.is_some() && config.telemetry.trace_sample_ratio > 0.0;
     let warm = Warm {
         answers: answers.clone(),
@@ -119,7 +128,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         are_roots_traced,
     };
     let hot = Hot::before(warm, routes);
-    let heard = Caches { secrets: cache.clone() };
+    let heard = Caches { secrets: cache.clone(), run_tokens: Arc::clone(&run_tokens) };
     let max_stale = config.cache.config_max_stale;
     let follower = Follower::new(store.clone(), changes.clone(), clock.clone(), metrics.clone(), max_stale, heard);
     background.spawn(follower.run(stop.clone()));
@@ -137,8 +146,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         serving.spawn(listener.serve(hot.clone(), context.clone()));
     }
     if let Some(listener) = http {
-        let router = http::router(http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() });
-        background.spawn(http::serve(listener, router, stop.clone()));
+        let state = http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() };
+        background.spawn(http::serve(listener, http::Routes::with_mcp_config(state, mcp_config), stop.clone()));
     }
     background.spawn(monitor.run(stop.clone(), drain.clone()));
     let drain_deadline = config.shutdown.drain;
@@ -219,18 +228,30 @@ fn addresses(listeners: &[Listener], http: Option<&TcpListener>) -> Addresses {
 /// The caches below the answers, as the change log is told to them.
 struct Caches {
     secrets: SecretCache,
+    run_tokens: Arc<RunTokens>,
 }
 
 impl Heard for Caches {
-    fn changed(&self, records: &[ChangeRecord]) {
+    async fn changed(&self, records: &[ChangeRecord]) {
+        if records.iter().any(|record| record.entity == Entity::RunTokens) {
+            self.read_run_tokens().await;
+        }
         let connections = records.iter().filter(|record| record.entity == Entity::Connection);
         for connection in connections.filter_map(|record| record.id.parse().ok()) {
             self.secrets.revalidate(connection);
         }
     }
 
-    fn doubted(&self) {
+    async fn doubted(&self) {
+        self.read_run_tokens().await;
         self.secrets.revalidate_all();
+    }
+}
+
+impl Caches {
+    /// If it fails, the change log cannot be followed either, and is read again from here on once it can.
+    async fn read_run_tokens(&self) {
+        let _ = timeout(crate::limits::CHANGE_LOOK_DEADLINE, self.run_tokens.refresh()).await;
     }
 }
 

@@ -3,6 +3,8 @@
 //! Verdicts are kept until something that they were made of changes, so that the hot path asks no database. While changes cannot
 //! be heard of, they are kept for a moment, which then is how long a revoked token still works.
 
+pub mod run_tokens;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,10 +16,12 @@ use crate::clock::{Clock, Moment};
 use crate::config::{Identity, KnownCaller};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::model::caller::{Caller, Subject};
+use crate::model::caller::{Binding, Caller, Role, Scope, Subject};
 use crate::model::refusal::Refusal;
+use crate::model::run_token::{self, Claims};
 use crate::model::token::TokenText;
 use crate::store::{Store, StoreError, TokenRecord};
+use run_tokens::RunTokens;
 
 /// What a call brings to prove who makes it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +39,7 @@ pub struct Authenticator {
     store: Store,
     changes: Changes,
     known: Vec<KnownCaller>,
+    run_tokens: Arc<RunTokens>,
     verdicts: Cache<Claim, Verdict>,
     clock: Clock,
     metrics: Metrics,
@@ -54,17 +59,26 @@ struct Verdict {
     outcome: Result<Arc<Caller>, Refusal>,
     /// When the token itself ends, whatever we remember.
     expires_at: Option<Timestamp>,
-    /// It is trusted until then whatever happens; longer only while nothing of `subjects` changes, and we would hear of it.
+    /// Of a run token: what decides whether it was revoked with those of its project.
+    issued_at: Option<Timestamp>,
+    /// It holds until then while no change of `subjects` is heard of; longer only while we would hear of one.
     current_until: Moment,
     as_of: Stamp,
     subjects: Arc<[Change]>,
 }
 
 impl Authenticator {
-    pub fn new(store: Store, changes: Changes, known: Vec<KnownCaller>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(
+        store: Store,
+        changes: Changes,
+        known: Vec<KnownCaller>,
+        run_tokens: Arc<RunTokens>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let verdicts =
             Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_TTL).build();
-        Self { store, changes, known, verdicts, clock, metrics }
+        Self { store, changes, known, run_tokens, verdicts, clock, metrics }
     }
 
     /// Who `evidence` claims to be, whether that is so or not; `None` for somebody who is refused unseen.
@@ -80,20 +94,28 @@ impl Authenticator {
     /// A token that is sent decides alone: a wrong one is not made good by the socket it came through.
     pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Arc<Caller>, Refusal> {
         match evidence.bearer {
+            Some(bearer) if bearer.starts_with(run_token::PREFIX) => {
+                let claim = Claim::TokenHash(Sha256::digest(bearer).into());
+                self.verdict(claim, || Box::pin(self.verify(bearer))).await
+            }
             Some(bearer) => {
                 let token = TokenText::parse(bearer).map_err(|_| Refusal::unauthenticated())?;
-                self.verdict(Claim::TokenHash(token.hash()), Box::pin(self.look_up(&token))).await
+                self.verdict(Claim::TokenHash(token.hash()), || Box::pin(self.look_up(&token))).await
             }
             None => {
                 let position = self.known.iter().position(|known| matches(&known.identity, &evidence));
                 let position = position.ok_or_else(Refusal::unauthenticated)?;
-                self.verdict(Claim::Known(position), Box::pin(self.recognise(position))).await
+                self.verdict(Claim::Known(position), || Box::pin(self.recognise(position))).await
             }
         }
     }
 
     /// The remembered verdict on `claim`, or that of `verify`, which runs once for all who wait.
-    async fn verdict(&self, claim: Claim, verify: impl Future<Output = Verdict>) -> Result<Arc<Caller>, Refusal> {
+    async fn verdict<F: Future<Output = Verdict>>(
+        &self,
+        claim: Claim,
+        verify: impl Fn() -> F,
+    ) -> Result<Arc<Caller>, Refusal> {
         let now = self.clock.moment();
         if let Some(verdict) = self.verdicts.get(&claim).await
             && self.is_current(&verdict, now)
@@ -102,23 +124,53 @@ impl Authenticator {
             return self.still_valid(verdict);
         }
         self.metrics.token_cache_miss();
-        let is_outdated = |held: &Verdict| !self.is_current(held, now);
-        let entry = self.verdicts.entry(claim).or_insert_with_if(verify, is_outdated).await;
-        self.still_valid(entry.into_value())
+        for _ in 0..limits::VERDICT_TRIES {
+            let is_outdated = |held: &Verdict| !self.is_current(held, now);
+            let entry = self.verdicts.entry(claim).or_insert_with_if(verify(), is_outdated).await;
+            let verdict = entry.into_value();
+            // One that was under way already may have begun before a revocation that has been heard of since.
+            if self.is_current(&verdict, now) {
+                return self.still_valid(verdict);
+            }
+        }
+        Err(Refusal::unauthenticated())
     }
 
+    /// Whether a verdict holds: nothing of its subjects has changed since, and we would have heard of it or it is young.
     fn is_current(&self, verdict: &Verdict, now: Moment) -> bool {
-        let is_known_unchanged = verdict.outcome.is_ok()
-            && self.changes.is_trusted(now)
-            && self.changes.are_unchanged(verdict.as_of, &verdict.subjects);
-        now < verdict.current_until || is_known_unchanged
+        let is_young = now < verdict.current_until;
+        match verdict.outcome {
+            Ok(_) => {
+                self.changes.are_unchanged(verdict.as_of, &verdict.subjects)
+                    && (is_young || self.changes.is_trusted(now))
+            }
+            Err(_) => is_young,
+        }
     }
 
     fn still_valid(&self, verdict: Verdict) -> Result<Arc<Caller>, Refusal> {
         if verdict.expires_at.is_some_and(|end| end <= self.clock.now()) {
             return Err(Refusal::unauthenticated());
         }
+        if let (Ok(Caller { project: Some(project), .. }), Some(issued_at)) =
+            (verdict.outcome.as_deref(), verdict.issued_at)
+            && self.run_tokens.is_revoked(*project, issued_at)
+        {
+            return Err(Refusal::unauthenticated());
+        }
         verdict.outcome
+    }
+
+    async fn verify(&self, bearer: &str) -> Verdict {
+        let as_of = self.changes.stamp();
+        match self.run_tokens.verify(bearer).await {
+            Ok(claims) => {
+                let (issued_at, expires_at) = (claims.issued_at, claims.expires_at);
+                let verdict = self.remember(Ok(Arc::new(caller_by(claims))), Some(expires_at), as_of);
+                Verdict { issued_at: Some(issued_at), ..verdict }
+            }
+            Err(refusal) => self.remember(Err(refusal), None, as_of),
+        }
     }
 
     async fn look_up(&self, token: &TokenText) -> Verdict {
@@ -160,7 +212,15 @@ impl Authenticator {
             Identity::Uid(uid) => Subject::Uid(*uid),
             Identity::CertificateName(name) => Subject::Certificate(name.clone()),
         };
-        Ok(Some(Caller { subject, tenant: tenant.id, project, role: known.role, scopes: known.scopes }))
+        Ok(Some(Caller {
+            subject,
+            tenant: tenant.id,
+            project,
+            role: known.role,
+            scopes: known.scopes,
+            binding: None,
+            expires_at: None,
+        }))
     }
 
     /// A verdict is kept its time; that the database did not answer, only for the pause that the caller is asked for.
@@ -168,7 +228,7 @@ impl Authenticator {
         let pause = outcome.as_ref().err().and_then(|refusal| refusal.retry_after);
         let current_until = self.clock.moment() + pause.unwrap_or(limits::TOKEN_CACHE_TTL);
         let subjects = outcome.iter().flat_map(|caller| subjects(caller)).collect();
-        Verdict { outcome, expires_at, current_until, as_of, subjects }
+        Verdict { outcome, expires_at, issued_at: None, current_until, as_of, subjects }
     }
 }
 
@@ -183,7 +243,7 @@ fn matches(identity: &Identity, evidence: &Evidence<'_>) -> bool {
 fn subjects(caller: &Caller) -> impl Iterator<Item = Change> {
     let token = match &caller.subject {
         Subject::Token(id) => Some(Change::token(*id)),
-        Subject::Uid(_) | Subject::Certificate(_) => None,
+        Subject::Run(_) | Subject::Uid(_) | Subject::Certificate(_) => None,
     };
     token.into_iter().chain([Change::tenant(caller.tenant)]).chain(caller.project.map(Change::project))
 }
@@ -195,7 +255,28 @@ fn caller_of(record: &TokenRecord) -> Caller {
         project: record.project,
         role: record.role,
         scopes: record.scopes,
+        binding: record.instance.map(|instance| Binding { instance, workflow: None, step: None }),
+        expires_at: record.expires_at,
     }
+}
+
+/// A run token opens nothing but what it is bound to.
+fn caller_by(claims: Claims) -> Caller {
+    Caller {
+        subject: Subject::Run(claims.id),
+        tenant: claims.tenant,
+        project: Some(claims.project),
+        role: Role::Viewer,
+        scopes: [Scope::McpExecute].into_iter().collect(),
+        binding: Some(claims.binding),
+        expires_at: Some(claims.expires_at),
+    }
+}
+
+/// The token of an `authorization` value; the scheme's case does not matter (RFC 9110, 11.1).
+pub fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 fn unverified(error: &StoreError) -> Refusal {

@@ -12,12 +12,12 @@ use crate::metrics::Metrics;
 use crate::store::{ChangeFeed, ChangeRecord, Store, StoreError};
 
 /// Who is told of changes besides `Changes` itself, and before it.
-pub trait Heard: Send {
+pub trait Heard: Send + Sync {
     /// These changed.
-    fn changed(&self, records: &[ChangeRecord]);
+    fn changed(&self, records: &[ChangeRecord]) -> impl Future<Output = ()> + Send;
 
     /// Anything may have changed.
-    fn doubted(&self);
+    fn doubted(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// Follows the change log for as long as the daemon runs.
@@ -83,7 +83,7 @@ impl<H: Heard> Follower<H> {
             return self.look(feed).await.map(drop);
         }
         self.applied = Some(head);
-        self.heard.doubted();
+        self.heard.doubted().await;
         self.changes.doubt_everything();
         Ok(())
     }
@@ -94,7 +94,7 @@ impl<H: Heard> Follower<H> {
         loop {
             let records = feed.after(self.applied.unwrap_or(0)).await?;
             let Some(last) = records.last() else { return Ok(has_found) };
-            self.heard.changed(&records);
+            self.heard.changed(&records).await;
             self.changes.apply(&records);
             self.metrics.changes_applied(records.len() as u64);
             self.applied = Some(last.sequence);

@@ -23,7 +23,8 @@ pub(super) enum Token {
     #[command(after_help = "\
 Examples:
   credway token create --name executor --days 90 > executor.token
-  credway token create --name editor --role project_viewer --scope mcp:read --scope workflow:read")]
+  credway token create --name editor --role project_viewer --scope mcp:read --scope workflow:read
+  credway token create --name 'mailer process' --instance mailer")]
     Create(Create),
     /// Lists the project's tokens, without their text
     List {
@@ -34,6 +35,13 @@ Examples:
     Revoke {
         /// The token: its name, its id (tok_…) or what it starts with (pat_…)
         token: String,
+        #[command(flatten)]
+        project: Project,
+    },
+    /// Revokes the project's run tokens issued so far; daemons refuse them within seconds
+    ///
+    /// Executors pass run tokens to MCP servers, each for one step and for minutes. Steps that start from now on get new ones.
+    RevokeRuns {
         #[command(flatten)]
         project: Project,
     },
@@ -56,6 +64,9 @@ pub(super) struct Create {
     /// For every project of the tenant, not just this one
     #[arg(long)]
     whole_tenant: bool,
+    /// For an MCP process that starts by itself: it gets the config of this instance, and nothing else
+    #[arg(long, value_name = "INSTANCE", conflicts_with_all = ["scopes", "role", "whole_tenant"])]
+    instance: Option<String>,
     #[command(flatten)]
     project: Project,
 }
@@ -66,6 +77,7 @@ impl Token {
             Self::Create(create) => with(&create.project, async |opened| opened.token_create(&create).await).await,
             Self::List { project } => with(&project, async |opened| opened.token_list().await).await,
             Self::Revoke { token, project } => with(&project, async |opened| opened.token_revoke(&token).await).await,
+            Self::RevokeRuns { project } => with(&project, async |opened| opened.run_tokens_revoke().await).await,
         }
     }
 }
@@ -74,14 +86,21 @@ impl Opened {
     async fn token_create(&self, create: &Create) -> Result<(), Failure> {
         const DAY_SECONDS: u64 = 24 * 60 * 60;
         let life = create.days.map(|days| Duration::from_secs(u64::from(days) * DAY_SECONDS));
-        let spec = TokenSpec {
-            project: (!create.whole_tenant).then_some(self.project.project.id),
-            name: create.name.clone(),
-            role: create.role,
-            scopes: create.scopes.iter().copied().collect(),
-            expires_at: life.and_then(|life| Clock::System.now().checked_add(life).ok()),
+        let expires_at = life.and_then(|life| Clock::System.now().checked_add(life).ok());
+        let (control, name) = (&self.workspace.control, create.name.clone());
+        let created = match &create.instance {
+            Some(instance) => control.instance_token_create(&self.project, instance, name, expires_at).await,
+            None => {
+                let spec = TokenSpec {
+                    project: (!create.whole_tenant).then_some(self.project.project.id),
+                    name,
+                    role: create.role,
+                    scopes: create.scopes.iter().copied().collect(),
+                    expires_at,
+                };
+                control.token_create(&self.project.tenant, spec).await
+            }
         };
-        let created = self.workspace.control.token_create(&self.project.tenant, spec).await;
         let (record, text) = created.map_err(|error| of_control(&error))?;
         eprintln!("created {} {:?}; the token is shown this once:", record.id, record.name);
         say!("{}", text.expose());
@@ -99,9 +118,10 @@ impl Opened {
                 (None, None) => "live".to_owned(),
             };
             let (role, scopes) = (token.role.to_string(), token.scopes.to_string());
-            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, state]
+            let instance = token.instance.map(|id| id.to_string()).unwrap_or_default();
+            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, instance, state]
         });
-        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "STATE"], rows));
+        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "ONLY INSTANCE", "STATE"], rows));
         Ok(())
     }
 
@@ -109,6 +129,13 @@ impl Opened {
         let revoked = self.workspace.control.token_revoke(&self.project, asked).await;
         let token = revoked.map_err(|error| of_control(&error))?;
         say!("revoked {} {:?}", token.id, token.name);
+        Ok(())
+    }
+
+    async fn run_tokens_revoke(&self) -> Result<(), Failure> {
+        let revoked = self.workspace.control.run_tokens_revoke(&self.project).await;
+        let until = revoked.map_err(|error| of_control(&error))?;
+        say!("revoked the run tokens of {} issued until {until:.0}", self.project.project.slug);
         Ok(())
     }
 }

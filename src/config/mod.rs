@@ -160,7 +160,7 @@ pub struct MutualTls {
     pub client_ca_file: PathBuf,
 }
 
-/// The HTTP listener: metrics and probes.
+/// The HTTP listener: metrics, probes, and for callers on this machine the config of MCP processes.
 #[derive(Clone, Debug)]
 pub struct Http {
     pub address: Option<SocketAddr>,

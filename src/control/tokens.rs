@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 
 use super::check::name_fault;
+use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace};
-use crate::model::caller::{Role, ScopeSet};
-use crate::model::id::{ProjectId, TenantId, TokenId};
+use crate::model::caller::{Role, Scope, ScopeSet};
+use crate::model::id::{InstanceId, ProjectId, TenantId, TokenId};
 use crate::model::token::TokenText;
 use crate::store::{TenantRecord, TokenRecord};
 
@@ -27,6 +28,35 @@ impl Control {
         tenant: &TenantRecord,
         spec: TokenSpec,
     ) -> Result<(TokenRecord, TokenText), ControlError> {
+        self.token_insert(tenant.id, spec, None).await
+    }
+
+    /// Makes the token of an MCP process: it gets the config of that instance, and nothing else.
+    pub async fn instance_token_create(
+        &self,
+        workspace: &Workspace,
+        instance: &str,
+        name: String,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(TokenRecord, TokenText), ControlError> {
+        let instances = self.store.project_state(workspace.project.id).await?.instances;
+        let id: Option<InstanceId> = instance.parse().ok();
+        let meant = instances.iter().find(|known| Some(known.id) == id || known.name.as_str() == instance);
+        let meant = meant.ok_or_else(|| ControlError::NotFound {
+            what: format!("MCP instance {instance:?}"),
+            hint: hint(instance, instances.iter().map(|known| known.name.as_str())),
+        })?;
+        let scopes = [Scope::McpExecute].into_iter().collect();
+        let spec = TokenSpec { project: Some(workspace.project.id), name, role: Role::Viewer, scopes, expires_at };
+        self.token_insert(workspace.tenant.id, spec, Some(meant.id)).await
+    }
+
+    async fn token_insert(
+        &self,
+        tenant: TenantId,
+        spec: TokenSpec,
+        instance: Option<InstanceId>,
+    ) -> Result<(TokenRecord, TokenText), ControlError> {
         let now = self.clock.now();
         let faults = [
             ("name", name_fault(&spec.name)),
@@ -41,11 +71,20 @@ impl Control {
             return Err(ControlError::Mistakes(mistakes));
         }
         let text = TokenText::generate()?;
-        let record = token_record(tenant.id, spec, &text, now);
+        let record = TokenRecord { instance, ..token_record(tenant, spec, &text, now) };
         let mut tx = self.store.begin().await?;
         tx.token_insert(&record).await?;
         tx.commit().await?;
         Ok((record, text))
+    }
+
+    /// Revokes the run tokens that were issued so far for the project. They work no longer than daemons take to hear of it.
+    pub async fn run_tokens_revoke(&self, workspace: &Workspace) -> Result<Timestamp, ControlError> {
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        tx.run_tokens_revoke(&workspace.project, now).await?;
+        tx.commit().await?;
+        Ok(now)
     }
 
     /// The tokens of a project, newest first; revoked and expired ones included.
@@ -89,6 +128,7 @@ pub(super) fn token_record(tenant: TenantId, spec: TokenSpec, text: &TokenText, 
         id: TokenId::generate(),
         tenant,
         project: spec.project,
+        instance: None,
         name: spec.name,
         shown_prefix: text.shown_prefix().to_owned(),
         hash: text.hash(),

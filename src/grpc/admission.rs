@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::listen::Peer;
 use super::{deadline, status};
-use crate::auth::{Authenticator, Evidence};
+use crate::auth::{Authenticator, Evidence, bearer_token};
 use crate::clock::Clock;
 use crate::config;
 use crate::limits;
@@ -135,10 +135,4 @@ pub(super) fn evidence<'a>(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Ev
         Some(Peer::Tls { names, .. }) => Evidence { bearer, uid: None, certificate_names: names },
         Some(Peer::Tcp { .. }) | None => Evidence { bearer, uid: None, certificate_names: &[] },
     }
-}
-
-/// The token of an `authorization` value; the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer_token(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

@@ -4,6 +4,7 @@
 //! the project named, and the request's own bytes: whatever differs makes another question.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
@@ -14,9 +15,10 @@ use zeroize::Zeroizing;
 use super::proto::{Freshness, ResolveCredentialsResponse};
 use crate::auth::Claim;
 use crate::changes::{Changes, Place, Stamp};
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::metrics::Metrics;
+use crate::model::caller::Caller;
 use crate::resolve::Reuse;
 
 /// What gRPC puts before a message: whether it is compressed, and its length.
@@ -29,6 +31,7 @@ pub struct Answers(Arc<Shared>);
 struct Shared {
     held: Cache<Box<[u8]>, Answer, ByBytes>,
     changes: Changes,
+    clock: Clock,
     metrics: Metrics,
 }
 
@@ -69,12 +72,12 @@ impl Weighter<Box<[u8]>, Answer> for ByBytes {
 }
 
 impl Answers {
-    pub fn new(settings: &config::Cache, changes: Changes, metrics: Metrics) -> Self {
+    pub fn new(settings: &config::Cache, changes: Changes, clock: Clock, metrics: Metrics) -> Self {
         // An entry that weighs no less than its share of the entries bounds them as well.
         let least = (settings.bytes_max / settings.entries_max.max(1)).max(1);
         let entries = usize::try_from(settings.entries_max).unwrap_or(usize::MAX);
         let held = Cache::with_weighter(entries, settings.bytes_max, ByBytes { least });
-        Self(Arc::new(Shared { held, changes, metrics }))
+        Self(Arc::new(Shared { held, changes, clock, metrics }))
     }
 
     /// The framed answer to `question`, if one is held that is as good as a new one at `now`.
@@ -95,6 +98,14 @@ impl Answers {
     /// Tells the gauges.
     pub fn observe(&self) {
         self.0.metrics.answer_cache_size(self.0.held.len() as u64, self.0.held.weight());
+    }
+}
+
+impl Shared {
+    /// Until when the caller is let in at all.
+    fn last_moment(&self, caller: &Caller) -> Option<Moment> {
+        let left = caller.expires_at?.duration_since(self.clock.now());
+        Some(self.clock.moment() + Duration::try_from(left).unwrap_or(Duration::ZERO))
     }
 }
 
@@ -126,9 +137,10 @@ impl Question {
 }
 
 impl Slot {
-    /// Keeps `answer` for those who ask the same later. To them it comes from memory.
-    pub(super) fn keep(&self, answer: &ResolveCredentialsResponse, reuse: Reuse) {
+    /// Keeps `answer` for when `caller` asks the same later. Then it comes from memory.
+    pub(super) fn keep(&self, answer: &ResolveCredentialsResponse, caller: &Caller, reuse: Reuse) {
         let shared = &self.answers.0;
+        let until = shared.last_moment(caller).map_or(reuse.until, |end| end.min(reuse.until));
         let mut answer = answer.clone();
         for used in answer.provenance.iter_mut().flat_map(|provenance| &mut provenance.connections) {
             if used.freshness() == Freshness::Fresh {
@@ -137,7 +149,7 @@ impl Slot {
         }
         let Some(framed) = framed(&answer) else { return };
         let (as_of, place) = (self.as_of.min(reuse.as_of), shared.changes.place(reuse.project));
-        shared.held.insert(Box::from(&*self.key), Answer { framed, as_of, place, until: reuse.until });
+        shared.held.insert(Box::from(&*self.key), Answer { framed, as_of, place, until });
     }
 }
 

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::proto;
 use super::status;
+use crate::auth::run_tokens::Issued;
 use crate::limits;
+use crate::model::id::InstanceId;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{
     AppliedOverride, ConnectionUse, Freshness, InstanceRef, Provenance, Resolution, ResolutionRequest, ResolvedEntry,
@@ -72,6 +74,25 @@ fn min_token_ttl(asked: Option<prost_types::Duration>) -> Result<Duration, Refus
         let longest = limits::MIN_TOKEN_TTL_MAX.as_secs();
         Refusal::invalid_request("min_token_ttl", format!("min_token_ttl must be between 0 and {longest} s"))
     })
+}
+
+/// How long a run token is to work.
+pub(super) fn run_token_ttl(asked: Option<prost_types::Duration>) -> Result<Duration, Refusal> {
+    let Some(asked) = asked else { return Ok(limits::RUN_TOKEN_TTL_DEFAULT) };
+    let bounds = Duration::from_secs(1)..=limits::RUN_TOKEN_TTL_MAX;
+    let ttl = Duration::try_from(asked).ok().filter(|ttl| bounds.contains(ttl));
+    ttl.ok_or_else(|| {
+        let longest = limits::RUN_TOKEN_TTL_MAX.as_secs();
+        Refusal::invalid_request("ttl", format!("ttl must be between 1 and {longest} s"))
+    })
+}
+
+pub(super) fn run_token(issued: Issued, instance: InstanceId) -> proto::IssueRunTokenResponse {
+    proto::IssueRunTokenResponse {
+        token: issued.text.expose_secret().to_owned(),
+        expires_at: Some(timestamp(issued.expires_at)),
+        instance_id: instance.to_string(),
+    }
 }
 
 fn some(text: String) -> Option<String> {

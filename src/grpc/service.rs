@@ -18,9 +18,10 @@ use super::proto::{
 };
 use super::status;
 use super::watch::{Standing, Watched, Watches};
+use crate::auth::run_tokens::{Grant, RunTokens};
 use crate::limits;
 use crate::metrics::{Metrics, Tier};
-use crate::model::caller::{Caller, Scope};
+use crate::model::caller::{Binding, Caller, Scope};
 use crate::model::refusal::Refusal;
 use crate::model::resolution::ResolutionRequest;
 use crate::resolve::Resolver;
@@ -29,12 +30,13 @@ use crate::resolve::Resolver;
 pub struct Credentials {
     resolver: Arc<Resolver>,
     watches: Arc<Watches>,
+    run_tokens: Arc<RunTokens>,
     metrics: Metrics,
 }
 
 impl Credentials {
-    pub fn new(resolver: Arc<Resolver>, watches: Watches, metrics: Metrics) -> Self {
-        Self { resolver, watches: Arc::new(watches), metrics }
+    pub fn new(resolver: Arc<Resolver>, watches: Watches, run_tokens: Arc<RunTokens>, metrics: Metrics) -> Self {
+        Self { resolver, watches: Arc::new(watches), run_tokens, metrics }
     }
 
     /// As a service for a router, with the bound on what a request may weigh. It is to stand behind a `Gate`.
@@ -97,7 +99,7 @@ impl CredentialService for Credentials {
             let (resolution, reuse) = self.resolver.resolve_for_reuse(&caller, &request).await?;
             let answer = convert::resolution(resolution);
             if let Some(slot) = slot {
-                slot.keep(&answer, reuse);
+                slot.keep(&answer, &caller, reuse);
             }
             Ok(answer)
         };
@@ -154,9 +156,22 @@ impl CredentialService for Credentials {
 
     async fn issue_run_token(
         &self,
-        _request: Request<IssueRunTokenRequest>,
+        request: Request<IssueRunTokenRequest>,
     ) -> Result<Response<IssueRunTokenResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let work = |caller: Arc<Caller>, call: Call<IssueRunTokenRequest>| async move {
+            if caller.binding.is_some() {
+                return Err(Refusal::bound_caller());
+            }
+            let ttl = convert::run_token_ttl(call.message.ttl)?;
+            let request = convert::request(call.asked())?;
+            let instance = self.resolver.instance(&caller, &request).await?;
+            let binding = Binding { instance: instance.id, workflow: request.workflow, step: request.step };
+            let grant = Grant { tenant: caller.tenant, project: instance.project_id, binding };
+            let issued = self.run_tokens.issue(grant, ttl).await?;
+            tracing::debug!(token.id = %issued.id, caller = %caller.subject, instance.id = %instance.id, "run token issued");
+            Ok(convert::run_token(issued, instance.id))
+        };
+        self.answer(request, &[Scope::McpExecute], work).await
     }
 }
 
@@ -233,6 +248,20 @@ impl Call<WatchCredentialsRequest> {
             server_url: message.server_url,
             step: message.step,
             min_token_ttl: message.min_token_ttl,
+        }
+    }
+}
+
+impl Call<IssueRunTokenRequest> {
+    fn asked(self) -> Asked {
+        let message = self.message;
+        Asked {
+            project: self.project,
+            workflow_id: message.workflow_id,
+            instance_id: message.instance_id,
+            server_url: message.server_url,
+            step: message.step,
+            min_token_ttl: None,
         }
     }
 }

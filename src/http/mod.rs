@@ -1,5 +1,10 @@
-//! Metrics and probes over HTTP/1.1. Every answer is made at once from memory; nothing here waits for another part.
+//! Metrics, probes and the config of MCP processes over HTTP/1.1. Metrics and probes are answered at once from memory.
 
+mod mcp_config;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
@@ -21,6 +26,8 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
+pub use mcp_config::McpConfig;
+
 /// What the answers are made of.
 #[derive(Clone, Debug)]
 pub struct HttpState {
@@ -28,12 +35,39 @@ pub struct HttpState {
     pub readiness: Readiness,
 }
 
-/// Every route.
-pub fn router(state: HttpState) -> Router {
+/// Every route: for callers on this machine, and for those beyond it.
+#[derive(Clone)]
+pub struct Routes {
+    here: Router,
+    elsewhere: Router,
+}
+
+impl Routes {
+    /// Metrics and probes.
+    pub fn new(state: HttpState) -> Self {
+        let router = router(state, Router::new());
+        Self { here: router.clone(), elsewhere: router }
+    }
+
+    /// These, and the config of MCP processes.
+    pub fn with_mcp_config(state: HttpState, mcp_config: Arc<McpConfig>) -> Self {
+        let here = router(state.clone(), mcp_config.here());
+        Self { here, elsewhere: router(state, McpConfig::elsewhere()) }
+    }
+
+    /// What the peer of `stream` may call. Where a port of the loopback is passed on to others, they are still others.
+    fn of(self, stream: &TcpStream) -> Router {
+        let is_here = |address: io::Result<SocketAddr>| address.is_ok_and(|address| address.ip().is_loopback());
+        if is_here(stream.peer_addr()) && is_here(stream.local_addr()) { self.here } else { self.elsewhere }
+    }
+}
+
+fn router(state: HttpState, mcp_config: Router<HttpState>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get("ok\n"))
         .route("/readyz", get(readyz))
+        .merge(mcp_config)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_response(no_store))
@@ -62,12 +96,14 @@ async fn readyz(State(state): State<HttpState>, RawQuery(query): RawQuery) -> (S
 }
 
 async fn not_found(uri: Uri) -> Response {
-    let message = format!("there is nothing at {}: this port has /metrics, /livez and /readyz", uri.path());
+    let message =
+        format!("there is nothing at {}: this port has /metrics, /livez, /readyz and /mcp/config", uri.path());
     problem(StatusCode::NOT_FOUND, "NOT_FOUND", "not found", &message)
 }
 
-async fn method_not_allowed() -> Response {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method not allowed", "use GET")
+async fn method_not_allowed(uri: Uri) -> Response {
+    let message = if uri.path() == mcp_config::PATH { "use POST" } else { "use GET" };
+    problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method not allowed", message)
 }
 
 fn problem(status: StatusCode, code: &str, error: &str, message: &str) -> Response {
@@ -83,14 +119,15 @@ async fn no_store(mut response: Response) -> Response {
 /// Answers until `drain` is cancelled, then lets the connections in use end, but not for long.
 ///
 /// Not `axum::serve`: that one waits for ever for a request that is sent slowly, and keeps any number of connections.
-pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken) {
+pub async fn serve(listener: TcpListener, routes: Routes, drain: CancellationToken) {
     let connections = TaskTracker::new();
     while let Some(stream) = drain.run_until_cancelled(accept(&listener)).await {
         if connections.len() >= limits::HTTP_CONNECTIONS_MAX {
             // Dropped: a scraper tries again, and probes are few.
             continue;
         }
-        connections.spawn(answer(stream, router.clone(), drain.clone()));
+        let router = routes.clone().of(&stream);
+        connections.spawn(answer(stream, router, drain.clone()));
     }
     connections.close();
     connections.wait().await;

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::id::{ProjectId, TenantId, TokenId};
+use jiff::Timestamp;
+
+use super::id::{InstanceId, ProjectId, RunTokenId, TenantId, TokenId};
 
 /// Someone whose identity was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,19 @@ pub struct Caller {
     pub project: Option<ProjectId>,
     pub role: Role,
     pub scopes: ScopeSet,
+    /// The one thing it may resolve; `None` for everything in its projects.
+    pub binding: Option<Binding>,
+    /// When the token by which it is known ends, if it does.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// One instance, for one step of one workflow: what a run token or an instance token is good for, and nothing beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    pub instance: InstanceId,
+    /// `None`: without a workflow, as an MCP process at start-up.
+    pub workflow: Option<String>,
+    pub step: Option<String>,
 }
 
 /// By what a caller was known.
@@ -21,6 +36,8 @@ pub struct Caller {
 pub enum Subject {
     /// A personal access token.
     Token(TokenId),
+    /// A token of one step of one run.
+    Run(RunTokenId),
     /// The uid of the process at the other end of the Unix socket.
     Uid(u32),
     /// The name in a client certificate.
@@ -31,6 +48,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Token(id) => write!(f, "{id}"),
+            Self::Run(id) => write!(f, "{id}"),
             Self::Uid(uid) => write!(f, "uid:{uid}"),
             Self::Certificate(name) => write!(f, "san:{name}"),
         }

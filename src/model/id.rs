@@ -28,6 +28,16 @@ macro_rules! typed_id {
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
+
+            /// The id without its prefix, for compact forms.
+            pub fn to_bytes(self) -> [u8; 16] {
+                self.0.into_bytes()
+            }
+
+            /// The id that `to_bytes` gave.
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
         }
 
         impl fmt::Display for $name {
@@ -86,6 +96,10 @@ typed_id!(
     /// An access token of a person or program: the record, not the token.
     TokenId, "tok", "a token"
 );
+typed_id!(
+    /// A run token: what logs name it by, as no database knows it.
+    RunTokenId, "rtok", "a run token"
+);
 
 #[cfg(test)]
 mod tests {
@@ -95,6 +109,7 @@ mod tests {
     fn an_id_reads_back_from_its_text() {
         let id = ConnectionId::generate();
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(ConnectionId::from_bytes(id.to_bytes()), id);
     }
 
     #[test]

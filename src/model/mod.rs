@@ -9,6 +9,7 @@ pub mod overrides;
 pub mod profile;
 pub mod refusal;
 pub mod resolution;
+pub mod run_token;
 pub mod schema;
 pub mod secret;
 pub mod server;

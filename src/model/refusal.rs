@@ -151,7 +151,79 @@ impl Refusal {
         refusal
     }
 
+    pub fn bound_caller() -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            "a run token or an instance token cannot issue run tokens",
+            "issue them with the executor's own access token",
+        )
+    }
+
+    // What MCP processes send (contract, section 5).
+
+    pub fn process_unauthenticated() -> Self {
+        Self::new(
+            Reason::Unauthenticated,
+            "the call carries no valid run token or instance token",
+            "start the step again, which gets it a new run token, or set up the process with an instance token: \
+             `credway token create --name NAME --instance INSTANCE`",
+        )
+    }
+
+    pub fn process_token_wanted() -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            "an MCP process may not get its config with the access token of a person or an executor",
+            "send a run token, which the executor gets by IssueRunToken, or an instance token: \
+             `credway token create --name NAME --instance INSTANCE`",
+        )
+    }
+
+    pub fn proxied(header: &str) -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            format!("the call came through a proxy, which added the header {header}"),
+            "call this daemon directly: name its host in NO_PROXY of the MCP process",
+        )
+    }
+
+    pub fn crossed_a_network() -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            "config is not handed out over a network unencrypted",
+            "call this daemon on a loopback address, from the same machine or pod",
+        )
+    }
+
+    pub fn keys_incomplete(instance: InstanceId, profile: &str, keys: &[&str]) -> Self {
+        Self::new(
+            Reason::ConfigIncomplete,
+            format!("the MCP process requires config that instance {instance} has no value for: {}", keys.join(", ")),
+            format!("give them values or wire them in profile {profile} of its manifest, and `credway apply` it"),
+        )
+        .with_id("instance_id", instance)
+        .with_id("keys", keys.join(","))
+    }
+
+    pub fn key_invalid(instance: InstanceId, key: &str, expected: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::ConfigInvalid,
+            format!("the MCP process wants {key} as a {expected}, which its value for instance {instance} is not"),
+            format!("correct {key} in the instance's manifest or connection, or its type in the process's schema"),
+        )
+        .with_id("instance_id", instance)
+        .with_id("keys", key)
+    }
+
     // Which instance (rules 1 and 2).
+
+    /// Nothing is where `asked` points, or nothing that concerns the caller.
+    pub fn nothing_found(asked: &InstanceRef) -> Self {
+        match asked {
+            InstanceRef::Server(url) => Self::instance_not_installed(url),
+            InstanceRef::Id(_) | InstanceRef::Name(_) => Self::instance_not_found(asked),
+        }
+    }
 
     pub fn instance_not_found(asked: &InstanceRef) -> Self {
         Self::new(

@@ -2,6 +2,7 @@
 //!
 //! `plan` and `materialise` decide and are pure; this file fetches what they need, and decides nothing.
 
+mod bound;
 mod explain;
 mod materialise;
 mod plan;
@@ -92,7 +93,7 @@ impl Resolver {
         request: &ResolutionRequest,
         trail: &mut impl Trail,
     ) -> Result<(Resolution, Reuse), Refusal> {
-        let Found { wiring, as_of } = self.wirings.find(caller, request).await?;
+        let Found { wiring, as_of } = self.wiring(caller, request).await?;
         plan::same_server(&wiring, request)?;
         trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
         let plan = plan::plan(&wiring, request, trail)?;

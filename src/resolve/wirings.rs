@@ -135,8 +135,7 @@ fn the_one(found: WiringFound, asked: &InstanceRef) -> Result<Arc<Wiring>, Refus
     match (found, asked) {
         (WiringFound::One(wiring), _) => Ok(Arc::from(wiring)),
         (WiringFound::Several(instances), asked) => Err(Refusal::instance_ambiguous(asked, &instances)),
-        (WiringFound::Nothing, InstanceRef::Server(url)) => Err(Refusal::instance_not_installed(url)),
-        (WiringFound::Nothing, asked) => Err(Refusal::instance_not_found(asked)),
+        (WiringFound::Nothing, asked) => Err(Refusal::nothing_found(asked)),
     }
 }
 

@@ -18,10 +18,12 @@ type Steps = &'static [(i64, &'static str, &'static str)];
 
 pub(super) const SQLITE: Steps = &[
     (1, "init", include_str!("migrations/sqlite/0001_init.sql")),
+    (2, "run tokens", include_str!("migrations/sqlite/0002_run_tokens.sql")),
     (3, "leases", include_str!("migrations/sqlite/0003_leases.sql")),
 ];
 const POSTGRES: Steps = &[
     (1, "init", include_str!("migrations/postgres/0001_init.sql")),
+    (2, "run tokens", include_str!("migrations/postgres/0002_run_tokens.sql")),
     (3, "leases", include_str!("migrations/postgres/0003_leases.sql")),
 ];
 

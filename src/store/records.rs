@@ -8,6 +8,7 @@ use crate::model::id::{InstanceId, ProfileId, ProjectId, ServerId, TenantId, Tok
 use crate::model::name::Slug;
 use crate::model::overrides::Override;
 use crate::model::profile::ConfigProfile;
+use crate::model::run_token::KeyId;
 use crate::model::server::McpServer;
 use crate::model::wiring::Wiring;
 
@@ -39,6 +40,8 @@ pub struct TokenRecord {
     pub tenant: TenantId,
     /// The one project it is limited to.
     pub project: Option<ProjectId>,
+    /// The one instance it may resolve: the token of an MCP process.
+    pub instance: Option<InstanceId>,
     pub name: String,
     /// The first characters of the token, which may be shown: `pat_4f7k92qd`. It is also what tokens are looked up by.
     pub shown_prefix: String,
@@ -49,6 +52,23 @@ pub struct TokenRecord {
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+}
+
+/// The public half of a key that signs run tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunTokenKey {
+    pub id: KeyId,
+    pub public: [u8; 32],
+    /// No token that it signed works for longer.
+    pub expires_at: Timestamp,
+}
+
+/// What decides whether a run token is good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunTokenTrust {
+    pub keys: Vec<RunTokenKey>,
+    /// Of each project whose run tokens were revoked: those issued up to then are.
+    pub revoked: Vec<(ProjectId, Timestamp)>,
 }
 
 /// A tenant, also called workspace.
@@ -122,11 +142,13 @@ pub enum Entity {
     Profile,
     Workflow,
     Token,
+    /// The run tokens of a project were revoked.
+    RunTokens,
 }
 
 impl Entity {
     /// Each kind, with its word in the change log.
-    pub const ALL: [(Entity, &'static str); 8] = [
+    pub const ALL: [(Entity, &'static str); 9] = [
         (Self::Tenant, "tenant"),
         (Self::Project, "project"),
         (Self::Connection, "connection"),
@@ -135,5 +157,6 @@ impl Entity {
         (Self::Profile, "profile"),
         (Self::Workflow, "workflow"),
         (Self::Token, "token"),
+        (Self::RunTokens, "run_tokens"),
     ];
 }

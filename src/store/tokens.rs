@@ -10,13 +10,13 @@ use crate::model::id::{TenantId, TokenId};
 
 macro_rules! token_columns {
     () => {
-        "id, tenant_id, project_id, name, shown_prefix, hash, role, scopes, created_at, expires_at, revoked_at"
+        "id, tenant_id, project_id, instance_id, name, shown_prefix, hash, role, scopes, created_at, expires_at, revoked_at"
     };
 }
 
 const TOKENS_FIND: &str = concat!("SELECT ", token_columns!(), " FROM tokens WHERE shown_prefix = $1 ORDER BY id");
 const TOKEN_INSERT: &str =
-    concat!("INSERT INTO tokens (", token_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)");
+    concat!("INSERT INTO tokens (", token_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
 const TOKEN_REVOKE: &str = "UPDATE tokens SET revoked_at = $3 WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL
     RETURNING project_id";
 
@@ -31,6 +31,7 @@ pub(super) struct TokenRow {
     id: String,
     tenant_id: String,
     project_id: Option<String>,
+    instance_id: Option<String>,
     name: String,
     shown_prefix: String,
     hash: Vec<u8>,
@@ -48,6 +49,7 @@ impl TokenRow {
             id: parsed("tokens.id", &self.id)?,
             tenant: parsed("tokens.tenant_id", &self.tenant_id)?,
             project: parsed_optional("tokens.project_id", self.project_id.as_deref())?,
+            instance: parsed_optional("tokens.instance_id", self.instance_id.as_deref())?,
             name: self.name,
             shown_prefix: self.shown_prefix,
             hash: self.hash.try_into().map_err(|_| unreadable("tokens.hash"))?,
@@ -82,6 +84,7 @@ impl Tx {
                 .bind(&id)
                 .bind(token.tenant.to_string())
                 .bind(token.project.map(|id| id.to_string()))
+                .bind(token.instance.map(|id| id.to_string()))
                 .bind(&token.name)
                 .bind(&token.shown_prefix)
                 .bind(token.hash.as_slice())

@@ -75,7 +75,8 @@ macro_rules! wiring_find {
                 WHERE o.project_id = h.project_id AND o.workflow_id = $4 AND o.instance_id = h.id
             )
             SELECT l.kind, l.instance_id, l.slot, l.detail, l.connection_id,
-                h.name, h.tenant_id, h.project_id AS own_project_id, h.server_id, h.tenant, h.project, h.service, h.canonical_url, h.config_schema, h.required_scopes,
+                h.name, h.tenant_id, h.project_id AS own_project_id, h.server_id, h.tenant, h.project, h.service,
+                h.canonical_url, h.config_schema, h.required_scopes,
                 h.profile_id, h.profile_name, h.config_values, h.profile_version, h.workflow_environment, ",
             connection_columns!(),
             " FROM link l

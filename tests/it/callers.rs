@@ -23,10 +23,18 @@ use tonic::{Code, Status};
 
 use crate::support::answers::{asking, reason, refused};
 use crate::support::cast::{ACME, World, manual_clock};
+use crate::support::process::issuing;
 use crate::support::sidecar::{Client, Sidecar};
 use crate::support::tls::{Authority, Leaf};
 
-const METHODS: [&str; 4] = ["ResolveCredentials", "BatchResolveCredentials", "ExplainResolution", "WatchCredentials"];
+const METHODS: [&str; 6] = [
+    "ResolveCredentials",
+    "BatchResolveCredentials",
+    "ExplainResolution",
+    "WatchCredentials",
+    "ReportCredentialRejected",
+    "IssueRunToken",
+];
 
 /// Calls one method for one instance: the reason of the refusal, wherever the answer carries it, or `ok`.
 async fn call(client: &mut Client, method: &str, instance: &str) -> Result<String, Status> {
@@ -56,6 +64,7 @@ async fn call(client: &mut Client, method: &str, instance: &str) -> Result<Strin
                 Watched::Refusal(refusal) => Ok(refusal.reason),
             }
         }
+        "IssueRunToken" => client.issue_run_token(issuing(instance, "", "")).await.map(|_| ok()),
         other => panic!("no test calls {other}"),
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use credway::http::{HttpState, router, serve};
+use credway::http::{HttpState, Routes, serve};
 use credway::metrics::{Metrics, Tier};
 use credway::model::refusal::Reason;
 use credway::readiness::Readiness;
@@ -32,7 +32,7 @@ impl Port {
         let (metrics, readiness, drain) = (Metrics::new(), Readiness::default(), CancellationToken::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let routes = router(HttpState { metrics: metrics.clone(), readiness: readiness.clone() });
+        let routes = Routes::new(HttpState { metrics: metrics.clone(), readiness: readiness.clone() });
         let server = tokio::spawn(serve(listener, routes, drain.clone()));
         Self { address, metrics, readiness, drain, server }
     }
@@ -123,7 +123,10 @@ async fn what_is_not_there_is_a_problem_that_says_what_is() {
     assert!(head.starts_with("HTTP/1.1 404 ") && head.contains("content-type: application/problem+json"), "{head}");
     let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(problem["code"], "NOT_FOUND");
-    assert_eq!(problem["message"], "there is nothing at /v1/connections: this port has /metrics, /livez and /readyz");
+    assert_eq!(
+        problem["message"],
+        "there is nothing at /v1/connections: this port has /metrics, /livez, /readyz and /mcp/config"
+    );
     let post = "POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let (head, _) = port.ask(post).await;
     assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: GET,HEAD"), "{head}");

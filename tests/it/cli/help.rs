@@ -20,6 +20,7 @@ const COMMANDS: [&str; 22] = [
     "token create",
     "token list",
     "token revoke",
+    "token revoke-runs",
     "key rotate",
     "config",
     "config show",

@@ -94,6 +94,29 @@ fn a_token_is_shown_once_works_and_is_refused_when_revoked() {
 }
 
 #[test]
+fn an_mcp_process_has_a_token_of_its_own_for_one_instance() {
+    let (home, _daemon) = project();
+    let token = home.must("credway token create --name 'pay process' --instance pay $AT 2>/dev/null");
+    assert!(token.starts_with("pat_") && token.lines().count() == 1, "{token}");
+    let resolve = format!("CREDWAY_TOKEN={} credway resolve pay", token.trim());
+    home.must(&resolve);
+    home.refused(3, &format!("{resolve} --workflow rehearsal"));
+    let list = home.must("credway token list $AT");
+    let row = list.lines().find(|line| line.contains("pay process")).unwrap();
+    assert!(row.contains("  inst_") && row.contains("mcp:execute"), "{list}");
+    home.refused(3, "credway token create --name x --instance nowhere $AT");
+    home.refused(2, "credway token create --name x --instance pay --whole-tenant $AT");
+    home.refused(2, "credway token create --name x --instance pay --scope mcp:read $AT");
+}
+
+#[test]
+fn the_run_tokens_of_a_project_are_revoked_at_once() {
+    let (home, _daemon) = project();
+    let told = home.must("credway token revoke-runs $AT");
+    assert!(told.starts_with("revoked the run tokens of payments issued until "), "{told}");
+}
+
+#[test]
 fn secrets_stay_readable_while_the_master_key_is_rotated_under_a_running_daemon() {
     let (home, _daemon) = project();
     home.must("credway resolve pay --reveal");

@@ -6,7 +6,8 @@ use credway::model::caller::{Role, Scope};
 use credway::model::connection::{AccountServices, ConnectionState, Status};
 use credway::model::id::{ConnectionId, ProfileId, ProjectId, ServerId, TokenId};
 use credway::model::overrides::Override;
-use credway::store::{StoreError, TokenRecord, WorkflowRecord};
+use credway::model::run_token::KeyId;
+use credway::store::{Entity, RunTokenKey, StoreError, TokenRecord, WorkflowRecord};
 
 use super::{Cast, Fresh, a_connection, a_profile, a_project, a_server, a_tenant, an_instance, at, change, on_both};
 
@@ -20,6 +21,8 @@ on_both! {
     only_a_profile_of_the_instance_becomes_active,
     workflows_are_replaced_as_a_whole,
     tokens_read_back_and_are_revoked_once,
+    keys_of_run_tokens_read_back_until_they_end,
+    run_tokens_stay_revoked,
     names_are_unique_where_they_must_be,
     nothing_is_written_into_another_project,
     a_failed_step_is_never_committed,
@@ -200,6 +203,7 @@ async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
         id: TokenId::generate(),
         tenant: cast.tenant.id,
         project: Some(cast.project.id),
+        instance: Some(cast.instance.id),
         name: "ci".into(),
         shown_prefix: "pat_4f7k92qd".into(),
         hash: [7; 32],
@@ -212,6 +216,7 @@ async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
     let wide = TokenRecord {
         id: TokenId::generate(),
         project: None,
+        instance: None,
         name: "wide".into(),
         hash: [8; 32],
         expires_at: None,
@@ -237,6 +242,34 @@ async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
     .await;
     let state = fresh.store.project_state(cast.project.id).await.unwrap();
     assert_eq!(state.tokens.iter().map(|token| token.revoked_at).collect::<Vec<_>>(), [Some(revoked_at), None]);
+}
+
+async fn keys_of_run_tokens_read_back_until_they_end(fresh: Fresh) {
+    let key = |id, expires_at| RunTokenKey { id: KeyId([id; 8]), public: [id; 32], expires_at: at(expires_at) };
+    let (ended, lasting) = (key(1, "2020-01-01T00:00:00Z"), key(2, "2100-01-01T00:00:00.123456Z"));
+    change(&fresh.store, async |tx| tx.run_token_key_insert(&ended).await.unwrap()).await;
+    let keys = async |now| fresh.store.run_token_trust(at(now), at(now)).await.unwrap().keys;
+    assert_eq!(keys("2019-01-01T00:00:00Z").await, [ended]);
+    assert_eq!(keys("2020-01-01T00:00:00Z").await, []);
+    change(&fresh.store, async |tx| tx.run_token_key_insert(&lasting).await.unwrap()).await;
+    assert_eq!(keys("2019-01-01T00:00:00Z").await, [lasting], "the next one swept the other out");
+    assert!(fresh.store.changes_after(0, 10).await.unwrap().is_empty());
+}
+
+async fn run_tokens_stay_revoked(fresh: Fresh) {
+    let (cast, other) = (Cast::enter(&fresh.store, "acme").await, Cast::enter(&fresh.store, "other").await);
+    let (later, earlier) = (at("2026-11-22T10:00:00.5Z"), at("2026-11-22T09:00:00Z"));
+    for time in [later, earlier] {
+        change(&fresh.store, async |tx| tx.run_tokens_revoke(&cast.project, time).await.unwrap()).await;
+    }
+    change(&fresh.store, async |tx| tx.run_tokens_revoke(&other.project, earlier).await.unwrap()).await;
+    let revoked = async |after| fresh.store.run_token_trust(after, after).await.unwrap().revoked;
+    assert_eq!(revoked(earlier).await, [(cast.project.id, later)]);
+    assert_eq!(revoked(later).await, []);
+    let log = fresh.store.changes_after(12, 10).await.unwrap();
+    let entries: Vec<_> = log.into_iter().map(|line| (line.entity, line.project.unwrap())).collect();
+    let of = |project| (Entity::RunTokens, project);
+    assert_eq!(entries, [of(cast.project.id), of(cast.project.id), of(other.project.id)]);
 }
 
 async fn names_are_unique_where_they_must_be(fresh: Fresh) {

@@ -8,6 +8,7 @@ pub(crate) mod gate;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod shelf;
 pub(crate) mod sidecar;
