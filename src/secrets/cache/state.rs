@@ -220,7 +220,7 @@ fn soft_part(chance: f64) -> f64 {
 
 impl Value {
     fn new(document: SecretDocument, start: Start, terms: Terms, chance: f64) -> Self {
-        // The credential's own end goes here once documents have one.
+        // What a KV store holds has no end of its own.
         let deadline_time = deadline(start.time, terms, None);
         // From here on the wall clock plays no part, so that its jumps change no verdict.
         let life = Duration::try_from(deadline_time.duration_since(start.time)).unwrap_or(Duration::ZERO);
