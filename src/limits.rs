@@ -421,3 +421,9 @@ pub const MCP_CONFIG_CALLS_MAX: usize = 512;
 
 /// How often a caller is verified anew because something changed while it was being verified.
 pub const VERDICT_TRIES: usize = 3;
+
+/// How often a secret store that works is asked whether it does. One that fails is asked every `MONITOR_INTERVAL`.
+pub const MONITOR_REST: Duration = Duration::from_secs(10);
+
+/// A database connection that idles for longer is closed: at rest a daemon holds the one on which it listens.
+pub const DATABASE_IDLE_MAX: Duration = Duration::from_secs(60);

@@ -15,6 +15,7 @@ use credway::grpc::hot::Warm;
 use credway::grpc::proto::ResolveCredentialsRequest;
 use credway::grpc::proto::credential_service_server::CredentialService;
 use credway::grpc::service::Credentials;
+use credway::grpc::watch::Watches;
 use credway::limits;
 use credway::metrics::Metrics;
 use credway::model::resolution::{InstanceRef, ResolutionRequest};
@@ -25,6 +26,7 @@ use futures_util::future::try_join_all;
 use http::HeaderMap;
 use prost::Message;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::report::{Report, Target};
 use crate::site::{Opened, Site, Step};
@@ -219,7 +221,18 @@ struct WarmCall {
 impl Inside<'_> {
     /// A call for each of `steps`, answered once by the service, so that its answer is held.
     async fn warmed(&self, steps: &[Step]) -> Result<Vec<WarmCall>> {
-        let service = Credentials::new(Arc::clone(&self.resolver), self.metrics.clone());
+        let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.warm.authenticator));
+        let (store, drain) = (self.opened.backends.store.clone(), CancellationToken::new());
+        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+        let watches = Watches::new(
+            Arc::clone(&resolver),
+            verifier,
+            Changes::new().watch(),
+            drain,
+            clock.clone(),
+            metrics.clone(),
+        );
+        let service = Credentials::new(resolver, watches, Arc::new(RunTokens::new(store, clock)), metrics);
         let caller = Arc::new(self.site.caller.clone());
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {}", self.site.token.expose()).parse()?);

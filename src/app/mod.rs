@@ -4,6 +4,7 @@
 
 pub mod backends;
 mod monitor;
+mod parts;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,27 +18,21 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
-use crate::auth::Authenticator;
-use crate::auth::run_tokens::RunTokens;
-use crate::changes::{Changes, Follower, Heard};
+use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::grpc::admission::{Admitted, Gate};
-use crate::grpc::answers::Answers;
-use crate::grpc::hot::{Hot, Warm};
+use crate::grpc::admission::Admitted;
+use crate::grpc::hot::Hot;
 use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, TlsError, TlsReloader, Workers};
 use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
-use crate::grpc::watch::Watches;
-use crate::http::{self, McpConfig};
-use crate::metrics::Metrics;
+use crate::http::{self};
 use crate::readiness::Readiness;
-use crate::resolve::Resolver;
-use crate::secrets::cache::SecretCache;
-use crate::store::{ChangeRecord, Entity, Store, StoreError};
-use backends::{Backends, OpenError};
+use crate::store::{Store, StoreError};
+use backends::OpenError;
 use monitor::Monitor;
+use parts::Parts;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -87,69 +82,29 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let addresses = addresses(&listeners, http.as_ref());
     let tls = listeners.iter().filter_map(Listener::tls).collect();
 
-    let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let (serving, background) = (TaskTracker::new(), TaskTracker::new());
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let Backends { store, secrets, is_migrated } = backends::open(config, &clock, &background, &stop).await?;
-    let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), background.clone());
-    let changes = Changes::new();
-    let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
-    let resolver = Arc::new(Resolver::new(
-        store.clone(),
-        changes.clone(),
-        cache.clone(),
-        clock.clone(),
-        metrics.clone(),
-        background.clone(),
-    ));
-    let authenticator = Arc::new(Authenticator::new(
-        store.clone(),
-        changes.clone(),
-        config.known_callers.clone(),
-        Arc::clone(&run_tokens),
-        clock.clone(),
-        metrics.clone(),
-    ));
-    let (asked, verifier) = (Arc::clone(&resolver), Arc::clone(&authenticator));
-    let watches = Watches::new(asked, verifier, changes.watch(), drain.clone(), clock.clone(), metrics.clone());
-    let mcp_config = McpConfig::new(Arc::clone(&resolver), Arc::clone(&authenticator), clock.clone(), metrics.clone());
-    let gate = Gate::new(Arc::clone(&authenticator), &config.grpc, clock.clone(), metrics.clone());
-    let service =
-        gate.before(Credentials::new(resolver, watches, Arc::clone(&run_tokens), metrics.clone()).into_service());
-
-    let (health, routes) = routes(service)?;
-    let answers = Answers::new(&config.cache, changes.clone(), clock.clone(), metrics.clone());
-    let are_roots_traced = config.telemetry.otlp_endpoint.is_some() && config.telemetry.trace_sample_ratio > 0.0;
-    let warm = Warm {
-        answers: answers.clone(),
-        authenticator,
-        clock: clock.clone(),
-        metrics: metrics.clone(),
-        are_roots_traced,
-    };
-    let hot = Hot::before(warm, routes);
-    let heard = Caches { secrets: cache.clone(), run_tokens: Arc::clone(&run_tokens) };
-    let max_stale = config.cache.config_max_stale;
-    let follower = Follower::new(store.clone(), changes.clone(), clock.clone(), metrics.clone(), max_stale, heard);
-    background.spawn(follower.run(stop.clone()));
-    if !is_migrated {
-        background.spawn(Monitor::migrate_late(store.clone(), stop.clone()));
+    let parts = Parts::build(config, &clock, &background, &drain, &stop).await?;
+    let (health, routes) = routes(parts.service(config))?;
+    let hot = Hot::before(parts.warm(config), routes);
+    background.spawn(parts.follower(config).run(stop.clone()));
+    if !parts.is_migrated {
+        background.spawn(Monitor::migrate_late(parts.store.clone(), stop.clone()));
     }
-    let (seen, told) = (readiness.clone(), health.clone());
-    let mut monitor =
-        Monitor { store: store.clone(), secrets, cache, metrics, readiness: seen, health: told, announced: None };
+    let readiness = Readiness::default();
+    let mut monitor = parts.monitor(readiness.clone(), health.clone());
     // Nobody is told that we are ready before we have looked.
     monitor.look().await;
+    background.spawn(monitor.run(stop.clone(), drain.clone()));
     let workers = Workers::start(&stop).map_err(StartError::Workers)?;
     let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), workers, clock };
     for listener in listeners {
         serving.spawn(listener.serve(hot.clone(), context.clone()));
     }
     if let Some(listener) = http {
-        let state = http::HttpState { metrics: monitor.metrics.clone(), readiness: readiness.clone() };
-        background.spawn(http::serve(listener, http::Routes::with_mcp_config(state, mcp_config), stop.clone()));
+        background.spawn(http::serve(listener, parts.http(readiness.clone()), stop.clone()));
     }
-    background.spawn(monitor.run(stop.clone(), drain.clone()));
+    let Parts { store, changes, .. } = parts;
     let drain_deadline = config.shutdown.drain;
     Ok(Running {
         addresses,
@@ -223,36 +178,6 @@ fn addresses(listeners: &[Listener], http: Option<&TcpListener>) -> Addresses {
         }
     }
     addresses
-}
-
-/// The caches below the answers, as the change log is told to them.
-struct Caches {
-    secrets: SecretCache,
-    run_tokens: Arc<RunTokens>,
-}
-
-impl Heard for Caches {
-    async fn changed(&self, records: &[ChangeRecord]) {
-        if records.iter().any(|record| record.entity == Entity::RunTokens) {
-            self.read_run_tokens().await;
-        }
-        let connections = records.iter().filter(|record| record.entity == Entity::Connection);
-        for connection in connections.filter_map(|record| record.id.parse().ok()) {
-            self.secrets.revalidate(connection);
-        }
-    }
-
-    async fn doubted(&self) {
-        self.read_run_tokens().await;
-        self.secrets.revalidate_all();
-    }
-}
-
-impl Caches {
-    /// If it fails, the change log cannot be followed either, and is read again from here on once it can.
-    async fn read_run_tokens(&self) {
-        let _ = timeout(crate::limits::CHANGE_LOOK_DEADLINE, self.run_tokens.refresh()).await;
-    }
 }
 
 /// The data plane, health, and reflection in both versions that clients still ask for.

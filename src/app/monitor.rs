@@ -1,4 +1,7 @@
-//! Looks at the backends once a second: readiness, health and gauges say what it saw. Liveness never depends on it.
+//! Watches over the backends: readiness, health and gauges say what it saw. Liveness never depends on it.
+//!
+//! At rest it asks nobody more often than every ten seconds: that the database answers is known from the change log that is
+//! followed, and a secret store that fails is noticed by who reads it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::changes::Changes;
+use crate::clock::{Clock, Moment};
+use crate::grpc::answers::Answers;
 use crate::grpc::proto::credential_service_server::SERVICE_NAME;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -18,13 +24,18 @@ use crate::store::Store;
 
 pub(super) struct Monitor {
     pub store: Store,
+    pub changes: Changes,
     pub secrets: Arc<dyn SecretStore>,
     pub cache: SecretCache,
+    pub answers: Answers,
+    pub clock: Clock,
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub health: HealthReporter,
     /// What gRPC health was told last: its watchers are to hear of changes only.
     pub announced: Option<bool>,
+    /// When the secret store was asked last, and what it said.
+    pub asked: Option<(Moment, Result<(), String>)>,
 }
 
 impl Monitor {
@@ -38,6 +49,7 @@ impl Monitor {
                 _ = ticks.tick() => {}
             }
             self.cache.sweep().await;
+            self.answers.observe();
             self.metrics.upkeep();
             if !drain.is_cancelled() {
                 self.look().await;
@@ -66,7 +78,11 @@ impl Monitor {
     pub(super) async fn look(&mut self) {
         let (database, secret_store) = tokio::join!(self.look_at_database(), self.look_at_secret_store());
         self.note("database", database);
-        self.note("secret store", secret_store);
+        if matches!(self.asked, Some((_, Err(_)))) && secret_store.1.is_ok() {
+            self.cache.store_is_back();
+        }
+        self.note("secret store", secret_store.1.clone());
+        self.asked = Some(secret_store);
         self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl().map(|ttl| ttl.as_secs_f64()));
         let ready = self.readiness.is_ready();
         self.metrics.ready(ready);
@@ -76,11 +92,19 @@ impl Monitor {
     }
 
     async fn look_at_database(&self) -> Result<(), String> {
+        if self.changes.is_followed() {
+            return Ok(());
+        }
         within(limits::MONITOR_DEADLINE, self.store.check()).await
     }
 
-    async fn look_at_secret_store(&self) -> Result<(), String> {
-        within(limits::MONITOR_DEADLINE, self.secrets.check()).await
+    /// When it was asked, and what it said. One that was well is asked again after a while, or once a read of it has failed.
+    async fn look_at_secret_store(&self) -> (Moment, Result<(), String>) {
+        let (now, has_failed) = (self.clock.moment(), self.cache.has_failed());
+        match &self.asked {
+            Some((at, Ok(()))) if now.since(*at) < limits::MONITOR_REST && !has_failed => (*at, Ok(())),
+            _ => (now, within(limits::MONITOR_DEADLINE, self.secrets.check()).await),
+        }
     }
 
     fn note(&self, part: &'static str, state: Result<(), String>) {

@@ -45,6 +45,7 @@ impl<H: Heard> Follower<H> {
                 () = stop.cancelled() => return,
                 ended = self.follow() => ended,
             };
+            self.changes.set_followed(false);
             if let Err(error) = ended {
                 self.metrics.change_bound(self.max_stale.as_secs_f64());
                 tracing::debug!(%error, "the change log cannot be followed");
@@ -60,6 +61,7 @@ impl<H: Heard> Follower<H> {
     async fn follow(&mut self) -> Result<(), StoreError> {
         let mut feed = self.store.change_feed().await?;
         self.resume(&mut feed).await?;
+        self.changes.set_followed(true);
         let mut is_told = true;
         loop {
             self.confirm(is_told, &feed);

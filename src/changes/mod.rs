@@ -8,7 +8,7 @@ mod follow;
 mod recent;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -49,6 +49,7 @@ struct Shared {
     told: watch::Sender<u64>,
     /// The sequence of the last change that was applied.
     reached: watch::Sender<i64>,
+    is_followed: AtomicBool,
 }
 
 impl Changes {
@@ -63,6 +64,7 @@ impl Changes {
             trusted_until: AtomicU64::new(0),
             told: watch::Sender::new(0),
             reached: watch::Sender::new(0),
+            is_followed: AtomicBool::new(false),
         }))
     }
 
@@ -136,6 +138,15 @@ impl Changes {
     pub fn trust(&self, sequence: i64, until: Moment) {
         self.trust_until(until);
         self.0.reached.send_replace(sequence);
+    }
+
+    /// Whether the change log can be read now.
+    pub fn is_followed(&self) -> bool {
+        self.0.is_followed.load(Ordering::Acquire)
+    }
+
+    fn set_followed(&self, is_followed: bool) {
+        self.0.is_followed.store(is_followed, Ordering::Release);
     }
 
     /// Silence means that nothing changed, until `until`.

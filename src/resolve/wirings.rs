@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use moka::future::Cache;
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, info_span};
 
@@ -29,6 +30,8 @@ struct Shared {
     changes: Changes,
     reads: Cache<Asked, Read>,
     tasks: TaskTracker,
+    /// Where reads run, whichever runtime asks for them.
+    runtime: Handle,
     clock: Clock,
     metrics: Metrics,
 }
@@ -61,10 +64,11 @@ struct Read {
 }
 
 impl Wirings {
-    /// Reads run on `tasks`, so that a caller who goes away does not take one from those who wait for it too.
+    /// Reads run on `tasks`, so that a caller who goes away does not take one from those who wait for it too, and on the
+    /// runtime that this is called on.
     pub(super) fn new(store: Store, changes: Changes, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
         let reads = Cache::builder().max_capacity(limits::WIRING_CACHE_ENTRIES).build();
-        Self(Arc::new(Shared { store, changes, reads, tasks, clock, metrics }))
+        Self(Arc::new(Shared { store, changes, reads, tasks, runtime: Handle::current(), clock, metrics }))
     }
 
     /// The one instance that `request` means, in the projects of `caller`.
@@ -86,7 +90,7 @@ impl Wirings {
         }
         let shared = Arc::clone(shared);
         let read = async move { shared.read_once(&asked).await }.instrument(Span::current());
-        let read = self.0.tasks.spawn(read).await;
+        let read = self.0.tasks.spawn_on(read, &self.0.runtime).await;
         read.unwrap_or_else(|_| Err(Refusal::internal()))
     }
 }

@@ -263,6 +263,7 @@ fn pool_options<DB: Database>() -> PoolOptions<DB> {
         .max_connections(limits::DATABASE_CONNECTIONS_MAX)
         .min_connections(0)
         .acquire_timeout(limits::DATABASE_ACQUIRE_DEADLINE)
+        .idle_timeout(limits::DATABASE_IDLE_MAX)
         // A resolution is one round trip: connections are asked whether they live only after they idled for long.
         .test_before_acquire(false)
         .before_acquire(|connection: &mut DB::Connection, idle| {

@@ -8,7 +8,6 @@ use credway::grpc::proto::{
     BatchResolveCredentialsRequest, BatchStep, ExplainResolutionRequest, ExplainResolutionResponse, Freshness,
     ResolveCredentialsRequest, ResolveCredentialsResponse, ValueSource,
 };
-use credway::limits;
 use credway::model::caller::{Role, Scope};
 use prost::Message;
 use tonic::Code;

@@ -12,12 +12,13 @@ mod state;
 mod tests;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use moka::future::Cache;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -56,6 +57,10 @@ struct Shared {
     /// Places for callers that wait for a read, theirs or another's.
     waiting: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Where reads run, whichever runtime asks for them.
+    runtime: Handle,
+    /// Whether a read has failed since that was asked last.
+    has_failed: AtomicBool,
     clock: Clock,
     metrics: Metrics,
     /// The greatest age of a stale answer since the last sweep, in milliseconds.
@@ -84,7 +89,8 @@ enum Reader {
 }
 
 impl SecretCache {
-    /// An empty cache before `store`. Reads run on `tasks`, so that no caller's end is theirs.
+    /// An empty cache before `store`. Reads run on `tasks`, so that no caller's end is theirs, and on the runtime that this is
+    /// called on.
     pub fn new(
         store: Arc<dyn SecretStore>,
         settings: &config::Cache,
@@ -110,6 +116,8 @@ impl SecretCache {
             retries: Arc::new(Semaphore::new(limits::SECRET_RETRIES_MAX)),
             waiting: Arc::new(Semaphore::new(limits::SECRET_WAITERS_MAX)),
             tasks,
+            runtime: Handle::current(),
+            has_failed: AtomicBool::new(false),
             clock,
             metrics,
             stale_age_max: AtomicU64::new(0),
@@ -170,6 +178,11 @@ impl SecretCache {
     /// The store answers again: pauses after failed reads end. To be called when it came back, not whenever it is there.
     pub fn store_is_back(&self) {
         self.0.orders.store_is_back();
+    }
+
+    /// Whether a read has failed since this was asked last.
+    pub fn has_failed(&self) -> bool {
+        self.0.has_failed.swap(false, Ordering::Relaxed)
     }
 
     /// Makes all that is left to chance follow from `seed`, so that a test can be repeated.
@@ -243,7 +256,8 @@ impl SecretCache {
             let _place = (place, reading);
             shared.read_once(address, policy, bars).await
         };
-        self.0.tasks.spawn(read.instrument(info_span!(target: "credway::trace", "read secret")))
+        let span = info_span!(target: "credway::trace", "read secret");
+        self.0.tasks.spawn_on(read.instrument(span), &self.0.runtime)
     }
 
     /// Reads in the background, if that is not done already and there is a place. If there is none, a later caller tries again.
@@ -259,7 +273,8 @@ impl SecretCache {
             let is_unchanged = |held: &Arc<Slot>| Arc::ptr_eq(held, &slot);
             selected.or_insert_with_if(shared.fetch(&address, Reader::Background), is_unchanged).await;
         };
-        self.0.tasks.spawn(read.instrument(info_span!(target: "credway::trace", "refresh secret")));
+        let span = info_span!(target: "credway::trace", "refresh secret");
+        self.0.tasks.spawn_on(read.instrument(span), &self.0.runtime);
     }
 }
 
@@ -315,6 +330,9 @@ impl Shared {
         let (bars, terms) = (self.orders.bars(address.connection), self.terms());
         let spread = (terms, self.chance.next());
         let failure = read.as_ref().err().cloned();
+        if matches!(failure, Some(SecretError::Unavailable { .. })) {
+            self.has_failed.store(true, Ordering::Relaxed);
+        }
         let counted = || self.metrics.secret_in_backoff();
         let held = state::settle(before.as_ref().map(|slot| &slot.held), read, start, (now, bars), spread, counted);
         if let Some(error) = failure {

@@ -2,7 +2,7 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "",
     "dev",
     "serve",

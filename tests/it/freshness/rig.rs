@@ -9,7 +9,7 @@ use credway::config;
 use credway::metrics::Metrics;
 use credway::model::id::ConnectionId;
 use credway::model::resolution::Freshness;
-use credway::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretString};
+use credway::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource, SecretString};
 use credway::secrets::cache::{CachePolicy, Fetched, SecretCache};
 use credway::secrets::{SecretError, SecretStore};
 use futures_util::future::BoxFuture;
@@ -101,7 +101,7 @@ impl SecretStore for Scripted {
                 Mode::Up => {
                     let value = SecretString::from(format!("value {}", lying.version));
                     let fields = SecretFields::from([("key".to_owned(), value)]);
-                    Ok(SecretDocument { fields, version: lying.version })
+                    Ok(SecretDocument { fields, version: lying.version, expires_at: None })
                 }
             }
         })
@@ -146,7 +146,12 @@ impl Rig {
     pub(super) fn secret(&self) -> SecretAddress {
         let connection = ConnectionId::generate();
         self.store.change(connection, |lying| lying.version = 1);
-        SecretAddress { tenant: "acme".parse().unwrap(), project: "payments".parse().unwrap(), connection }
+        SecretAddress {
+            tenant: "acme".parse().unwrap(),
+            project: "payments".parse().unwrap(),
+            connection,
+            source: SecretSource::Stored,
+        }
     }
 
     /// Asks, and waits until every read that this caused has ended.

@@ -13,7 +13,7 @@ use futures_util::future::{BoxFuture, join_all};
 use super::*;
 use crate::clock::ManualClock;
 use crate::model::resolution::Staleness;
-use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
+use crate::model::secret::{ExposeSecret, SecretFields, SecretSource, SecretString};
 
 /// What the store does with a read.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ struct Scripted {
 impl Scripted {
     fn document(&self, version: u64) -> SecretDocument {
         let value = SecretString::from(format!("{version:0width$}", width = self.bytes));
-        SecretDocument { fields: SecretFields::from([("key".to_owned(), value)]), version }
+        SecretDocument { fields: SecretFields::from([("key".to_owned(), value)]), version, expires_at: None }
     }
 
     async fn answer(&self, address: &SecretAddress) -> Result<SecretDocument, SecretError> {
@@ -216,6 +216,7 @@ fn addresses(count: usize) -> Vec<SecretAddress> {
         tenant: "acme".parse().unwrap(),
         project: "payments".parse().unwrap(),
         connection: ConnectionId::generate(),
+        source: SecretSource::Stored,
     };
     (0..count).map(address).collect()
 }
