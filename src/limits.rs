@@ -427,3 +427,9 @@ pub const MONITOR_REST: Duration = Duration::from_secs(10);
 
 /// A database connection that idles for longer is closed: at rest a daemon holds the one on which it listens.
 pub const DATABASE_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// How often a connection's secret is read anew because providers are said to reject it (reliability, D7).
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Connections whose last report is remembered.
+pub const REPORTS_REMEMBERED: u64 = 10_000;

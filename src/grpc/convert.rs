@@ -8,6 +8,7 @@ use super::proto;
 use super::status;
 use crate::auth::run_tokens::Issued;
 use crate::limits;
+use crate::model::id::ConnectionId;
 use crate::model::id::InstanceId;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{
@@ -17,7 +18,7 @@ use crate::model::resolution::{
 use crate::model::schema::ConfigValue;
 use crate::model::secret::ExposeSecret;
 use crate::model::server::CanonicalUrl;
-use crate::resolve::{ExplainedEntry, Explanation, RuleOutcome};
+use crate::resolve::{ExplainedEntry, Explanation, Rejection, RuleOutcome};
 
 /// What the fields of a request have in common, whichever call they came by.
 pub(super) struct Asked {
@@ -58,6 +59,18 @@ pub(super) fn request(asked: Asked) -> Result<ResolutionRequest, Refusal> {
         step: some(asked.step),
         min_token_ttl: min_token_ttl(asked.min_token_ttl)?,
     })
+}
+
+pub(super) fn connection_id(text: &str) -> Result<ConnectionId, Refusal> {
+    text.parse().map_err(|error| Refusal::invalid_request("connection_id", format!("{error}")))
+}
+
+pub(super) fn rejection(rejection: Rejection) -> proto::ReportCredentialRejectedResponse {
+    proto::ReportCredentialRejectedResponse {
+        retry: rejection.retry,
+        secret_version: rejection.secret_version,
+        retry_after: rejection.retry_after.and_then(|pause| prost_types::Duration::try_from(pause).ok()),
+    }
 }
 
 fn server(text: &str) -> Result<Option<CanonicalUrl>, Refusal> {

@@ -149,9 +149,15 @@ impl CredentialService for Credentials {
 
     async fn report_credential_rejected(
         &self,
-        _request: Request<ReportCredentialRejectedRequest>,
+        request: Request<ReportCredentialRejectedRequest>,
     ) -> Result<Response<ReportCredentialRejectedResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let work = |caller: Arc<Caller>, call: Call<ReportCredentialRejectedRequest>| async move {
+            let Call { project, message } = call;
+            let connection = convert::connection_id(&message.connection_id)?;
+            let rejection = self.resolver.rejected(&caller, project, connection, message.secret_version).await?;
+            Ok(convert::rejection(rejection))
+        };
+        self.answer(request, &[Scope::McpExecute], work).await
     }
 
     async fn issue_run_token(

@@ -17,7 +17,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::PermissionDenied => Code::PermissionDenied,
         Reason::InvalidRequest => Code::InvalidArgument,
-        Reason::InstanceNotFound | Reason::InstanceNotInstalled => Code::NotFound,
+        Reason::InstanceNotFound | Reason::InstanceNotInstalled | Reason::ConnectionNotFound => Code::NotFound,
         Reason::InstanceAmbiguous
         | Reason::ServerUrlMismatch
         | Reason::NoActiveProfile

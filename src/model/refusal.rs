@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::id::InstanceId;
+use super::id::{ConnectionId, InstanceId};
 use super::resolution::InstanceRef;
 use super::wiring::{InstanceHead, WiredConnection};
 
@@ -25,6 +25,7 @@ pub enum Reason {
     OverrideIncompatible,
     EnvironmentMismatch,
     ConnectionMissing,
+    ConnectionNotFound,
     ConnectionDisabled,
     ConnectionPending,
     ReconnectRequired,
@@ -43,7 +44,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each reason, with its code.
-    pub const ALL: [(Reason, &'static str); 25] = [
+    pub const ALL: [(Reason, &'static str); 26] = [
         (Self::Unauthenticated, "UNAUTHENTICATED"),
         (Self::PermissionDenied, "PERMISSION_DENIED"),
         (Self::InvalidRequest, "INVALID_REQUEST"),
@@ -55,6 +56,7 @@ impl Reason {
         (Self::OverrideIncompatible, "OVERRIDE_INCOMPATIBLE"),
         (Self::EnvironmentMismatch, "ENVIRONMENT_MISMATCH"),
         (Self::ConnectionMissing, "CONNECTION_MISSING"),
+        (Self::ConnectionNotFound, "CONNECTION_NOT_FOUND"),
         (Self::ConnectionDisabled, "CONNECTION_DISABLED"),
         (Self::ConnectionPending, "CONNECTION_PENDING"),
         (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
@@ -230,6 +232,15 @@ impl Refusal {
             Reason::InstanceNotFound,
             format!("there is no MCP instance {asked} in this project"),
             "check the id, and that the token belongs to the instance's project",
+        )
+    }
+
+    /// A connection that was named, and is not there for this caller.
+    pub fn connection_not_found(id: ConnectionId) -> Self {
+        Self::new(
+            Reason::ConnectionNotFound,
+            format!("there is no connection {id} in this project"),
+            "check the id, and that the token belongs to the connection's project",
         )
     }
 

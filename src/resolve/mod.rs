@@ -6,6 +6,7 @@ mod bound;
 mod explain;
 mod materialise;
 mod plan;
+mod rejected;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -15,6 +16,7 @@ use futures_util::future::try_join_all;
 use tokio_util::task::TaskTracker;
 
 pub use explain::{ExplainedEntry, Explanation};
+pub use rejected::Rejection;
 pub use trail::{Rule, RuleOutcome};
 
 use crate::changes::{Changes, Stamp};
@@ -31,12 +33,14 @@ use crate::secrets::SecretError;
 use crate::secrets::cache::{Fetched, SecretCache};
 use crate::store::Store;
 use plan::Plan;
+use rejected::Reports;
 use trail::{Silent, Trail};
 use wirings::{Found, Wirings};
 
 /// Finds the way from a step to the credential it may use.
 pub struct Resolver {
     wirings: Wirings,
+    reports: Reports,
     secrets: SecretCache,
     clock: Clock,
     metrics: Metrics,
@@ -61,8 +65,9 @@ impl Resolver {
         metrics: Metrics,
         tasks: TaskTracker,
     ) -> Self {
+        let reports = Reports::new(store.clone(), changes.clone());
         let wirings = Wirings::new(store, changes, clock.clone(), metrics.clone(), tasks);
-        Self { wirings, secrets, clock, metrics }
+        Self { wirings, reports, secrets, clock, metrics }
     }
 
     /// The materialised config of one instance for one step, as `caller` may have it.

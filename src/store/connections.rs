@@ -1,12 +1,12 @@
 //! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
 
-use super::records::{Entity, ProjectRecord};
-use super::rows::{services_json, stored_version, to_json};
+use super::records::{ConnectionFound, Entity, ProjectRecord, ProjectScope};
+use super::rows::{ConnectionRow, connection_columns, parsed, services_json, stored_version, to_json};
 use super::tx::execute;
-use super::{StoreError, Tx};
+use super::{Store, StoreError, Tx, read};
 use crate::model::connection::{Connection, Status};
 use crate::model::id::ConnectionId;
-use crate::model::secret::LeasePath;
+use crate::model::secret::{LeasePath, SecretAddress};
 
 const CONNECTION_INSERT: &str =
     "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
@@ -40,6 +40,50 @@ macro_rules! bind_columns {
             .bind($tx.now.as_microsecond())
             .bind($connection.source.lease_path().map(LeasePath::as_str))
     };
+}
+
+/// One connection in the projects that a caller sees. `$4` is the project that it named.
+const CONNECTION_FIND: &str = concat!(
+    "SELECT p.id AS project_id, t.slug AS tenant, p.slug AS project, ",
+    connection_columns!(),
+    " FROM connections c JOIN projects p ON p.id = c.project_id JOIN tenants t ON t.id = p.tenant_id
+    WHERE c.id = $1 AND p.tenant_id = $2 AND ($3 IS NULL OR p.id = $3) AND ($4 IS NULL OR p.id = $4 OR p.slug = $4)"
+);
+
+#[derive(sqlx::FromRow)]
+struct FoundRow {
+    project_id: String,
+    tenant: String,
+    project: String,
+    #[sqlx(flatten)]
+    connection: ConnectionRow,
+}
+
+impl Store {
+    /// A connection, if it is in one of these projects.
+    pub async fn connection_find(
+        &self,
+        scope: &ProjectScope,
+        id: ConnectionId,
+    ) -> Result<Option<ConnectionFound>, StoreError> {
+        let row: Option<FoundRow> = read!(self, |connection| {
+            sqlx::query_as(CONNECTION_FIND)
+                .bind(id.to_string())
+                .bind(scope.tenant.to_string())
+                .bind(scope.project.map(|id| id.to_string()))
+                .bind(scope.asked.as_deref().filter(|asked| !asked.contains('\0')))
+                .fetch_optional(connection)
+        })?;
+        let Some(FoundRow { project_id, tenant, project, connection }) = row else { return Ok(None) };
+        let Some(connection) = connection.read()? else { return Ok(None) };
+        let address = SecretAddress {
+            tenant: parsed("tenants.slug", &tenant)?,
+            project: parsed("projects.slug", &project)?,
+            connection: connection.id,
+            source: connection.source.clone(),
+        };
+        Ok(Some(ConnectionFound { project: parsed("projects.id", &project_id)?, address, connection }))
+    }
 }
 
 impl Tx {

@@ -44,8 +44,8 @@ use crate::model::secret::ExposeSecret;
 pub use error::StoreError;
 pub use feed::ChangeFeed;
 pub use records::{
-    ChangeRecord, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, RunTokenKey, RunTokenTrust,
-    TenantRecord, TokenRecord, WiringFound, WorkflowRecord,
+    ChangeRecord, ConnectionFound, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, RunTokenKey,
+    RunTokenTrust, TenantRecord, TokenRecord, WiringFound, WorkflowRecord,
 };
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;

@@ -9,6 +9,7 @@ use crate::model::name::Slug;
 use crate::model::overrides::Override;
 use crate::model::profile::ConfigProfile;
 use crate::model::run_token::KeyId;
+use crate::model::secret::SecretAddress;
 use crate::model::server::McpServer;
 use crate::model::wiring::Wiring;
 
@@ -31,6 +32,14 @@ pub enum WiringFound {
     /// Several instances of one server, when the server was all that was asked for; or of one name in several projects.
     /// At most `limits::AMBIGUOUS_INSTANCES_MAX` of them.
     Several(Vec<(InstanceId, String)>),
+}
+
+/// A connection with what leads to its secret.
+#[derive(Clone, Debug)]
+pub struct ConnectionFound {
+    pub project: ProjectId,
+    pub address: SecretAddress,
+    pub connection: Connection,
 }
 
 /// A token as the database knows it: by its hash.

@@ -19,6 +19,7 @@ mod proto;
 mod python;
 mod readme;
 mod refusals;
+mod rejected;
 mod resolve;
 mod run_tokens;
 mod sealed;

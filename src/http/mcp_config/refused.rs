@@ -38,7 +38,9 @@ fn status(reason: Reason) -> (StatusCode, &'static str) {
     match reason {
         Reason::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthorized"),
         Reason::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
-        Reason::InstanceNotFound | Reason::InstanceNotInstalled => (StatusCode::NOT_FOUND, "not found"),
+        Reason::InstanceNotFound | Reason::InstanceNotInstalled | Reason::ConnectionNotFound => {
+            (StatusCode::NOT_FOUND, "not found")
+        }
         Reason::InvalidRequest | Reason::ConfigIncomplete | Reason::ConfigInvalid => {
             (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable")
         }

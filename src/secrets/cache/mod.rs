@@ -32,7 +32,7 @@ use crate::limits;
 use crate::metrics::{Metrics, ReadOutcome};
 use crate::model::id::ConnectionId;
 use crate::model::resolution::Freshness;
-use crate::model::secret::{SecretAddress, SecretDocument};
+use crate::model::secret::{SecretAddress, SecretDocument, SecretSource};
 use chance::Chance;
 use orders::{Bars, Orders};
 use slot::{Life, Slot};
@@ -167,6 +167,14 @@ impl SecretCache {
     /// The same for every connection.
     pub fn revalidate_all(&self) {
         self.0.orders.revalidate_all();
+    }
+
+    /// The secret at `address` is known to be wrong: what the store issued for it is given back, and the next `get` reads anew.
+    pub async fn discard(&self, address: &SecretAddress) {
+        if matches!(address.source, SecretSource::Leased { .. }) {
+            self.0.store.release(address.connection).await;
+        }
+        self.revalidate(address.connection);
     }
 
     /// From now on, what was read of this connection before, or began to be read, is not served at all. It leaves the memory

@@ -6,9 +6,10 @@ use std::fmt::Write;
 
 use credway::clock::Clock;
 use credway::config::SecretStore;
-use credway::grpc::proto::ResolveCredentialsRequest;
+use credway::grpc::proto::{ReportCredentialRejectedRequest, ResolveCredentialsRequest};
 use credway::model::caller::Scope;
 use credway::model::connection::{AccountServices, ConnectionState, Status as State};
+use credway::model::id::ConnectionId;
 use credway::model::overrides::Override;
 use credway::model::refusal::Reason;
 use credway::model::schema::ConfigValue;
@@ -189,6 +190,9 @@ async fn every_refusal_tells_its_reason_what_was_refused_and_what_to_do() {
     ] {
         seen.push(refuse(&mut client, request).await);
     }
+    let unknown =
+        ReportCredentialRejectedRequest { connection_id: ConnectionId::generate().to_string(), secret_version: 1 };
+    seen.push(client.report_credential_rejected(unknown).await.unwrap_err());
     bao.seal().await;
     seen.push(refuse(&mut client, asking("uncached")).await);
     seen.extend(Box::pin(backends::refusals()).await);

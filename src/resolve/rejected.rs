@@ -1,0 +1,125 @@
+//! Credentials that a provider rejected: read anew once, for all who say so (contract, section 3, `ReportCredentialRejected`).
+
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use super::{Resolver, secret_refusal};
+use crate::changes::Changes;
+use crate::clock::Moment;
+use crate::limits;
+use crate::model::caller::Caller;
+use crate::model::id::ConnectionId;
+use crate::model::refusal::Refusal;
+use crate::model::resolution::{InstanceRef, ResolutionRequest};
+use crate::model::wiring::WiredConnection;
+use crate::store::{ConnectionFound, ProjectScope, Store};
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Whether resolving again gives another credential than the rejected one.
+    pub retry: bool,
+    /// The version of the secret that is served now.
+    pub secret_version: u64,
+    /// When the next report is looked into; `None` if this one was.
+    pub retry_after: Option<Duration>,
+}
+
+/// The reports that were looked into lately.
+pub(super) struct Reports {
+    store: Store,
+    changes: Changes,
+    looked: Cache<ConnectionId, Looked>,
+}
+
+/// A secret that was read anew because somebody said that it was wrong.
+#[derive(Clone)]
+struct Looked {
+    at: Moment,
+    /// The version that was found then.
+    version: Result<u64, Refusal>,
+}
+
+impl Reports {
+    pub(super) fn new(store: Store, changes: Changes) -> Self {
+        let looked =
+            Cache::builder().max_capacity(limits::REPORTS_REMEMBERED).time_to_live(limits::REPORT_INTERVAL).build();
+        Self { store, changes, looked }
+    }
+}
+
+impl Resolver {
+    /// What to do about version `rejected` of the secret of `connection`, which its provider would not take.
+    pub async fn rejected(
+        &self,
+        caller: &Caller,
+        project: Option<String>,
+        connection: ConnectionId,
+        rejected: u64,
+    ) -> Result<Rejection, Refusal> {
+        let found = self.connection(caller, project, connection).await?;
+        let served = self.version(&found).await?;
+        if served != rejected {
+            // Somebody was faster, or the caller holds what is long gone.
+            return Ok(Rejection { retry: true, secret_version: served, retry_after: None });
+        }
+        let now = self.clock.moment();
+        let is_past = |looked: &Looked| now.since(looked.at) >= limits::REPORT_INTERVAL;
+        let entry = self.reports.looked.entry(connection).or_insert_with_if(self.look(&found), is_past).await;
+        let was_looked_into = entry.is_fresh();
+        let Looked { at, version } = entry.into_value();
+        let secret_version = version?;
+        let left = limits::REPORT_INTERVAL.saturating_sub(now.since(at));
+        let retry_after = (!was_looked_into && secret_version == rejected).then_some(left);
+        Ok(Rejection { retry: secret_version != rejected, secret_version, retry_after })
+    }
+
+    /// Reads the secret anew, for all who ask meanwhile, and answers no more from what was read before.
+    async fn look(&self, found: &ConnectionFound) -> Looked {
+        self.secrets.discard(&found.address).await;
+        self.reports.changes.touch(found.project);
+        let version = self.version(found).await;
+        tracing::info!(
+            connection = %found.connection.id,
+            version = version.as_ref().ok(),
+            "a provider rejected a credential: it was read anew"
+        );
+        Looked { at: self.clock.moment(), version }
+    }
+
+    async fn version(&self, found: &ConnectionFound) -> Result<u64, Refusal> {
+        let connection = &found.connection;
+        let policy = self.secrets.policy_of(&connection.template);
+        let wired = WiredConnection { id: connection.id, name: Some(&connection.name) };
+        let fetched = self.secrets.get(&found.address, policy).await;
+        fetched.map(|fetched| fetched.document.version).map_err(|error| secret_refusal(&error, &wired))
+    }
+
+    /// A connection that the caller may resolve.
+    async fn connection(
+        &self,
+        caller: &Caller,
+        project: Option<String>,
+        id: ConnectionId,
+    ) -> Result<ConnectionFound, Refusal> {
+        let scope = ProjectScope { tenant: caller.tenant, project: caller.project, asked: project };
+        let found = self.reports.store.connection_find(&scope, id).await;
+        let found = found.map_err(|error| error.refusal())?.ok_or_else(|| Refusal::connection_not_found(id))?;
+        if let Some(binding) = &caller.binding {
+            let own = ResolutionRequest {
+                project: None,
+                workflow: binding.workflow.clone(),
+                instance: InstanceRef::Id(binding.instance),
+                expected_server: None,
+                step: binding.step.clone(),
+                min_token_ttl: limits::MIN_TOKEN_TTL_DEFAULT,
+            };
+            let wiring = self.wiring(caller, &own).await?.wiring;
+            if !wiring.connections.contains_key(&id) {
+                return Err(Refusal::connection_not_found(id));
+            }
+        }
+        Ok(found)
+    }
+}
