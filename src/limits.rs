@@ -433,3 +433,10 @@ pub const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Connections whose last report is remembered.
 pub const REPORTS_REMEMBERED: u64 = 10_000;
+
+/// How long a command waits after its changes, so that daemons have heard of them when it ends: they take milliseconds.
+pub const CHANGES_HEARD_WITHIN: Duration = Duration::from_millis(100);
+
+/// How long a verdict on a caller is remembered while nobody asks for it. What is held for the caller is answered without
+/// asking, so this is far longer than that lives; and with the database down it is all that is known of the caller.
+pub const TOKEN_CACHE_IDLE: Duration = Duration::from_secs(3600);

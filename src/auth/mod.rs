@@ -77,7 +77,7 @@ impl Authenticator {
         metrics: Metrics,
     ) -> Self {
         let verdicts =
-            Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_TTL).build();
+            Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_IDLE).build();
         Self { store, changes, known, run_tokens, verdicts, clock, metrics }
     }
 

@@ -19,12 +19,13 @@ use crate::model::caller::{Role, Scope};
 use crate::model::name::Slug;
 use crate::model::token::TokenText;
 use crate::secrets::sealed::SealedError;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::templates::Catalogue;
 
 /// Open stores, and the operations on them. Ends with `close`, which gives our own Vault token back.
 pub(super) struct Workspace {
     pub control: Control,
+    store: Store,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -56,11 +57,15 @@ impl Workspace {
             Ok(outcome) => outcome.map_err(|cause| cannot_open(Exit::Failed, &cause))?,
             Err(_) => return Err(cannot_open(Exit::Unreachable, &last_cause.take())),
         }
-        Ok(Self { control: Control::new(store, secrets, catalogue(config)?, clock), tasks, stop })
+        let control = Control::new(store.clone(), secrets, catalogue(config)?, clock);
+        Ok(Self { control, store, tasks, stop })
     }
 
-    /// Ends what was opened.
+    /// Ends what was opened. Daemons that run have heard of what was changed: a script's next call finds it done.
     pub(super) async fn close(self) {
+        if self.store.has_changed() {
+            tokio::time::sleep(limits::CHANGES_HEARD_WITHIN).await;
+        }
         self.stop.cancel();
         self.tasks.close();
         let _ = timeout(limits::BACKGROUND_STOP_DEADLINE, self.tasks.wait()).await;

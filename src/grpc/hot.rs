@@ -4,9 +4,11 @@
 //! A warm call waits for nothing, so it needs no place in flight and no deadline. One that is traced always goes on.
 
 use std::convert::Infallible;
+use std::iter::Chain;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::{option, vec};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -202,14 +204,17 @@ impl Call {
             }
             request.extensions_mut().insert(warm.answers.slot(question));
         }
-        let body = Replayed { read: read.0.into_iter(), rest: body };
+        let body = Replayed { read: read.first.into_iter().chain(read.more), rest: body };
         Found::Nothing(request.map(|()| Body::new(body)), peer)
     }
 }
 
-/// The frames of a request so far.
+/// The frames of a request so far. Nearly always there is one.
 #[derive(Default)]
-struct Frames(Vec<Bytes>);
+struct Frames {
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
+}
 
 impl Frames {
     /// Takes what has arrived, and answers whether that is all of it.
@@ -220,7 +225,7 @@ impl Frames {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { return false };
                     bytes += data.len();
-                    self.0.push(data);
+                    self.push(data);
                     if body.is_end_stream() {
                         return true;
                     }
@@ -232,9 +237,16 @@ impl Frames {
         false
     }
 
+    fn push(&mut self, frame: Bytes) {
+        match self.first {
+            None => self.first = Some(frame),
+            Some(_) => self.more.push(frame),
+        }
+    }
+
     /// The message, if it is one, not compressed, in one piece.
     fn plain_message(&self) -> Option<&[u8]> {
-        let [frame] = &self.0[..] else { return None };
+        let (Some(frame), []) = (&self.first, &self.more[..]) else { return None };
         let (head, message) = frame.split_at_checked(MESSAGE_HEAD_BYTES)?;
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
         (head[0] == 0 && usize::try_from(length).ok()? == message.len()).then_some(message)
@@ -249,7 +261,7 @@ fn held(framed: Bytes) -> Response<AnswerBody> {
 
 /// The body of a request whose first frames were read already.
 struct Replayed {
-    read: std::vec::IntoIter<Bytes>,
+    read: Chain<option::IntoIter<Bytes>, vec::IntoIter<Bytes>>,
     rest: Incoming,
 }
 
@@ -265,7 +277,7 @@ impl http_body::Body for Replayed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.len() == 0 && self.rest.is_end_stream()
+        self.read.size_hint().1 == Some(0) && self.rest.is_end_stream()
     }
 }
 

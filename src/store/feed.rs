@@ -100,7 +100,7 @@ impl ChangeFeed {
         match &mut self.0 {
             Db::Sqlite(feed) => {
                 tokio::select! {
-                    () = feed.store.committed.notified() => {}
+                    () = feed.store.commits.told.notified() => {}
                     () = WatchedFile::written(feed.file.as_ref()) => {}
                 }
                 Ok(())

@@ -34,7 +34,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Database, Executor, PgConnection, PgPool, Postgres, Sqlite, SqlitePool,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::config;
@@ -52,6 +52,7 @@ pub use tx::Tx;
 
 use error::is_connection_lost;
 use lease::{Lease, bounded};
+use tx::Commits;
 
 /// The database: SQLite or PostgreSQL. Clones share the pool.
 #[derive(Clone)]
@@ -63,8 +64,7 @@ pub struct Store {
     /// Held by the one `Tx` of this process that writes. Writers wait here, where they cost nothing, and not each with a
     /// connection of the pool in hand: both databases let one of them write at a time anyway.
     turn: Arc<Semaphore>,
-    /// Told after each commit of this process.
-    committed: Arc<Notify>,
+    commits: Arc<Commits>,
 }
 
 /// Something of one database or the other.
@@ -132,7 +132,7 @@ impl Store {
                 (Db::Postgres(pool.connect_lazy_with(options)), None)
             }
         };
-        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)), committed: Arc::default() })
+        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)), commits: Arc::default() })
     }
 
     /// Opens the database, makes it if it is a missing SQLite file, and migrates it.
@@ -196,7 +196,12 @@ impl Store {
             return Err(StoreError::Unavailable { cause });
         };
         let lease = self.lend_begun("BEGIN IMMEDIATE", "BEGIN").await?;
-        Ok(Tx::new(lease, self.clock.now(), Arc::clone(&self.committed), turn))
+        Ok(Tx::new(lease, self.clock.now(), Arc::clone(&self.commits), turn))
+    }
+
+    /// Whether this process has changed something, of which daemons are to hear.
+    pub fn has_changed(&self) -> bool {
+        self.commits.has_changes()
     }
 
     /// Closes every connection, those in use as they come back.

@@ -1,6 +1,7 @@
 //! Transactions that write, and how each of their operations is entered in the change log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -16,10 +17,30 @@ pub struct Tx {
     pub(super) now: Timestamp,
     /// Whether it has entered something in the change log.
     pub(super) has_changes: bool,
-    committed: Arc<Notify>,
+    commits: Arc<Commits>,
     /// Whether a statement failed. PostgreSQL then takes no more, and would answer a commit by rolling back.
     has_failed: bool,
     _turn: OwnedSemaphorePermit,
+}
+
+/// What this process has committed.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    /// Told after each.
+    pub(super) told: Notify,
+    has_changes: AtomicBool,
+}
+
+impl Commits {
+    fn note(&self, has_changes: bool) {
+        self.has_changes.fetch_or(has_changes, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    /// Whether any of it stands in the change log.
+    pub(super) fn has_changes(&self) -> bool {
+        self.has_changes.load(Ordering::Relaxed)
+    }
 }
 
 /// One statement of a transaction, with its answer.
@@ -46,8 +67,8 @@ macro_rules! execute {
 pub(super) use {execute, in_tx};
 
 impl Tx {
-    pub(super) fn new(lease: Lent, now: Timestamp, committed: Arc<Notify>, turn: OwnedSemaphorePermit) -> Self {
-        Self { lease, now, has_changes: false, committed, has_failed: false, _turn: turn }
+    pub(super) fn new(lease: Lent, now: Timestamp, commits: Arc<Commits>, turn: OwnedSemaphorePermit) -> Self {
+        Self { lease, now, has_changes: false, commits, has_failed: false, _turn: turn }
     }
 
     /// Makes all of it lasting, or none of it.
@@ -66,7 +87,7 @@ impl Tx {
                 held.settle();
             }
         }
-        self.committed.notify_one();
+        self.commits.note(self.has_changes);
         Ok(())
     }
 
