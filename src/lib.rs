@@ -1,10 +1,11 @@
 //! credway finds the way from a workflow step to the credential it may use.
 //!
 //! # The way of a request, read downwards
-//! `grpc/admission.rs` → `auth/mod.rs` → `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` →
-//! `resolve/plan.rs` → `secrets/cache/` → `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` →
-//! `grpc/convert.rs`. An MCP process comes in by `http/mcp_config/` and gets its answer there; what its token is bound to is
-//! held in `resolve/bound.rs`.
+//! `grpc/hot.rs` (a warm call ends here, with bytes out of `grpc/answers.rs`) → `grpc/admission.rs` → `auth/mod.rs` →
+//! `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` → `resolve/plan.rs` → `secrets/cache/` →
+//! `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` → `grpc/convert.rs`.
+//! An MCP process comes in by `http/mcp_config/` and gets its answer there; what its token is bound to is held in
+//! `resolve/bound.rs`. That something changed is heard by `changes/`, and outdates whatever was made of it.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.
@@ -33,8 +34,8 @@
 //!
 //! # What is absent, on purpose
 //! - Only `grpc` knows protobuf; only `store` knows SQL; only `cli` prints; only `config` and `cli` read the environment.
-//! - Plaintext secrets live in `secrets` (cached), pass through `resolve`, and leave by `grpc/convert.rs` and
-//!   `http/mcp_config/wire.rs`. Their type cannot be printed.
+//! - Plaintext secrets live in `secrets` (cached), pass through `resolve`, leave by `grpc/convert.rs` and
+//!   `http/mcp_config/wire.rs`, and are held as whole answers in `grpc/answers.rs`. Their type cannot be printed.
 //! - Nothing reads a clock but `clock`; no task outlives `app`; no wait is without a deadline from `limits` or `config`.
 //! - There is no global state but the process's log subscriber and TLS provider.
 
