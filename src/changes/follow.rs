@@ -90,7 +90,10 @@ impl<H: Heard> Follower<H> {
     /// Goes on where the last feed broke, if the log still has what came after.
     async fn resume(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {
         let (head, oldest) = (feed.head().await?, feed.oldest().await?);
-        let is_whole = |applied: i64| head >= applied && oldest.is_none_or(|oldest| oldest <= applied + 1);
+        let is_whole = |applied: i64| {
+            let is_there = oldest.is_some_and(|oldest| oldest <= applied + 1);
+            head == applied || (head > applied && is_there)
+        };
         if self.applied.is_some_and(is_whole) {
             return self.look(feed).await.map(drop);
         }
