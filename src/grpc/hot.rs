@@ -220,7 +220,10 @@ impl Frames {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else { return false };
                     bytes += data.len();
-                    self.0.push(data);
+                    // tonic's client ends its message by a frame of nothing.
+                    if !data.is_empty() {
+                        self.0.push(data);
+                    }
                     if body.is_end_stream() {
                         return true;
                     }
