@@ -91,6 +91,9 @@ pub const DATABASE_CONNECTIONS_MAX: u32 = 8;
 /// Waiting for a database connection. Longer than a busy moment, shorter than a caller's deadline.
 pub const DATABASE_ACQUIRE_DEADLINE: Duration = Duration::from_millis(1500);
 
+/// How long a caller waits for a database that is known not to answer: its refusal should tell that, and not that time is up.
+pub const DATABASE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The pause we ask of a caller while the database does not answer.
 pub const DATABASE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -105,6 +108,10 @@ pub const TOKEN_CACHE_TTL: Duration = Duration::from_secs(2);
 
 /// Verified tokens kept.
 pub const TOKEN_CACHE_ENTRIES: u64 = 10_000;
+
+/// How long a verified token is kept that nobody presents. Answers from memory do not ask who it was that may have them; when
+/// they are to be made anew, the database may be down, for as long as `CONFIG_MAX_STALE_LIMIT`.
+pub const TOKEN_CACHE_IDLE: Duration = Duration::from_secs(3600);
 
 /// Waiting for calls in flight at shutdown.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
@@ -277,15 +284,18 @@ pub const CHANGES_PRUNED_EVERY: i64 = 1000;
 /// Lines of the change log read at once.
 pub const CHANGES_BATCH: i64 = 1000;
 
-/// How often the change log is looked at though nobody called us. With its deadline below it makes the 10 s within which a change
-/// is seen when PostgreSQL's notifications do not come through.
-pub const CHANGE_POLL_POSTGRES: Duration = Duration::from_secs(8);
+/// How often the change log is looked at though nobody called us. With two of the deadlines below, for a connection that fell
+/// silent and for the one in its place, it makes the 10 s within which a change is seen when notifications do not come through.
+pub const CHANGE_POLL_POSTGRES: Duration = Duration::from_secs(7);
 
 /// The same on a SQLite file, where other processes' commits usually show in the file first.
 pub const CHANGE_POLL_SQLITE: Duration = Duration::from_secs(1);
 
+/// How often at most, where wiring is to be served for a short time without looking.
+pub const CHANGE_POLL_MIN: Duration = Duration::from_secs(1);
+
 /// One look at the change log, or one connection to it.
-pub const CHANGE_LOOK_DEADLINE: Duration = Duration::from_secs(2);
+pub const CHANGE_LOOK_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// The pause before the change log is followed again after it could not be.
 pub const CHANGE_RETRY_PAUSE: Duration = Duration::from_secs(1);

@@ -175,20 +175,23 @@ impl Authenticator {
 
     async fn look_up(&self, token: &TokenText) -> Verdict {
         let as_of = self.changes.stamp();
-        let (outcome, expires_at) = match self.store.tokens_find(token.shown_prefix()).await {
-            Ok(records) => match records.into_iter().find(|record| token.matches(&record.hash)) {
-                Some(record) if record.revoked_at.is_none() => (Ok(Arc::new(caller_of(&record))), record.expires_at),
-                _ => (Err(Refusal::unauthenticated()), None),
-            },
-            Err(error) => (Err(unverified(&error)), None),
-        };
+        let (outcome, expires_at) =
+            match self.changes.while_followed(self.store.tokens_find(token.shown_prefix())).await {
+                Ok(records) => match records.into_iter().find(|record| token.matches(&record.hash)) {
+                    Some(record) if record.revoked_at.is_none() => {
+                        (Ok(Arc::new(caller_of(&record))), record.expires_at)
+                    }
+                    _ => (Err(Refusal::unauthenticated()), None),
+                },
+                Err(error) => (Err(unverified(&error)), None),
+            };
         self.remember(outcome, expires_at, as_of)
     }
 
     async fn recognise(&self, position: usize) -> Verdict {
         let as_of = self.changes.stamp();
         let known = &self.known[position];
-        let outcome = match self.caller_known_as(known).await {
+        let outcome = match self.changes.while_followed(self.caller_known_as(known)).await {
             Ok(Some(caller)) => Ok(Arc::new(caller)),
             Ok(None) => {
                 tracing::warn!(tenant = %known.tenant, "a known caller belongs to a tenant or project that does not exist");

@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Changes;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::{ChangeFeed, ChangeRecord, Store, StoreError};
@@ -41,14 +41,20 @@ impl<H: Heard> Follower<H> {
     /// Follows until `stop`, whatever becomes of the database meanwhile.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
+            let began = self.clock.moment();
             let ended = tokio::select! {
                 () = stop.cancelled() => return,
                 ended = self.follow() => ended,
             };
+            let has_worked = self.changes.is_followed();
             self.changes.set_followed(false);
             if let Err(error) = ended {
                 self.metrics.change_bound(self.max_stale.as_secs_f64());
                 tracing::debug!(%error, "the change log cannot be followed");
+            }
+            // A connection that broke after a while is replaced at once: what changed meanwhile is to be seen within the bound.
+            if has_worked && self.clock.moment().since(began) > limits::CHANGE_RETRY_PAUSE {
+                continue;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -60,12 +66,16 @@ impl<H: Heard> Follower<H> {
     /// Follows until the feed breaks. Nothing is trusted before all that was missed is applied.
     async fn follow(&mut self) -> Result<(), StoreError> {
         let mut feed = self.store.change_feed().await?;
+        let poll_interval = self.poll_interval(&feed);
+        let mut looked_at = self.clock.moment();
         self.resume(&mut feed).await?;
         self.changes.set_followed(true);
         let mut is_told = true;
         loop {
-            self.confirm(is_told, &feed);
-            match timeout(feed.poll_interval(), feed.woken()).await {
+            self.confirm(looked_at, is_told, poll_interval);
+            let woken = timeout(poll_interval, feed.woken()).await;
+            looked_at = self.clock.moment();
+            match woken {
                 Ok(woken) => {
                     woken?;
                     is_told = true;
@@ -80,7 +90,10 @@ impl<H: Heard> Follower<H> {
     /// Goes on where the last feed broke, if the log still has what came after.
     async fn resume(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {
         let (head, oldest) = (feed.head().await?, feed.oldest().await?);
-        let is_whole = |applied: i64| head >= applied && oldest.is_none_or(|oldest| oldest <= applied + 1);
+        let is_whole = |applied: i64| {
+            let is_there = oldest.is_some_and(|oldest| oldest <= applied + 1);
+            head == applied || (head > applied && is_there)
+        };
         if self.applied.is_some_and(is_whole) {
             return self.look(feed).await.map(drop);
         }
@@ -116,10 +129,17 @@ impl<H: Heard> Follower<H> {
         Ok(())
     }
 
-    fn confirm(&self, is_told: bool, feed: &ChangeFeed) {
-        self.changes.trust(self.applied.unwrap_or(0), self.clock.moment() + self.max_stale);
-        let polled = feed.poll_interval() + limits::CHANGE_LOOK_DEADLINE;
+    /// How often to look: trust must not run out between two looks.
+    fn poll_interval(&self, feed: &ChangeFeed) -> Duration {
+        feed.poll_interval().min((self.max_stale / 2).max(limits::CHANGE_POLL_MIN))
+    }
+
+    /// All that was committed before `looked_at` is applied.
+    fn confirm(&self, looked_at: Moment, is_told: bool, poll_interval: Duration) {
+        self.changes.trust(self.applied.unwrap_or(0), looked_at + self.max_stale);
+        // A connection that fell silent is noticed by the next look, and then another one is made.
+        let polled = poll_interval + 2 * limits::CHANGE_LOOK_DEADLINE;
         let bound = if is_told { polled.min(limits::CHANGE_BOUND_LISTENING) } else { polled };
-        self.metrics.change_bound(bound.as_secs_f64());
+        self.metrics.change_bound(bound.min(self.max_stale).as_secs_f64());
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub use follow::{Follower, Heard};
 pub use recent::Subject;
@@ -19,7 +20,7 @@ pub use recent::Subject;
 use crate::clock::Moment;
 use crate::limits;
 use crate::model::id::ProjectId;
-use crate::store::ChangeRecord;
+use crate::store::{ChangeRecord, StoreError};
 use recent::Recent;
 
 /// The state of the database as of some moment: taken before a read, kept with what was read.
@@ -50,6 +51,8 @@ struct Shared {
     /// The sequence of the last change that was applied.
     reached: watch::Sender<i64>,
     is_followed: AtomicBool,
+    /// It could not be followed when that was tried last.
+    is_lost: AtomicBool,
 }
 
 impl Changes {
@@ -65,6 +68,7 @@ impl Changes {
             told: watch::Sender::new(0),
             reached: watch::Sender::new(0),
             is_followed: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
         }))
     }
 
@@ -145,8 +149,21 @@ impl Changes {
         self.0.is_followed.load(Ordering::Acquire)
     }
 
+    /// What a read of the database brings: one that a caller waits for, who has little time for a database that is known not to
+    /// answer.
+    pub async fn while_followed<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if !self.0.is_lost.load(Ordering::Acquire) {
+            return read.await;
+        }
+        timeout(limits::DATABASE_PATIENCE, read).await.unwrap_or_else(|_| {
+            let cause = format!("it does not answer, nor within another {:?}", limits::DATABASE_PATIENCE);
+            Err(StoreError::Unavailable { cause })
+        })
+    }
+
     fn set_followed(&self, is_followed: bool) {
         self.0.is_followed.store(is_followed, Ordering::Release);
+        self.0.is_lost.store(!is_followed, Ordering::Release);
     }
 
     /// Silence means that nothing changed, until `until`.

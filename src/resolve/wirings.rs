@@ -119,7 +119,8 @@ impl Shared {
         let scope = ProjectScope { tenant: asked.tenant, project: asked.project, asked: asked.project_named.clone() };
         let (as_of, started) = (self.changes.stamp(), self.clock.moment());
         let find = self.store.wiring_find(&scope, &asked.instance, asked.workflow.as_deref());
-        let found = find.instrument(info_span!(target: "credway::trace", "read wiring")).await;
+        let find = find.instrument(info_span!(target: "credway::trace", "read wiring"));
+        let found = self.changes.while_followed(Box::pin(find)).await;
         let ended = self.clock.moment();
         let outcome = if found.is_ok() { QueryOutcome::Ok } else { QueryOutcome::Error };
         self.metrics.database_query(outcome, ended.since(started).as_secs_f64());

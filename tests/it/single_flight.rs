@@ -13,6 +13,7 @@ use crate::support::answers::{asking, metric, refused, value};
 use crate::support::cast::{ACME, World, manual_clock};
 use crate::support::gate::Gate;
 use crate::support::openbao::{Bao, until};
+use crate::support::raw::RawCall;
 use crate::support::sidecar::{Client, Sidecar};
 
 /// The value of the API key that one call got.
@@ -82,15 +83,14 @@ async fn a1_a_thousand_cold_callers_cause_one_read() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_does_not_take_the_read_from_those_who_wait_for_it() {
+async fn a2_a_caller_whose_connection_is_reset_takes_the_read_from_none_of_63_others() {
     let bao = Bao::shared().await;
     let gated = Gated::start(bao, "production").await;
-    let first = crowd(&gated.sidecar.client(&gated.token).await, 1).remove(0);
+    let first = RawCall::resettable(&gated.sidecar, &gated.token, &asking("pay")).await;
     until("the first caller's read is on its way", async || gated.gate.requests() == 1).await;
     let others = crowd(&gated.sidecar.client(&gated.token).await, 63);
     gated.until_in_flight(64).await;
-    // Its client was dropped with the task, and so its connection is closed.
-    first.abort();
+    drop(first);
     gated.until_in_flight(63).await;
     gated.gate.open();
     for call in others {

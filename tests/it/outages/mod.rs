@@ -1,5 +1,6 @@
 //! The hostile world against the real binary: whatever fails, the error is clear, nothing is lost, and it heals by itself.
 
+mod both;
 mod kills;
 mod reload;
 mod servers;

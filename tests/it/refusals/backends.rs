@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use credway::config::Database;
-use credway::grpc::proto::ResolveCredentialsRequest;
 use prost::Message;
 use sqlx::{Connection, SqliteConnection};
 use tonic::Code;
@@ -14,6 +13,7 @@ use crate::support::answers::metric;
 use crate::support::cast::ACME;
 use crate::support::openbao::until;
 use crate::support::postgres::Postgres;
+use crate::support::raw::RawCall;
 use crate::support::sidecar::Sidecar;
 
 /// One of each: the database's, the deadline's, the crowd's, and our own fault.
@@ -83,7 +83,7 @@ async fn the_callers_deadline_ends_the_call_with_its_status() {
     let sidecar = world.sidecar(Clock::System).await;
     let token = world.token(&[Scope::McpExecute]).await;
     bao.pause();
-    let (code, details) = call_within("200m", &sidecar, &token, Some(&asking("pay"))).await;
+    let (code, details) = RawCall::to(&sidecar, Some("200m"), &token, Some(&asking("pay"))).await.refusal().await;
     bao.resume();
     assert_eq!(Code::from(code), Code::DeadlineExceeded);
     let info = &details.details[0];
@@ -96,46 +96,11 @@ async fn a_call_whose_message_never_comes_is_asked_who_it_is_and_ends_by_its_dea
     let world = World::sqlite(ACME).await;
     let sidecar = world.sidecar(Clock::System).await;
     let token = world.token(&[Scope::McpExecute]).await;
-    let (code, _) = call_within("200m", &sidecar, &token, None).await;
+    let (code, _) = RawCall::to(&sidecar, Some("200m"), &token, None).await.refusal().await;
     assert_eq!(Code::from(code), Code::DeadlineExceeded);
-    let (code, _) = call_within("200m", &sidecar, "pat_nobodys", None).await;
+    let (code, _) = RawCall::to(&sidecar, Some("200m"), "pat_nobodys", None).await.refusal().await;
     assert_eq!(Code::from(code), Code::Unauthenticated);
     let counted = "credway_resolves_total{outcome=\"unavailable\",reason=\"DEADLINE_EXCEEDED\"}";
     assert_eq!(metric(&sidecar, counted).await, 1.0);
     assert_eq!(metric(&sidecar, "credway_calls_in_flight").await, 0.0);
-}
-
-/// One call over plain HTTP/2, since tonic's client would enforce `grpc-timeout` itself; without a message, its body stays
-/// open. Returns code and details of its status.
-async fn call_within(
-    timeout: &str,
-    sidecar: &Sidecar,
-    token: &str,
-    message: Option<&ResolveCredentialsRequest>,
-) -> (i32, pb::Status) {
-    let stream = tokio::net::UnixStream::connect(sidecar.addresses().socket.as_ref().unwrap()).await.unwrap();
-    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
-    let connection = tokio::spawn(connection);
-    let request = http::Request::post("http://localhost/credway.v1.CredentialService/ResolveCredentials")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", format!("Bearer {token}"))
-        .header("grpc-timeout", timeout)
-        .body(())
-        .unwrap();
-    let (answer, mut body) = client.send_request(request, false).unwrap();
-    if let Some(message) = message {
-        let message = message.encode_to_vec();
-        let mut frame = vec![0];
-        frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-        frame.extend(message);
-        body.send_data(frame.into(), true).unwrap();
-    }
-    // A refusal has no body: its status stands in the headers.
-    let answer = answer.await.unwrap();
-    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
-    let details =
-        data_encoding::BASE64_NOPAD.decode(header("grpc-status-details-bin").trim_end_matches('=').as_bytes());
-    connection.abort();
-    (header("grpc-status").parse().unwrap(), pb::Status::decode(details.unwrap().as_slice()).unwrap())
 }
