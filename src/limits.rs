@@ -427,3 +427,7 @@ pub const MONITOR_REST: Duration = Duration::from_secs(10);
 
 /// A database connection that idles for longer is closed: at rest a daemon holds the one on which it listens.
 pub const DATABASE_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a call that may be answered from memory waits for the rest of its message, before it goes the way of those that can
+/// wait. tonic's client writes head, message and end one after the other: they arrive within microseconds of each other.
+pub const WARM_MESSAGE_PATIENCE: Duration = Duration::from_millis(5);
