@@ -5,7 +5,9 @@
 //! A missed goal is printed and fails nothing.
 //!
 //! OpenBao and PostgreSQL take part where the tests find them; `CREDWAY_BENCH_BAO` names another `bao` binary. A server that
-//! runs already cannot: both sides must have one and the same CPU.
+//! runs already cannot: both sides must have one and the same CPU. An AWS Secrets Manager Agent can, as its process is named
+//! too: `CREDWAY_BENCH_AGENT`, `CREDWAY_BENCH_AGENT_TOKEN`, `CREDWAY_BENCH_AGENT_PID`. `CREDWAY_BENCH_SCALE=1000000` adds that many
+//! instances to G8; filling them takes long.
 
 mod agent;
 mod binary;
