@@ -80,7 +80,6 @@ pub const CREDENTIAL_FIELD_BYTES_MAX: usize = 64 * 1024;
 /// Callers that wait for a fetch at once: four times the calls in flight, as those that gave up wait on until the fetch ends.
 pub const SECRET_WAITERS_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
 
-/// Versions of one secret that the sealed store keeps, the current one included: enough to take back a rotation.
 /// Versions of one secret that the sealed store keeps, the current one included. Nothing reads but the newest; the others are
 /// for the day a wrong credential was saved: with the newest row deleted by hand, the one before is the newest.
 pub const SEALED_VERSIONS_KEPT: i64 = 3;
@@ -446,7 +445,6 @@ pub const REPORTS_REMEMBERED: u64 = 10_000;
 
 /// How long a command waits after its changes, so that daemons have heard of them when it ends: they take milliseconds.
 pub const CHANGES_HEARD_WITHIN: Duration = Duration::from_millis(100);
-
-/// How long a verdict on a caller is remembered while nobody asks for it. What is held for the caller is answered without
-/// asking, so this is far longer than that lives; and with the database down it is all that is known of the caller.
-pub const TOKEN_CACHE_IDLE: Duration = Duration::from_secs(3600);
+/// How long a call that may be answered from memory waits for the rest of its message, before it goes the way of those that can
+/// wait. tonic's client writes head, message and end one after the other: they arrive within microseconds of each other.
+pub const WARM_MESSAGE_PATIENCE: Duration = Duration::from_millis(5);

@@ -25,6 +25,7 @@ pub(crate) fn start(site: &Site) -> Result<Side> {
     let reached = server.reached(&ready_file).with_context(|| said(&log))?;
     Ok(Side {
         server,
+        http: reached.http,
         tcp: Endpoint::Tcp(reached.grpc.context("the daemon names no TCP address")?),
         unix: Endpoint::Unix(PathBuf::from(reached.socket.context("the daemon names no Unix socket")?)),
     })

@@ -56,7 +56,7 @@ pub(crate) fn start(kind: Kind, answer: &[u8], dir: &Path) -> Result<Side> {
     let mut server = Server::spawn(&mut command)?;
     let reached = server.reached(&path("ready"))?;
     let tcp = Endpoint::Tcp(reached.grpc.context("the echo names no address")?);
-    Ok(Side { server, tcp, unix: Endpoint::Unix(path("sock")) })
+    Ok(Side { server, tcp, unix: Endpoint::Unix(path("sock")), http: None })
 }
 
 /// What the binary does when it was started as an echo: serves until it is killed. `None` if it was not.

@@ -10,6 +10,7 @@ use credway::auth::Authenticator;
 use credway::auth::run_tokens::RunTokens;
 use credway::changes::Changes;
 use credway::clock::Clock;
+use credway::config;
 use credway::grpc::answers::Answers;
 use credway::grpc::hot::Warm;
 use credway::grpc::proto::ResolveCredentialsRequest;
@@ -44,9 +45,11 @@ pub(crate) struct Amount {
 }
 
 /// A resolver over a site's stores, with an empty cache.
-struct Inside<'a> {
+pub(crate) struct Inside<'a> {
     site: &'a Site,
     opened: Opened,
+    changes: Changes,
+    cache: SecretCache,
     resolver: Arc<Resolver>,
     warm: Warm,
     metrics: Metrics,
@@ -54,15 +57,21 @@ struct Inside<'a> {
 }
 
 impl<'a> Inside<'a> {
-    async fn open(site: &'a Site) -> Result<Self> {
+    pub(crate) async fn open(site: &'a Site) -> Result<Self> {
+        Self::open_with(site, &site.config.cache).await
+    }
+
+    /// With other settings of the caches than the site's.
+    pub(crate) async fn open_with(site: &'a Site, settings: &config::Cache) -> Result<Self> {
         let (opened, metrics, clock) = (site.open().await?, Metrics::new(), Clock::System);
         let secrets = opened.backends.secrets.clone();
-        let cache = SecretCache::new(secrets, &site.config.cache, clock.clone(), metrics.clone(), opened.tasks.clone());
+        let cache = SecretCache::new(secrets, settings, clock.clone(), metrics.clone(), opened.tasks.clone());
         let (store, tasks) = (opened.backends.store.clone(), opened.tasks.clone());
         let changes = Changes::new();
         // Nothing changes here, and nobody needs to follow the log to know it.
         changes.trust_until(clock.moment() + Duration::from_secs(24 * 3600));
-        let resolver = Resolver::new(store.clone(), changes.clone(), cache, clock.clone(), metrics.clone(), tasks);
+        let resolver =
+            Resolver::new(store.clone(), changes.clone(), cache.clone(), clock.clone(), metrics.clone(), tasks);
         let resolver = Arc::new(resolver);
         let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
         let authenticator = Authenticator::new(
@@ -74,19 +83,25 @@ impl<'a> Inside<'a> {
             metrics.clone(),
         );
         let warm = Warm {
-            answers: Answers::new(&site.config.cache, changes, clock.clone(), metrics.clone()),
+            answers: Answers::new(settings, changes.clone(), clock.clone(), metrics.clone()),
             authenticator: Arc::new(authenticator),
             clock: clock.clone(),
             metrics: metrics.clone(),
             are_roots_traced: false,
         };
-        Ok(Self { site, opened, resolver, warm, metrics, clock })
+        Ok(Self { site, opened, changes, cache, resolver, warm, metrics, clock })
     }
 
-    async fn resolve(&self, step: &Step) -> Result<()> {
+    pub(crate) async fn resolve(&self, step: &Step) -> Result<()> {
         let resolution = self.resolver.resolve(&self.site.caller, &request(step)).await?;
         ensure!(resolution.config.len() == 6, "{} config entries", resolution.config.len());
         Ok(())
+    }
+
+    /// Makes the next resolve of `step` a cold one.
+    pub(crate) fn forget(&self, step: &Step) {
+        self.changes.doubt_everything();
+        self.cache.forget(step.address.connection);
     }
 
     /// The same trips to the stores by hand: the wiring, then the secret that it names.
@@ -100,7 +115,7 @@ impl<'a> Inside<'a> {
     }
 
     /// How long `work` takes.
-    async fn timed(&self, work: impl Future<Output = Result<()>>) -> Result<Duration> {
+    pub(crate) async fn timed(&self, work: impl Future<Output = Result<()>>) -> Result<Duration> {
         let before = self.clock.moment();
         work.await?;
         Ok(self.clock.moment().since(before))
@@ -114,7 +129,7 @@ impl<'a> Inside<'a> {
     }
 
     /// Wirings read from the database, and secrets read from the secret store, by `work`.
-    async fn trips(&self, work: impl Future<Output = Result<()>>) -> Result<(f64, f64)> {
+    pub(crate) async fn trips(&self, work: impl Future<Output = Result<()>>) -> Result<(f64, f64)> {
         let counts =
             || (self.counter("credway_database_queries_total"), self.counter("credway_secret_store_reads_total"));
         let before = counts();
@@ -212,43 +227,51 @@ pub(crate) async fn warm(site: &Site, amount: Amount, report: &mut Report) -> Re
 }
 
 /// A call as it arrives, and how long its answer is.
-struct WarmCall {
+pub(crate) struct WarmCall {
     headers: HeaderMap,
-    message: Vec<u8>,
-    answer_bytes: usize,
+    pub message: Vec<u8>,
+    pub answer_bytes: usize,
 }
 
 impl Inside<'_> {
     /// A call for each of `steps`, answered once by the service, so that its answer is held.
     async fn warmed(&self, steps: &[Step]) -> Result<Vec<WarmCall>> {
-        let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.warm.authenticator));
-        let (store, drain) = (self.opened.backends.store.clone(), CancellationToken::new());
-        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-        let watches = Watches::new(
-            Arc::clone(&resolver),
-            verifier,
-            Changes::new().watch(),
-            drain,
-            clock.clone(),
-            metrics.clone(),
-        );
-        let service = Credentials::new(resolver, watches, Arc::new(RunTokens::new(store, clock)), metrics);
-        let caller = Arc::new(self.site.caller.clone());
-        let mut headers = HeaderMap::new();
-        headers.insert("authorization", format!("Bearer {}", self.site.token.expose()).parse()?);
+        let service = self.service();
         let mut calls = Vec::with_capacity(steps.len());
         for step in steps {
             let request = ResolveCredentialsRequest { instance_id: step.instance.to_string(), ..Default::default() };
-            let message = request.encode_to_vec();
-            let mut question = self.warm.question(&headers, None).context("a call without a claim")?;
-            question.complete(&message);
-            let mut request = tonic::Request::new(request);
-            request.extensions_mut().insert(Arc::clone(&caller));
-            request.extensions_mut().insert(self.warm.answers.slot(question));
-            let answer = service.resolve_credentials(request).await?.into_inner();
-            calls.push(WarmCall { headers: headers.clone(), message, answer_bytes: answer.encoded_len() });
+            calls.push(self.keep(&service, request).await?);
         }
         Ok(calls)
+    }
+
+    pub(crate) fn service(&self) -> Credentials {
+        let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.warm.authenticator));
+        let (store, drain) = (self.opened.backends.store.clone(), CancellationToken::new());
+        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+        let changes = Changes::new().watch();
+        let watches = Watches::new(Arc::clone(&resolver), verifier, changes, drain, clock.clone(), metrics.clone());
+        Credentials::new(resolver, watches, Arc::new(RunTokens::new(store, clock)), metrics)
+    }
+
+    /// Has `request` answered by the service, which holds its answer then.
+    pub(crate) async fn keep(&self, service: &Credentials, request: ResolveCredentialsRequest) -> Result<WarmCall> {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {}", self.site.token.expose()).parse()?);
+        let message = request.encode_to_vec();
+        let mut question = self.warm.question(&headers, None).context("a call without a claim")?;
+        question.complete(&message);
+        let mut request = tonic::Request::new(request);
+        request.extensions_mut().insert(Arc::new(self.site.caller.clone()));
+        request.extensions_mut().insert(self.warm.answers.slot(question));
+        let answer = service.resolve_credentials(request).await?.into_inner();
+        Ok(WarmCall { headers, message, answer_bytes: answer.encoded_len() })
+    }
+
+    /// How many answers are held.
+    pub(crate) fn answers_held(&self) -> f64 {
+        self.warm.answers.observe();
+        self.counter("credway_answer_cache_entries")
     }
 
     fn answer(&self, call: &WarmCall) -> Result<()> {
@@ -279,6 +302,6 @@ fn hash_tokens(times: usize) {
     }
 }
 
-fn nanoseconds(span: Duration) -> u32 {
+pub(crate) fn nanoseconds(span: Duration) -> u32 {
     u32::try_from(span.as_nanos()).unwrap_or(u32::MAX)
 }

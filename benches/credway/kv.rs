@@ -1,18 +1,14 @@
-//! OpenBao as a peer: a server of the bench's own, and a client that reads secrets from it over HTTP/1.1 and nothing more.
+//! OpenBao as a peer: a server of the bench's own, and what it is asked.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use futures_util::future::{LocalBoxFuture, try_join_all};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use anyhow::{Context, Result};
 
-use crate::load::{self, Load, Window};
+use crate::http1::{Client, Connection};
 use crate::process::Server;
 
 /// The root token of a server that lives for this run, on loopback, and holds nothing.
@@ -24,9 +20,6 @@ const START_POLL: Duration = Duration::from_millis(50);
 
 /// Secrets read in turn.
 const SECRETS: usize = 1000;
-
-/// An answer holds one secret and its metadata.
-const ANSWER_BYTES_MAX: usize = 8 * 1024;
 
 /// An OpenBao in memory, without audit: as fast as it gets.
 pub(crate) struct Bao {
@@ -61,7 +54,7 @@ impl Bao {
         }
     }
 
-    /// Writes the secrets that `Reader` reads, with the fields of a connection of the bench.
+    /// Writes the secrets that `reader` reads, with the fields of a connection of the bench.
     pub(crate) async fn fill(&self) -> Result<()> {
         let mut connection = Connection::open(&self.address).await?;
         let body = format!(r#"{{"data":{{"api_key":"{}","api_secret":"{}"}}}}"#, "x".repeat(64), "x".repeat(64));
@@ -72,33 +65,10 @@ impl Bao {
     }
 }
 
-/// Reads secrets, one in flight on each connection, as HTTP/1.1 has it.
-pub(crate) struct Reader {
-    connections: Vec<Connection>,
-    requests: Vec<Vec<u8>>,
-    next: Cell<usize>,
-}
-
-impl Reader {
-    pub(crate) async fn connect(address: &str, connections: usize) -> Result<Self> {
-        let connections = try_join_all((0..connections).map(|_| Connection::open(address))).await?;
-        let requests = (0..SECRETS).map(|number| request("GET", &path(number), address, "")).collect();
-        Ok(Self { connections, requests, next: Cell::new(0) })
-    }
-}
-
-impl Load for Reader {
-    fn window(&mut self, length: Duration) -> LocalBoxFuture<'_, Result<Window>> {
-        let Self { connections, requests, next } = self;
-        let workers = connections.iter_mut().map(|connection| {
-            let (requests, next) = (&*requests, &*next);
-            async move || {
-                let at = next.replace((next.get() + 1) % requests.len());
-                connection.exchange(&requests[at]).await
-            }
-        });
-        Box::pin(load::window(length, workers))
-    }
+/// Reads its secrets in turn, over so many connections.
+pub(crate) async fn reader(address: &str, connections: usize) -> Result<Client> {
+    let requests = (0..SECRETS).map(|number| request("GET", &path(number), address, "")).collect();
+    Client::connect(address, connections, requests).await
 }
 
 fn path(number: usize) -> String {
@@ -111,51 +81,6 @@ fn request(method: &str, path: &str, address: &str, body: &str) -> Vec<u8> {
         "{method} /v1/{path} HTTP/1.1\r\nHost: {address}\r\nX-Vault-Token: {ROOT_TOKEN}\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
-}
-
-struct Connection {
-    stream: TcpStream,
-    received: Vec<u8>,
-}
-
-impl Connection {
-    async fn open(address: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, received: Vec::with_capacity(ANSWER_BYTES_MAX) })
-    }
-
-    /// Sends `request` and reads its answer, which must be a good one with a body as long as it says.
-    async fn exchange(&mut self, request: &[u8]) -> Result<()> {
-        self.stream.write_all(request).await?;
-        self.received.clear();
-        loop {
-            ensure!(self.stream.read_buf(&mut self.received).await? > 0, "OpenBao hung up");
-            if let Some(length) = answer_length(&self.received)? {
-                ensure!(self.received.len() <= length, "OpenBao answers more than it was asked");
-                if self.received.len() == length {
-                    return Ok(());
-                }
-            }
-        }
-    }
-}
-
-/// How long the answer is that begins so, once its head is there.
-fn answer_length(received: &[u8]) -> Result<Option<usize>> {
-    const END: &[u8] = b"\r\n\r\n";
-    const LENGTH: &str = "content-length:";
-    let Some(end) = received.windows(END.len()).position(|window| window == END) else { return Ok(None) };
-    let head = std::str::from_utf8(&received[..end])?;
-    if !head.starts_with("HTTP/1.1 200 ") {
-        bail!("OpenBao answers {:?}", head.lines().next());
-    }
-    let value = head.lines().find_map(|line| {
-        let (name, value) = line.split_at_checked(LENGTH.len())?;
-        name.eq_ignore_ascii_case(LENGTH).then_some(value)
-    });
-    let body: usize = value.context("an answer without a length")?.trim().parse()?;
-    Ok(Some(end + END.len() + body))
 }
 
 /// `$CREDWAY_BENCH_BAO`, or the server of the Python package that the tests use.

@@ -56,7 +56,11 @@ pub(crate) struct Calls {
 impl Calls {
     /// Sends each of `messages` in turn, with `token`. Answers are `answer_bytes` long.
     pub(crate) fn new(messages: &[Vec<u8>], token: &str, answer_bytes: RangeInclusive<usize>) -> Result<Self> {
-        let head = Request::post(format!("http://credway{RESOLVE}"))
+        Self::of(RESOLVE, messages, token, answer_bytes)
+    }
+
+    fn of(method: &str, messages: &[Vec<u8>], token: &str, answer_bytes: RangeInclusive<usize>) -> Result<Self> {
+        let head = Request::post(format!("http://credway{method}"))
             .header("te", "trailers")
             .header("content-type", "application/grpc")
             .header("authorization", format!("Bearer {token}"))
@@ -172,9 +176,14 @@ async fn call(sender: &mut SendRequest<Bytes>, calls: &Calls) -> Result<()> {
     Ok(())
 }
 
-/// The message that one call is answered with.
+/// The message that one call under load is answered with.
 pub(crate) async fn answer_of(endpoint: &Endpoint, message: &[u8], token: &str) -> Result<Bytes> {
-    let calls = Calls::new(&[message.to_vec()], token, 0..=usize::MAX)?;
+    call_once(endpoint, RESOLVE, message, token).await
+}
+
+/// The message that one call of any method is answered with.
+pub(crate) async fn call_once(endpoint: &Endpoint, method: &str, message: &[u8], token: &str) -> Result<Bytes> {
+    let calls = Calls::of(method, &[message.to_vec()], token, 0..=usize::MAX)?;
     let mut sender = connect(endpoint).await?;
     let mut answer = BytesMut::new();
     exchange(&mut sender, &calls.head, calls.next_body(), |chunk| answer.extend_from_slice(chunk)).await?;

@@ -5,17 +5,25 @@
 //! A missed goal is printed and fails nothing.
 //!
 //! OpenBao and PostgreSQL take part where the tests find them; `CREDWAY_BENCH_BAO` names another `bao` binary. A server that
-//! runs already cannot: both sides must have one and the same CPU.
+//! runs already cannot: both sides must have one and the same CPU. An AWS Secrets Manager Agent can, as its process is named
+//! too: `CREDWAY_BENCH_AGENT`, `CREDWAY_BENCH_AGENT_TOKEN`, `CREDWAY_BENCH_AGENT_PID`. `CREDWAY_BENCH_SCALE=1000000` adds that many
+//! instances to G8; filling them takes long.
 
+mod agent;
+mod binary;
 mod daemon;
 mod echo;
+mod http1;
 mod inside;
 mod kv;
 mod load;
+mod memory;
 mod peers;
 mod process;
 mod report;
+mod rest;
 mod rounds;
+mod scale;
 mod site;
 mod start;
 mod stats;
@@ -27,6 +35,7 @@ mod wire;
 #[expect(clippy::unwrap_used, reason = "it was written for tests")]
 mod postgres;
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,13 +48,16 @@ use kv::Bao;
 use load::Calls;
 use process::Side;
 use report::{Report, Target};
+use rest::Rest;
 use rounds::Pace;
 use site::Site;
 use wire::Wire;
 
-/// Counts for G5, per thread. What it costs the echoes that run in this binary is below half a percent.
+/// Counts for G5, per thread; and bytes for G6, where that is switched on. What it costs the echoes that run in this binary is
+/// below half a percent.
 #[global_allocator]
-static ALLOCATOR: alloc_counter::AllocCounter<mimalloc::MiMalloc> = alloc_counter::AllocCounter(mimalloc::MiMalloc);
+static ALLOCATOR: alloc_counter::AllocCounter<live_bytes::LiveBytes<mimalloc::MiMalloc>> =
+    alloc_counter::AllocCounter(live_bytes::LiveBytes(mimalloc::MiMalloc));
 
 /// How thorough a run is.
 struct Plan {
@@ -57,6 +69,11 @@ struct Plan {
     served: Amount,
     warm: Amount,
     starts: usize,
+    memory: memory::Amount,
+    /// Instances, the fewest first. `CREDWAY_BENCH_SCALE` adds another number: filling a million takes long.
+    scales: &'static [usize],
+    scaled: Amount,
+    rest: Rest,
 }
 
 const MEASURE: Plan = Plan {
@@ -67,6 +84,10 @@ const MEASURE: Plan = Plan {
     served: Amount { rounds: 9, resolves: 100 },
     warm: Amount { rounds: 9, resolves: 500 },
     starts: 15,
+    memory: memory::Amount { held: 100_000, asked: 1_000_000 },
+    scales: &[10, 1000, 100_000],
+    scaled: Amount { rounds: 9, resolves: 100 },
+    rest: Rest { settle: Duration::from_secs(130), window: Duration::from_secs(30) },
 };
 
 const TRY: Plan = Plan {
@@ -77,10 +98,17 @@ const TRY: Plan = Plan {
     served: Amount { rounds: 1, resolves: 10 },
     warm: Amount { rounds: 1, resolves: 20 },
     starts: 1,
+    memory: memory::Amount { held: 200, asked: 2000 },
+    scales: &[5, 50],
+    scaled: Amount { rounds: 1, resolves: 5 },
+    rest: Rest { settle: Duration::ZERO, window: Duration::from_secs(1) },
 };
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(counted) = memory::role(&arguments) {
+        return counted;
+    }
     if let Some(served) = echo::role(&arguments) {
         return served;
     }
@@ -95,31 +123,51 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Measures every goal whose name begins with `filter`.
+/// Measures every goal, or the one that `filter` names: `G1`, or a part of it such as `G1b`.
 async fn run(plan: &Plan, filter: &str) -> Result<Report> {
     let dir = tempfile::Builder::new().prefix("credway-bench-").tempdir()?;
-    let is_asked = |goal: &str| goal.starts_with(filter) || filter.starts_with(goal);
+    let named = filter.trim_end_matches(|last: char| last.is_ascii_lowercase());
+    let is_asked = |goal: &str| named.is_empty() || goal == named;
     let mut report = Report::default();
-    let embedded = Site::embedded(dir.path().join("embedded"), plan.instances).await?;
-    if is_asked("G5") {
-        inside::warm(&embedded, plan.warm, &mut report).await?;
+    if ["G1", "G2", "G3", "G4", "G5", "G6", "G7"].into_iter().any(is_asked) {
+        embedded(plan, &dir, is_asked, &mut report).await?;
     }
-    if is_asked("G4") {
-        inside::cold(&embedded, plan.embedded, &mut report).await?;
+    if is_asked("G8") {
+        let sites = scaled(plan, dir.path(), None).await?;
+        scale::measure(&sites, plan.scaled, plan.pace, &mut report).await?;
     }
-    if is_asked("G7") {
-        start::measure(&embedded, plan.starts, Target::AtMost(50.0), &mut report).await?;
-    }
-    if is_asked("G1") || is_asked("G3") {
-        warm_over_the_wire(plan, &embedded, &dir, is_asked, &mut report).await?;
-    }
-    if is_asked("G4") || is_asked("G7") {
+    if ["G4", "G7", "G8", "G10"].into_iter().any(is_asked) {
         on_servers(plan, &dir, is_asked, &mut report).await?;
+    }
+    if is_asked("G11") {
+        binary::measure(&mut report)?;
     }
     Ok(report)
 }
 
-/// G1 and G3: one daemon and its peers, all alive for the whole of it.
+/// What is measured of one embedded site.
+async fn embedded(plan: &Plan, dir: &TempDir, is_asked: impl Fn(&str) -> bool, report: &mut Report) -> Result<()> {
+    let site = Site::embedded(dir.path().join("embedded"), plan.instances).await?;
+    if is_asked("G5") {
+        inside::warm(&site, plan.warm, report).await?;
+    }
+    if is_asked("G4") {
+        inside::cold(&site, plan.embedded, report).await?;
+    }
+    if is_asked("G7") {
+        start::measure(&site, plan.starts, Target::AtMost(50.0), report).await?;
+    }
+    if is_asked("G6") {
+        memory::idle(&site, report).await?;
+        memory::measure(plan.memory, dir.path(), report)?;
+    }
+    if is_asked("G1") || is_asked("G2") || is_asked("G3") {
+        warm_over_the_wire(plan, &site, dir, is_asked, report).await?;
+    }
+    Ok(())
+}
+
+/// G1, G2 and G3: one daemon and its peers, all alive for the whole of it.
 async fn warm_over_the_wire(
     plan: &Plan,
     site: &Site,
@@ -137,6 +185,9 @@ async fn warm_over_the_wire(
         wire.compare(plan.pace, report).await?;
         wire.count_writes(plan.bursts, report).await?;
     }
+    if is_asked("G2") {
+        agent::compare(&daemon, site, &calls, plan.pace, report).await?;
+    }
     if is_asked("G3") {
         match kv::binary() {
             Some(binary) => {
@@ -150,7 +201,8 @@ async fn warm_over_the_wire(
         }
         peers::skip_others(report);
     }
-    daemon.server.stop()
+    // Awaited beside this runtime: the daemon drains until the connections to it say that they are closed.
+    tokio::task::spawn_blocking(move || daemon.server.stop()).await?
 }
 
 /// A warm answer, and calls for every instance, whose answers are as long as it. Times in them may be a little shorter.
@@ -167,25 +219,59 @@ async fn calls(site: &Site, daemon: &Side) -> Result<(bytes::Bytes, Rc<Calls>)> 
     Ok((answer, Rc::new(calls)))
 }
 
-/// G4 and G7 on PostgreSQL and OpenBao.
+/// G4, G7, G8 and G10 on PostgreSQL and OpenBao.
 async fn on_servers(plan: &Plan, dir: &TempDir, is_asked: impl Fn(&str) -> bool, report: &mut Report) -> Result<()> {
     let Some(binary) = kv::binary().filter(|_| peers::has_postgres()) else {
         let reason = "it takes both: `tests/run install`, or name them in CREDWAY_TEST_PG_BIN and CREDWAY_BENCH_BAO";
-        report.skipped("G4", "a cold resolve, PostgreSQL + OpenBao", reason);
-        report.skipped("G7", "exec to first resolve, PostgreSQL + OpenBao", reason);
+        for (goal, what) in [
+            ("G4", "a cold resolve"),
+            ("G7", "exec to first resolve"),
+            ("G8", "a resolve among many instances"),
+            ("G10", "a daemon at rest"),
+        ] {
+            if is_asked(goal) {
+                report.skipped(goal, format!("{what}, PostgreSQL + OpenBao"), reason);
+            }
+        }
         return Ok(());
     };
     let bao = Bao::start(&binary, dir.path()).await?;
     let postgres = postgres::Postgres::own().await;
-    let stores = peers::stores(&bao, &postgres.database().await);
-    let site = Site::served(dir.path().join("served"), &stores, inside::cold_instances(plan.served)).await?;
-    if is_asked("G4") {
-        inside::cold(&site, plan.served, report).await?;
+    if is_asked("G4") || is_asked("G7") {
+        let stores = peers::stores(&bao.address, &postgres.database().await);
+        let site = Site::served(dir.path().join("served"), &stores, inside::cold_instances(plan.served)).await?;
+        if is_asked("G4") {
+            inside::cold(&site, plan.served, report).await?;
+        }
+        if is_asked("G7") {
+            start::measure(&site, plan.starts, Target::AtMost(300.0), report).await?;
+        }
     }
-    if is_asked("G7") {
-        start::measure(&site, plan.starts, Target::AtMost(300.0), report).await?;
+    if is_asked("G8") {
+        let sites = scaled(plan, dir.path(), Some((&bao, &postgres))).await?;
+        scale::measure(&sites, plan.scaled, plan.pace, report).await?;
+    }
+    if is_asked("G10") {
+        rest::measure(&bao, &postgres, dir.path().join("rest"), plan.rest, report).await?;
     }
     Ok(())
+}
+
+/// A site for each scale, on SQLite or on these servers.
+async fn scaled(plan: &Plan, dir: &Path, servers: Option<(&Bao, &postgres::Postgres)>) -> Result<Vec<Site>> {
+    let more = std::env::var("CREDWAY_BENCH_SCALE").ok().map(|scale| scale.parse()).transpose();
+    let more: Option<usize> = more.context("CREDWAY_BENCH_SCALE is a number of instances")?;
+    let mut sites = Vec::new();
+    for scale in plan.scales.iter().copied().chain(more) {
+        let stores = match servers {
+            Some((bao, postgres)) => Some(peers::stores(&bao.address, &postgres.database().await)),
+            None => None,
+        };
+        let kind = if stores.is_some() { "served" } else { "embedded" };
+        let dir = dir.join(format!("{kind}-{scale}"));
+        sites.push(Site::sampled(dir, stores.as_deref(), scale, scale::ASKED).await?);
+    }
+    Ok(sites)
 }
 
 /// What it ran on.

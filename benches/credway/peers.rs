@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::kv::{Bao, Reader};
+use crate::kv::{self, Bao};
 use crate::load::{Calls, Client, Load, Shape};
 use crate::process::{Pinned, Side};
 use crate::report::{Report, Target};
@@ -53,7 +53,7 @@ async fn contest(
     bao.server.pin(SERVER_CPU)?;
     let resolves = Client::connect(&daemon.unix, shape, Rc::clone(calls)).await?;
     resolves.each_once().await?;
-    let reads = Reader::connect(&bao.address, in_flight).await?;
+    let reads = kv::reader(&bao.address, in_flight).await?;
     let side = |server, client: Box<dyn Load>| Contestant { server, client };
     let mut contestants = [side(&daemon.server, Box::new(resolves)), side(&bao.server, Box::new(reads))];
     Contest::run(&mut contestants, pace).await
@@ -64,13 +64,12 @@ pub(crate) fn has_postgres() -> bool {
     std::env::var_os("CREDWAY_TEST_PG_BIN").is_some() || Path::new("/usr/lib/postgresql").is_dir()
 }
 
-/// The part of a config file that names `bao` and a PostgreSQL database as stores.
-pub(crate) fn stores(bao: &Bao, database_url: &str) -> String {
+/// The part of a config file that names the OpenBao at `bao` and a PostgreSQL database as stores.
+pub(crate) fn stores(bao: &str, database_url: &str) -> String {
     format!(
         "[database]\nurl = {database_url:?}\n[secret_store]\nkind = \"vault\"\n[secret_store.vault]\n\
-         address = \"http://{}\"\nmount = \"secret\"\nprefix = \"credway\"\n\
+         address = \"http://{bao}\"\nmount = \"secret\"\nprefix = \"credway\"\n\
          [secret_store.vault.auth]\nmethod = \"token\"\ntoken = {:?}\n",
-        bao.address,
-        crate::kv::ROOT_TOKEN
+        kv::ROOT_TOKEN
     )
 }

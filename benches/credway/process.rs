@@ -20,9 +20,10 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks for the ready file: far below any start that is measured.
 const READY_POLL: Duration = Duration::from_micros(200);
 
-/// A server process. Dropped, it is killed.
+/// A server process. Dropped, it is killed, if it is ours.
 pub(crate) struct Server {
-    child: Child,
+    id: u32,
+    child: Option<Child>,
 }
 
 /// A server process, and where it answers.
@@ -30,6 +31,8 @@ pub(crate) struct Side {
     pub server: Server,
     pub tcp: Endpoint,
     pub unix: Endpoint,
+    /// The address of its HTTP, if it has one.
+    pub http: Option<String>,
 }
 
 /// Where a server is reached, as its ready file says.
@@ -43,7 +46,12 @@ pub(crate) struct Reached {
 impl Server {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         let child = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
-        Ok(Self { child })
+        Ok(Self { id: child.id(), child: Some(child) })
+    }
+
+    /// One that somebody else has started, and ends.
+    pub(crate) fn running(id: u32) -> Self {
+        Self { id, child: None }
     }
 
     /// Waits until it has written `ready_file`.
@@ -54,7 +62,9 @@ impl Server {
             if let Ok(text) = fs::read(ready_file) {
                 return serde_json::from_slice(&text).context("the ready file is no JSON");
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(child) = &mut self.child
+                && let Some(status) = child.try_wait()?
+            {
                 bail!("the server ended before it was ready: {status}");
             }
             if waited > START_DEADLINE {
@@ -69,12 +79,14 @@ impl Server {
     pub(crate) fn stop(mut self) -> Result<()> {
         let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("a process has an id")?;
         kill_process(id, Signal::TERM)?;
-        self.child.wait()?;
+        if let Some(mut child) = self.child.take() {
+            child.wait()?;
+        }
         Ok(())
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.id
     }
 
     /// Holds every thread it has to the `nth` CPU. Only once it is up: a runtime that sees one CPU at start starts one worker, and
@@ -101,16 +113,31 @@ impl Server {
         Ok(CpuClock { nanoseconds })
     }
 
+    /// A field of `/proc/…/status` in bytes: `VmRSS`.
+    pub(crate) fn memory(&self, field: &str) -> Result<f64> {
+        memory_of(&self.id().to_string(), field)
+    }
+
     fn threads(&self) -> Result<Vec<u32>> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).context("the server is gone")?;
         Ok(tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect())
     }
 }
 
+/// A field of `/proc/…/status` of one process, in bytes.
+pub(crate) fn memory_of(process: &str, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no such field in its status")?;
+    Ok(kibibytes.parse::<f64>()? * 1024.0)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -134,7 +134,8 @@ impl fmt::Display for Report {
         table.load_preset(presets::NOTHING);
         table.set_header(["goal", "what", "measured: median [min .. max]", "target", "verdict"]);
         let mut lines: Vec<&Line> = self.lines.iter().collect();
-        lines.sort_by_key(|line| line.goal);
+        // "G10" comes after "G9".
+        lines.sort_by_key(|line| (line.goal.trim_end_matches(char::is_alphabetic).len(), line.goal));
         for line in lines {
             table.add_row([line.goal, &line.what, &line.measured, &line.target, &line.verdict.to_string()]);
         }

@@ -19,13 +19,16 @@ use credway::model::secret::{SecretAddress, SecretSource};
 use credway::model::server::McpServer;
 use credway::model::token::TokenText;
 use credway::secrets::SecretStore;
-use credway::store::{InstanceRecord, ProjectRecord, ProjectScope, Store, TenantRecord, TokenRecord};
+use credway::store::{InstanceRecord, ProjectRecord, ProjectScope, Store, TenantRecord, TokenRecord, Tx};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Secrets written at once: PostgreSQL and OpenBao are faster then, SQLite takes them one by one.
 const WRITES_AT_ONCE: usize = 16;
+
+/// Instances written at once: a log that is written back now and then stays small.
+const ROWS_PER_TRANSACTION: usize = 10_000;
 
 /// The config keys that get a credential field, with the field and its length. With the plain ones they make six entries.
 const SECRETS: [(&str, &str, usize); 2] = [("API_KEY", "api_key", 64), ("API_SECRET", "api_secret", 64)];
@@ -43,6 +46,9 @@ pub(crate) struct Site {
     pub config: Config,
     pub token: TokenText,
     pub caller: Caller,
+    /// How many instances there are.
+    pub instances: usize,
+    /// Those that are asked for.
     pub steps: Vec<Step>,
 }
 
@@ -69,29 +75,42 @@ impl Drop for Opened {
 impl Site {
     /// SQLite and the sealed store in `dir`.
     pub(crate) async fn embedded(dir: PathBuf, instances: usize) -> Result<Self> {
-        Self::fill("SQLite + sealed store", dir, "", instances).await
+        Self::fill("SQLite + sealed store", dir, "", (instances, instances)).await
     }
 
     /// PostgreSQL and OpenBao, reached as `stores` says in the words of the config file.
     pub(crate) async fn served(dir: PathBuf, stores: &str, instances: usize) -> Result<Self> {
-        Self::fill("PostgreSQL + OpenBao", dir, stores, instances).await
+        Self::fill("PostgreSQL + OpenBao", dir, stores, (instances, instances)).await
     }
 
-    async fn fill(name: &'static str, dir: PathBuf, stores: &str, instances: usize) -> Result<Self> {
+    /// Like the others, with secrets for `asked` of the instances only, spread evenly over all.
+    pub(crate) async fn sampled(dir: PathBuf, stores: Option<&str>, instances: usize, asked: usize) -> Result<Self> {
+        let name = if stores.is_some() { "PostgreSQL + OpenBao" } else { "SQLite + sealed store" };
+        Self::fill(name, dir, stores.unwrap_or_default(), (instances, asked)).await
+    }
+
+    async fn fill(name: &'static str, dir: PathBuf, stores: &str, (instances, asked): (usize, usize)) -> Result<Self> {
         eprintln!("filling {name} with {instances} instances");
         fs::create_dir(&dir)?;
         let config = write_config(&dir, stores)?;
         let opened = open(&config).await?;
         let filling = Filling::begin(&opened.backends.store).await?;
-        let steps: Vec<Step> = (0..instances).map(|_| filling.step()).collect();
-        filling.write_secrets(&steps, opened.backends.secrets.as_ref()).await?;
+        let mut steps: Vec<Step> = (0..instances).map(|_| filling.step()).collect();
         let token = filling.write_rows(&steps, &opened.backends.store).await?;
+        let stride = instances.div_ceil(asked.max(1)).max(1);
+        steps = steps.into_iter().step_by(stride).collect();
+        filling.write_secrets(&steps, opened.backends.secrets.as_ref()).await?;
         let caller = filling.caller();
-        Ok(Self { name, dir, config, token, caller, steps })
+        Ok(Self { name, dir, config, token, caller, instances, steps })
     }
 
     pub(crate) fn config_file(&self) -> PathBuf {
         config_file(&self.dir)
+    }
+
+    /// The config keys of each instance.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'static str> {
+        schema_keys()
     }
 
     pub(crate) fn scope(&self) -> ProjectScope {
@@ -188,24 +207,33 @@ impl Filling {
 
     /// Everything but the secrets; answers the token by which it may be resolved.
     async fn write_rows(&self, steps: &[Step], store: &Store) -> Result<TokenText> {
-        let mut tx = store.begin().await?;
-        for (number, step) in steps.iter().enumerate() {
-            tx.connection_insert(&self.project, &connection(step, number)).await?;
-            let profile = profile(step);
-            let instance = InstanceRecord {
-                id: step.instance,
-                name: format!("bench-{number:05}").parse().context("a name of letters and digits")?,
-                server: self.server.id,
-                active_profile: None,
-            };
-            tx.instance_insert(&self.project, &instance).await?;
-            tx.profile_insert(&self.project, step.instance, &profile).await?;
-            tx.instance_set_active(&self.project, step.instance, Some(profile.id)).await?;
+        for (batch, steps) in steps.chunks(ROWS_PER_TRANSACTION).enumerate() {
+            let mut tx = store.begin().await?;
+            for (at, step) in steps.iter().enumerate() {
+                self.write_instance(&mut tx, step, batch * ROWS_PER_TRANSACTION + at).await?;
+            }
+            tx.commit().await?;
         }
+        let mut tx = store.begin().await?;
         let token = TokenText::generate()?;
         tx.token_insert(&self.token_record(&token)).await?;
         tx.commit().await?;
         Ok(token)
+    }
+
+    async fn write_instance(&self, tx: &mut Tx, step: &Step, number: usize) -> Result<()> {
+        tx.connection_insert(&self.project, &connection(step, number)).await?;
+        let profile = profile(step);
+        let instance = InstanceRecord {
+            id: step.instance,
+            name: format!("bench-{number:05}").parse().context("a name of letters and digits")?,
+            server: self.server.id,
+            active_profile: None,
+        };
+        tx.instance_insert(&self.project, &instance).await?;
+        tx.profile_insert(&self.project, step.instance, &profile).await?;
+        tx.instance_set_active(&self.project, step.instance, Some(profile.id)).await?;
+        Ok(())
     }
 
     fn token_record(&self, token: &TokenText) -> TokenRecord {
@@ -225,6 +253,10 @@ impl Filling {
             revoked_at: None,
         }
     }
+}
+
+fn schema_keys() -> impl Iterator<Item = &'static str> {
+    SECRETS.iter().map(|(key, ..)| *key).chain(PLAIN.iter().map(|(key, _)| *key))
 }
 
 fn schema() -> ConfigSchema {

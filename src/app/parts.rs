@@ -1,5 +1,6 @@
 //! The parts of a daemon that share each other, and what is built from them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -23,6 +24,8 @@ use crate::grpc::watch::Watches;
 use crate::http::{self, McpConfig};
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::model::connection::ConnectionState;
+use crate::model::id::ConnectionId;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
 use crate::secrets::SecretStore;
@@ -115,7 +118,12 @@ impl Parts {
 
     /// What keeps everything that was read as new as the database.
     pub(super) fn follower(&self, config: &Config) -> Follower<impl Heard + use<>> {
-        let heard = Caches { secrets: self.cache.clone(), run_tokens: Arc::clone(&self.run_tokens) };
+        let heard = Caches {
+            store: self.store.clone(),
+            secrets: Arc::clone(&self.secrets),
+            cache: self.cache.clone(),
+            run_tokens: Arc::clone(&self.run_tokens),
+        };
         let (store, changes) = (self.store.clone(), self.changes.clone());
         let max_stale = config.cache.config_max_stale;
         Follower::new(store, changes, self.clock.clone(), self.metrics.clone(), max_stale, heard)
@@ -145,9 +153,11 @@ impl Parts {
     }
 }
 
-/// The caches below the answers, as the change log is told to them.
+/// The caches below the answers, as the change log is told to them, and the leases below those.
 struct Caches {
-    secrets: SecretCache,
+    store: Store,
+    secrets: Arc<dyn SecretStore>,
+    cache: SecretCache,
     run_tokens: Arc<RunTokens>,
 }
 
@@ -156,15 +166,20 @@ impl Heard for Caches {
         if records.iter().any(|record| record.entity == Entity::RunTokens) {
             self.read_run_tokens().await;
         }
-        let connections = records.iter().filter(|record| record.entity == Entity::Connection);
-        for connection in connections.filter_map(|record| record.id.parse().ok()) {
-            self.secrets.revalidate(connection);
+        for connection in connections(records) {
+            self.cache.revalidate(connection);
         }
     }
 
     async fn doubted(&self) {
         self.read_run_tokens().await;
-        self.secrets.revalidate_all();
+        self.cache.revalidate_all();
+    }
+
+    async fn outdated(&self, changed: Option<&[ChangeRecord]>) {
+        if self.secrets.issues_leases() {
+            let _ = timeout(limits::CHANGE_LOOK_DEADLINE, self.give_back(changed)).await;
+        }
     }
 }
 
@@ -173,4 +188,33 @@ impl Caches {
     async fn read_run_tokens(&self) {
         let _ = timeout(limits::CHANGE_LOOK_DEADLINE, self.run_tokens.refresh()).await;
     }
+
+    /// Gives back the leases of those connections, among the changed ones, that are gone or disabled. Only once all that was
+    /// read of them is outdated, or who asks meanwhile would have others issued. A lease that we fail to give back ends by
+    /// itself, as nobody asks for it any more.
+    async fn give_back(&self, changed: Option<&[ChangeRecord]>) {
+        let changed: Option<HashSet<ConnectionId>> = changed.map(|records| connections(records).collect());
+        if changed.as_ref().is_some_and(HashSet::is_empty) {
+            return;
+        }
+        let mut leased = self.secrets.leased().await;
+        leased.retain(|connection| changed.as_ref().is_none_or(|changed| changed.contains(connection)));
+        for connection in leased {
+            match self.store.connection_state(connection).await {
+                Ok(None | Some(ConnectionState::Disabled)) => {
+                    // What is given back opens nothing any more: it is not to be served again, not even while Vault is down.
+                    self.cache.forget(connection);
+                    self.secrets.release(connection).await;
+                }
+                Ok(Some(_)) => {}
+                Err(error) => tracing::debug!(%error, "whether {connection} still needs its lease is not known"),
+            }
+        }
+    }
+}
+
+/// The connections among what changed.
+fn connections(records: &[ChangeRecord]) -> impl Iterator<Item = ConnectionId> {
+    let connections = records.iter().filter(|record| record.entity == Entity::Connection);
+    connections.filter_map(|record| record.id.parse().ok())
 }

@@ -11,13 +11,16 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::{ChangeFeed, ChangeRecord, Store, StoreError};
 
-/// Who is told of changes besides `Changes` itself, and before it.
+/// Who is told of changes besides `Changes` itself: before it, and after.
 pub trait Heard: Send + Sync {
     /// These changed.
     fn changed(&self, records: &[ChangeRecord]) -> impl Future<Output = ()> + Send;
 
     /// Anything may have changed.
     fn doubted(&self) -> impl Future<Output = ()> + Send;
+
+    /// What was read before `changed` is used no more: what it led to can be let go. `None` after anything may have changed.
+    fn outdated(&self, changed: Option<&[ChangeRecord]>) -> impl Future<Output = ()> + Send;
 }
 
 /// Follows the change log for as long as the daemon runs.
@@ -100,6 +103,7 @@ impl<H: Heard> Follower<H> {
         self.applied = Some(head);
         self.heard.doubted().await;
         self.changes.doubt_everything();
+        self.heard.outdated(None).await;
         Ok(())
     }
 
@@ -111,6 +115,7 @@ impl<H: Heard> Follower<H> {
             let Some(last) = records.last() else { return Ok(has_found) };
             self.heard.changed(&records).await;
             self.changes.apply(&records);
+            self.heard.outdated(Some(&records)).await;
             self.metrics.changes_applied(records.len() as u64);
             self.applied = Some(last.sequence);
             has_found = true;

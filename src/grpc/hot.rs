@@ -1,7 +1,8 @@
 //! The way of a warm `ResolveCredentials`: from its bytes to the bytes of an answer that is held, with nothing in between. All
 //! other calls, and those whose answer is not held, go on to the service; what it answers is then held.
 //!
-//! A warm call waits for nothing, so it needs no place in flight and no deadline. One that is traced always goes on.
+//! A warm call waits for nothing but the rest of its message, and for that a moment only, so it needs no place in flight and no
+//! other deadline. One that is traced always goes on.
 
 use std::convert::Infallible;
 use std::iter::Chain;
@@ -17,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tower::Service;
@@ -27,6 +29,7 @@ use super::answers::{Answers, MESSAGE_HEAD_BYTES, Question};
 use super::listen::{Calls, Peer};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Moment};
+use crate::limits;
 use crate::metrics::{Metrics, Tier};
 
 const RESOLVE: &str = "/credway.v1.CredentialService/ResolveCredentials";
@@ -125,9 +128,8 @@ where
         let question = if is_resolve { self.0.warm.question(&head.headers, Some(peer)) } else { None };
         match question {
             Some(question) => {
-                let began = self.0.warm.clock.moment();
-                let call = Some(Call { head, body, peer: peer.clone(), question });
-                Answering::Reading { hot: self.clone(), began, call }
+                let call = Some(Call { head, body, read: Frames::default(), peer: peer.clone(), question });
+                Answering::Reading { hot: self.clone(), call, patience: None }
             }
             None => Answering::Asking(self.ask(Request::from_parts(head, Body::new(body)), peer.clone())),
         }
@@ -142,8 +144,9 @@ pub enum Answering<S> {
     /// The message is still to be read.
     Reading {
         hot: Hot<S>,
-        began: Moment,
         call: Option<Call>,
+        /// How long the rest of the message is waited for, once it did not come at once.
+        patience: Option<Pin<Box<Sleep>>>,
     },
     Asking(Asking),
 }
@@ -152,6 +155,7 @@ pub enum Answering<S> {
 pub struct Call {
     head: http::request::Parts,
     body: Incoming,
+    read: Frames,
     peer: Peer,
     question: Question,
 }
@@ -164,9 +168,16 @@ where
     type Output = Response<AnswerBody>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Self::Reading { hot, began, call } = &mut *self {
-            let call = call.take().expect("it is read at once, and then is no longer here");
-            match call.read(&hot.0.warm, *began, cx) {
+        if let Self::Reading { hot, call, patience } = &mut *self {
+            let reading = call.as_mut().expect("it is taken once, and then this is an asking one");
+            if reading.read.fill(&mut reading.body, cx) == Filled::Waiting {
+                let patience = patience.get_or_insert_with(|| Box::pin(sleep(limits::WARM_MESSAGE_PATIENCE)));
+                if patience.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            let call = call.take().expect("it was there a moment ago");
+            match call.find(&hot.0.warm) {
                 Found::Held(framed) => return Poll::Ready(held(framed)),
                 Found::Nothing(request, peer) => {
                     let asking = hot.ask(request, peer);
@@ -190,16 +201,13 @@ enum Found {
 }
 
 impl Call {
-    /// Reads what is there of the message, and looks for its answer. Who does not send it at once is served by those who can
-    /// wait.
-    fn read(self, warm: &Warm, began: Moment, cx: &mut Context<'_>) -> Found {
-        let Self { head, mut body, peer, mut question } = self;
-        let mut read = Frames::default();
-        let is_whole = read.fill(&mut body, cx);
+    /// Looks for the answer to what was read of the message.
+    fn find(self, warm: &Warm) -> Found {
+        let Self { head, body, read, peer, mut question } = self;
         let mut request = Request::from_parts(head, ());
-        if let Some(message) = read.plain_message().filter(|_| is_whole) {
+        if let Some(message) = read.plain_message().filter(|_| read.is_whole) {
             question.complete(message);
-            if let Some(framed) = warm.answer(&question, began) {
+            if let Some(framed) = warm.answer(&question, warm.clock.moment()) {
                 return Found::Held(framed);
             }
             request.extensions_mut().insert(warm.answers.slot(question));
@@ -214,27 +222,45 @@ impl Call {
 struct Frames {
     first: Option<Bytes>,
     more: Vec<Bytes>,
+    bytes: usize,
+    is_whole: bool,
+}
+
+/// What reading came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    /// No more is to be read here.
+    Done,
+    /// More is to come.
+    Waiting,
 }
 
 impl Frames {
-    /// Takes what has arrived, and answers whether that is all of it.
-    fn fill(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> bool {
-        let mut bytes = 0;
-        while bytes <= QUESTION_BYTES_MAX {
+    /// Takes what has arrived.
+    fn fill(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Filled {
+        while self.bytes <= QUESTION_BYTES_MAX {
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { return false };
-                    bytes += data.len();
-                    self.push(data);
+                    let Ok(data) = frame.into_data() else { return Filled::Done };
+                    self.bytes += data.len();
+                    // Some clients, tonic's among them, end with a frame that holds nothing.
+                    if !data.is_empty() {
+                        self.push(data);
+                    }
                     if body.is_end_stream() {
-                        return true;
+                        self.is_whole = true;
+                        return Filled::Done;
                     }
                 }
-                Poll::Ready(None) => return true,
-                Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+                Poll::Ready(None) => {
+                    self.is_whole = true;
+                    return Filled::Done;
+                }
+                Poll::Ready(Some(Err(_))) => return Filled::Done,
+                Poll::Pending => return Filled::Waiting,
             }
         }
-        false
+        Filled::Done
     }
 
     fn push(&mut self, frame: Bytes) {

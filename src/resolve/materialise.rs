@@ -31,10 +31,13 @@ pub(super) fn materialise(
         config.insert(wire.key, credential_entry(&wiring.instance, wire.key, value, source)?);
     }
     require_all(wiring, plan, &config)?;
+    let expires_at = secrets.iter().filter_map(|fetched| fetched.document.expires_at).min();
+    let refresh_after = secrets.iter().map(|fetched| fetched.refresh_after).min().unwrap_or(refresh_without_secrets);
     Ok(Resolution {
         config: config.into_values().collect(),
-        expires_at: secrets.iter().filter_map(|fetched| fetched.document.expires_at).min(),
-        refresh_after: secrets.iter().map(|fetched| fetched.refresh_after).min().unwrap_or(refresh_without_secrets),
+        expires_at,
+        // Where the secret store is down, asking again may be put off until after the end.
+        refresh_after: expires_at.map_or(refresh_after, |end| end.min(refresh_after)),
         provenance: provenance(wiring, plan, secrets),
     })
 }

@@ -12,6 +12,8 @@ mod tests;
 mod trail;
 mod wirings;
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use tokio_util::task::TaskTracker;
 
@@ -108,9 +110,18 @@ impl Resolver {
         let fallback_refresh = self.clock.now() + limits::SECRET_TTL_DEFAULT;
         let resolution = materialise::materialise(&wiring, &plan, &secrets, fallback_refresh)?;
         trail.passed(Rule::Config, || format!("{} keys have values", resolution.config.len()));
-        let until = secrets.iter().map(|fetched| fetched.recheck_at).min();
+        let until =
+            secrets.iter().map(|fetched| fetched.recheck_at).chain(self.last_moment(&resolution, request)).min();
         let until = until.unwrap_or_else(|| self.clock.moment() + limits::SECRET_TTL_DEFAULT);
         Ok((resolution, Reuse { as_of, until, project: wiring.instance.project_id }))
+    }
+
+    /// When a credential of `resolution` has just enough life left for `request`. From then on each call is to ask anew: its
+    /// successor may be there any moment.
+    fn last_moment(&self, resolution: &Resolution, request: &ResolutionRequest) -> Option<Moment> {
+        let left =
+            Duration::try_from(resolution.expires_at?.duration_since(self.clock.now())).unwrap_or(Duration::ZERO);
+        Some(self.clock.moment() + left.saturating_sub(request.min_token_ttl))
     }
 
     /// Rule 6: the secrets of all planned connections, at once, in the plan's order.

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod sealed;
 pub mod vault;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -36,6 +37,11 @@ pub trait SecretStore: Send + Sync {
     /// ask; it keeps them alive while they are asked for, and `delete` gives them back.
     fn issues_leases(&self) -> bool {
         false
+    }
+
+    /// Whose credentials are on a lease now.
+    fn leased(&self) -> BoxFuture<'_, HashSet<ConnectionId>> {
+        Box::pin(std::future::ready(HashSet::new()))
     }
 
     /// Gives back what was issued for a connection that was deleted or disabled. Returns as soon as that is under way.

@@ -1,13 +1,14 @@
 //! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
 
 use super::records::{ConnectionFound, Entity, ProjectRecord, ProjectScope};
-use super::rows::{ConnectionRow, connection_columns, parsed, services_json, stored_version, to_json};
+use super::rows::{ConnectionRow, connection_columns, parsed, parsed_optional, services_json, stored_version, to_json};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
-use crate::model::connection::{Connection, Status};
+use crate::model::connection::{Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
 use crate::model::secret::{LeasePath, SecretAddress};
 
+const CONNECTION_STATE: &str = "SELECT status FROM connections WHERE id = $1";
 const CONNECTION_INSERT: &str =
     "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
         environment, services, status, status_reason, status_since, lease_path, version, created_at, updated_at)
@@ -83,6 +84,14 @@ impl Store {
             source: connection.source.clone(),
         };
         Ok(Some(ConnectionFound { project: parsed("projects.id", &project_id)?, address, connection }))
+    }
+
+    /// The state of a connection, whosever it is; `None` for one that is gone.
+    pub async fn connection_state(&self, id: ConnectionId) -> Result<Option<ConnectionState>, StoreError> {
+        let state: Option<String> = read!(self, |connection| {
+            sqlx::query_scalar(CONNECTION_STATE).bind(id.to_string()).fetch_optional(connection)
+        })?;
+        parsed_optional("connections.status", state.as_deref())
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::config::{self, VaultAuth};
+use credway::grpc::proto::ResolveCredentialsRequest;
 use credway::limits;
 use credway::model::caller::Scope;
 use credway::model::id::ConnectionId;
@@ -16,8 +17,9 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Response;
 
-use crate::support::answers::{asking, value};
+use crate::support::answers::{asking, metric, refused, value};
 use crate::support::cast::{World, in_openbao};
 use crate::support::daemon::{self, lent, on_servers};
 use crate::support::openbao::{Bao, fresh_name, until};
@@ -196,6 +198,59 @@ async fn a_resolve_gives_a_working_login_that_all_callers_share() {
     assert!((3500..=3600).contains(&expires_at), "it ends in {expires_at} s");
     sidecar.stop().await;
     assert!(!database.has(&user).await, "it is still there after the end");
+}
+
+#[tokio::test]
+async fn a_login_is_given_back_when_another_process_disables_or_deletes_its_connection() {
+    let bao = Bao::shared().await;
+    let database = Database::issued_by(bao, "1h", "24h").await;
+    let world = World::of(&database.manifest(), &in_openbao(bao).await).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
+    let ask = async || client.clone().resolve_credentials(asking("db")).await.map(Response::into_inner);
+    let user = async || value(&ask().await.unwrap(), "USER").trim_matches('"').to_owned();
+
+    let first = user().await;
+    // Other changes are none of its business.
+    world.apply(&database.manifest().replace("db.internal", "db2.internal")).await;
+    sidecar.caught_up().await;
+    assert_eq!(user().await, first);
+    world.control.connection_disable(&world.workspace, "reporting").await.unwrap();
+    until("the login of the disabled connection is gone", async || !database.has(&first).await).await;
+    assert_eq!(refused(ask().await), "CONNECTION_DISABLED");
+
+    world.control.connection_enable(&world.workspace, "reporting").await.unwrap();
+    sidecar.caught_up().await;
+    let second = user().await;
+    assert!(database.has(&second).await && second != first);
+    world.control.connection_delete(&world.workspace, "reporting", true).await.unwrap();
+    until("the login of the deleted connection is gone", async || !database.has(&second).await).await;
+    assert_eq!(refused(ask().await), "CONNECTION_MISSING");
+    assert_eq!(database.issues(bao), 2);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_not_repeated_once_it_has_less_life_left_than_was_asked_for() {
+    let bao = Bao::shared().await;
+    let database = Database::issued_by(bao, "1h", "24h").await;
+    let world = World::of(&database.manifest(), &in_openbao(bao).await).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
+    for (min_token_ttl, looks) in [(limits::MIN_TOKEN_TTL_MAX, 3.0), (limits::MIN_TOKEN_TTL_DEFAULT, 0.0)] {
+        let request =
+            || ResolveCredentialsRequest { min_token_ttl: Some(min_token_ttl.try_into().unwrap()), ..asking("db") };
+        client.clone().resolve_credentials(request()).await.unwrap();
+        let before = metric(&sidecar, "credway_secret_cache_hits_total").await;
+        for _ in 0..3 {
+            let answer = client.clone().resolve_credentials(request()).await.unwrap().into_inner();
+            assert!(answer.refresh_after.unwrap().seconds <= answer.expires_at.unwrap().seconds);
+        }
+        let looked = metric(&sidecar, "credway_secret_cache_hits_total").await - before;
+        assert_eq!(looked, looks, "looks at what is held, with {min_token_ttl:?} asked for");
+    }
+    assert_eq!(database.issues(bao), 1);
+    sidecar.stop().await;
 }
 
 #[tokio::test]

@@ -177,3 +177,16 @@ async fn a_secret_that_is_too_old_is_read_once_for_all_who_ask_then() {
     }
     assert_eq!(metric(&sidecar, read).await, 2.0);
 }
+
+#[tokio::test]
+async fn warm_calls_of_tonics_client_are_answered_without_a_look_at_the_caches_below() {
+    let world = World::sqlite(ACME).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let mut client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
+    sidecar.caught_up().await;
+    for _ in 0..20 {
+        client.resolve_credentials(asking("pay")).await.unwrap();
+    }
+    assert_eq!(metric(&sidecar, "credway_secret_cache_hits_total").await, 0.0);
+    sidecar.stop().await;
+}

@@ -14,6 +14,7 @@ mod pace;
 mod setup;
 mod wire;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,6 +154,10 @@ impl SecretStore for VaultStore {
 
     fn issues_leases(&self) -> bool {
         true
+    }
+
+    fn leased(&self) -> BoxFuture<'_, HashSet<ConnectionId>> {
+        self.leases.leased().boxed()
     }
 
     fn release(&self, connection: ConnectionId) -> BoxFuture<'_, ()> {

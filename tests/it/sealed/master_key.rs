@@ -1,14 +1,15 @@
 //! The master key: refused when it is the wrong one, replaced without a moment in which something could be lost.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use credway::clock::Clock;
 use credway::config;
 use credway::model::secret::ExposeSecret;
 use credway::secrets::SecretStore;
 use credway::secrets::sealed::{SealedError, SealedStore};
-use credway::store::{SealedHead, SealedWrap};
+use credway::store::{SealedHead, SealedWrap, Store};
 
 use super::{CANARY, an_address, an_address_named, fields, key_file, number, open, reopen, run};
 use crate::store::{Fresh, on_both};
@@ -171,7 +172,7 @@ async fn a_crash_at_any_point_of_a_rotation_loses_nothing() {
         ("all is done", &after, &new, None),
     ];
     for (state, database, key, draft) in states {
-        restore(&fresh, database);
+        let fresh = restored(&fresh, database).await;
         // Not what retirement keeps, but the order of the steps is what is tested here.
         let _ = fs::remove_file(retired_file(&fresh));
         write_key(&key_file(&fresh), key);
@@ -228,7 +229,7 @@ async fn a_backup_from_before_a_rotation_opens_and_moves_to_the_newest_key() {
     assert_eq!(retired_file(&fresh).metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(key_lines(&retired_file(&fresh)).iter().filter(|line| line.len() == old[0].len()).count(), 2);
 
-    restore(&fresh, &backup);
+    let fresh = restored(&fresh, &backup).await;
     let opened = reopen(&fresh).await.unwrap();
     assert_eq!(opened.read(&address).await.unwrap().fields["a"].expose_secret(), CANARY);
     let held = key_lines(&key_file(&fresh));
@@ -248,7 +249,7 @@ async fn a_missing_master_key_that_was_retired_is_shown_where_it_lies() {
     open(&fresh).await.unwrap().write(&an_address(), &fields(&[("a", "1")]), 0).await.unwrap();
     let backup = snapshot(&fresh).await;
     reopen(&fresh).await.unwrap().rotate_master_key().await.unwrap();
-    restore(&fresh, &backup);
+    let fresh = restored(&fresh, &backup).await;
     fs::remove_file(key_file(&fresh)).unwrap();
     let told = reopen(&fresh).await.unwrap_err().to_string();
     let expected = format!("put the file with that key back: its line stands in {}", retired_file(&fresh).display());
@@ -327,16 +328,23 @@ async fn snapshot(fresh: &Fresh) -> Vec<u8> {
     fs::read(sqlite_path(fresh)).unwrap()
 }
 
-fn restore(fresh: &Fresh, bytes: &[u8]) {
-    let path = sqlite_path(fresh);
-    for suffix in ["-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let _ = fs::remove_file(name);
+/// The same with `bytes` as the database file, in a directory of its own: whoever still closes the former database removes
+/// its log by name, and must not meet this one's.
+async fn restored(fresh: &Fresh, bytes: &[u8]) -> Fresh {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data/credway.db");
+    for file in [&path, &directory.path().join("keys/master.key")] {
+        fs::DirBuilder::new().mode(0o700).create(file.parent().unwrap()).unwrap();
     }
-    // Another file, so that nobody who still has the former one open writes into it.
-    fs::remove_file(&path).unwrap();
     fs::write(&path, bytes).unwrap();
+    let database = config::Database::Sqlite { path };
+    let store = Store::open(&database, Clock::System).await.unwrap();
+    let restored = Fresh { store, database, directory };
+    for (from, to) in [(key_file(fresh), key_file(&restored)), (retired_file(fresh), retired_file(&restored))] {
+        // Its mode is copied with it.
+        fs::copy(from, to).unwrap();
+    }
+    restored
 }
 
 fn sqlite_path(fresh: &Fresh) -> PathBuf {

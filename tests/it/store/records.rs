@@ -89,6 +89,9 @@ async fn a_status_change_counts_the_version_up(fresh: Fresh) {
     .await;
     let state = fresh.store.project_state(cast.project.id).await.unwrap();
     assert_eq!((&state.connections[0].status, state.connections[0].version), (&status, 2));
+    let states = [cast.connection.id, ConnectionId::generate()].map(|id| fresh.store.connection_state(id));
+    let [own, unknown] = states.map(|state| async { state.await.unwrap() });
+    assert_eq!((own.await, unknown.await), (Some(status.state), None));
 }
 
 async fn a_deleted_connection_is_gone_once(fresh: Fresh) {

@@ -46,23 +46,27 @@ async fn c1_no_failure_of_vault_makes_more_than_ten_requests_in_a_minute_and_all
 }
 
 /// In paused time a request that gets no answer takes its deadline at once. Counted by the minute; that no other span of 60 s
-/// holds more is shown of the pace itself.
+/// holds more is shown of the pace itself. It pauses for 36 s at most: some minutes hold one try only, and five of them eight.
 #[tokio::test(start_paused = true)]
 async fn c1_a_vault_that_hangs_or_is_gone_is_asked_ten_times_a_minute_at_most() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut rig = Rig::at(listener.local_addr().unwrap(), works);
-    for _ in 0..5 {
+    let is_kept_to =
+        |minutes: &[usize]| minutes.iter().all(|count| (1..=10).contains(count)) && minutes.iter().sum::<usize>() >= 8;
+    let mut heard = [0; 5];
+    for minute in &mut heard {
         rig.run(Duration::from_secs(60)).await;
         // Each request that got no answer had a connection of its own, which the kernel keeps for us.
-        let heard = std::iter::from_fn(|| listener.accept().ok()).count();
-        assert!((2..=10).contains(&heard), "{heard} requests in a minute");
+        *minute = std::iter::from_fn(|| listener.accept().ok()).count();
     }
+    assert!(is_kept_to(&heard), "{heard:?} requests by the minute");
     drop(listener);
-    for _ in 0..5 {
-        let tries = rig.run(Duration::from_secs(60)).await;
-        assert!((2..=10).contains(&tries), "{tries} logins in a minute");
+    let mut tries = [0; 5];
+    for minute in &mut tries {
+        *minute = rig.run(Duration::from_secs(60)).await;
     }
+    assert!(is_kept_to(&tries), "{tries:?} logins by the minute");
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ impl Leaving {
         }
     }
 
+    /// The connections whose leases may run out.
+    pub(super) fn running_out(&self) -> impl Iterator<Item = ConnectionId> {
+        self.0.iter().filter(|parting| parting.revoke_at.is_none()).map(|parting| parting.connection)
+    }
+
     /// The lease to revoke next, if it is time.
     pub(super) fn take_due(&mut self, now: Moment) -> Option<String> {
         self.0.retain(|parting| parting.is_busy || now < parting.ends_at);

@@ -8,7 +8,7 @@ mod calls;
 mod held;
 mod leaving;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::ready;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ pub(super) struct Leases(mpsc::Sender<Asked>);
 /// What the keeper is asked.
 pub(super) enum Asked {
     Read { address: SecretAddress, told: oneshot::Sender<Told> },
+    Leased { told: oneshot::Sender<HashSet<ConnectionId>> },
     Release { connection: ConnectionId },
 }
 
@@ -74,6 +75,14 @@ impl Leases {
         let asked = Asked::Read { address: address.clone(), told };
         self.0.send(asked).await.map_err(|_| shutting_down())?;
         document.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    /// Whose credentials are on a lease, or will be in a moment.
+    pub(super) async fn leased(&self) -> HashSet<ConnectionId> {
+        let (told, connections) = oneshot::channel();
+        // A keeper that has ended has given back everything.
+        let _ = self.0.send(Asked::Leased { told }).await;
+        connections.await.unwrap_or_default()
     }
 
     /// Gives back all that was issued for a connection.
@@ -133,6 +142,11 @@ impl LeaseKeeper {
                     Holding::new(*holdings, now)
                 });
                 holding.ask(told, now);
+            }
+            Asked::Leased { told } => {
+                let held = self.held.keys().map(|address| address.connection);
+                // Whoever gave up waiting needs no answer.
+                let _ = told.send(held.chain(self.leaving.running_out()).collect());
             }
             Asked::Release { connection } => self.release(connection, now),
         }

@@ -88,6 +88,22 @@ async fn credentials_that_nobody_asks_for_are_given_back() {
 }
 
 #[tokio::test]
+async fn it_is_known_whose_credentials_are_leased() {
+    let mut rig = Rig::new(works).await;
+    let address = Rig::address();
+    assert!(rig.leased().is_empty());
+    rig.read(&address).await.unwrap();
+    assert_eq!(rig.leased(), HashSet::from([address.connection]));
+    // One that only runs out is leased too.
+    rig.log_in(2);
+    rig.settle().await;
+    rig.keeper.held.clear();
+    assert_eq!(rig.leased(), HashSet::from([address.connection]));
+    rig.release(&address).await;
+    assert!(rig.leased().is_empty());
+}
+
+#[tokio::test]
 async fn a_release_that_vault_does_not_hear_is_tried_until_the_lease_has_ended() {
     let mut rig = Rig::new(works).await;
     let address = Rig::address();
@@ -305,6 +321,12 @@ impl Rig {
         self.keeper.take(Asked::Read { address: address.clone(), told });
         self.settle().await;
         answer.try_recv().expect("nothing is under way any more")
+    }
+
+    fn leased(&mut self) -> HashSet<ConnectionId> {
+        let (told, mut connections) = oneshot::channel();
+        self.keeper.take(Asked::Leased { told });
+        connections.try_recv().unwrap()
     }
 
     async fn release(&mut self, address: &SecretAddress) {
