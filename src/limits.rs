@@ -309,8 +309,20 @@ pub const CONFIG_MAX_STALE: Duration = Duration::from_secs(60);
 /// With notifications, a change is seen within this: they take milliseconds, and the rest is for a machine that is busy.
 pub const CHANGE_BOUND_LISTENING: Duration = Duration::from_secs(2);
 
-/// Wirings kept in memory, some KiB each: as many as there are instances in a large project, times a few workflows.
-pub const WIRING_CACHE_ENTRIES: u64 = 50_000;
+/// Wirings kept in memory, by their estimated bytes: some 3 KiB each.
+pub const WIRING_CACHE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// How long a wiring is kept that nobody asks for.
+pub const WIRING_CACHE_IDLE: Duration = Duration::from_secs(3600);
+
+/// Callers that wait for a wiring at once: four times the calls in flight, as those that gave up wait on until the read ends.
+pub const WIRING_WAITERS_MAX: usize = 4 * CALLS_IN_FLIGHT_MAX;
+
+/// How often a resolution is made anew because something of its project changed while it was made.
+pub const RESOLVE_TRIES: usize = 3;
+
+/// How often answers that are of no more use are looked for and dropped, in looks of the monitor.
+pub const ANSWERS_SWEPT_EVERY: u32 = 10;
 
 /// The longest that wiring may be served so: what was revoked meanwhile works on until then.
 pub const CONFIG_MAX_STALE_LIMIT: Duration = Duration::from_secs(3600);

@@ -81,6 +81,7 @@ impl<'a> Inside<'a> {
             Arc::clone(&run_tokens),
             clock.clone(),
             metrics.clone(),
+            opened.tasks.clone(),
         );
         let warm = Warm {
             answers: Answers::new(settings, changes.clone(), clock.clone(), metrics.clone()),

@@ -43,12 +43,17 @@ impl Monitor {
     pub(super) async fn run(mut self, stop: CancellationToken, drain: CancellationToken) {
         let mut ticks = interval(limits::MONITOR_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = 0_u32;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             self.cache.sweep().await;
+            if looks % limits::ANSWERS_SWEPT_EVERY == 0 {
+                self.answers.sweep();
+            }
+            looks = looks.wrapping_add(1);
             self.answers.observe();
             self.metrics.upkeep();
             if !drain.is_cancelled() {

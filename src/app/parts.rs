@@ -30,7 +30,7 @@ use crate::readiness::Readiness;
 use crate::resolve::Resolver;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
-use crate::store::{ChangeRecord, Entity, Store};
+use crate::store::{ChangeRecord, Entity, Store, StoreError};
 
 /// What more than one part of the daemon works with.
 pub(super) struct Parts {
@@ -71,6 +71,7 @@ impl Parts {
             Arc::clone(&run_tokens),
             clock.clone(),
             metrics.clone(),
+            background.clone(),
         );
         let answers = Answers::new(&config.cache, changes.clone(), clock.clone(), metrics.clone());
         Ok(Self {
@@ -162,18 +163,20 @@ struct Caches {
 }
 
 impl Heard for Caches {
-    async fn changed(&self, records: &[ChangeRecord]) {
+    async fn changed(&self, records: &[ChangeRecord]) -> Result<(), StoreError> {
         if records.iter().any(|record| record.entity == Entity::RunTokens) {
-            self.read_run_tokens().await;
+            self.read_run_tokens().await?;
         }
         for connection in connections(records) {
             self.cache.revalidate(connection);
         }
+        Ok(())
     }
 
-    async fn doubted(&self) {
-        self.read_run_tokens().await;
+    async fn doubted(&self) -> Result<(), StoreError> {
+        self.read_run_tokens().await?;
         self.cache.revalidate_all();
+        Ok(())
     }
 
     async fn outdated(&self, changed: Option<&[ChangeRecord]>) {
@@ -184,9 +187,10 @@ impl Heard for Caches {
 }
 
 impl Caches {
-    /// If it fails, the change log cannot be followed either, and is read again from here on once it can.
-    async fn read_run_tokens(&self) {
-        let _ = timeout(limits::CHANGE_LOOK_DEADLINE, self.run_tokens.refresh()).await;
+    async fn read_run_tokens(&self) -> Result<(), StoreError> {
+        let read = timeout(limits::CHANGE_LOOK_DEADLINE, self.run_tokens.refresh()).await;
+        let cause = || "keys and revocations of run tokens cannot be read".to_owned();
+        read.ok().and_then(Result::ok).ok_or_else(|| StoreError::Unavailable { cause: cause() })
     }
 
     /// Gives back the leases of those connections, among the changed ones, that are gone or disabled. Only once all that was

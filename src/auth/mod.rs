@@ -10,6 +10,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use crate::changes::{Changes, Stamp, Subject as Change};
 use crate::clock::{Clock, Moment};
@@ -19,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::caller::{Binding, Caller, Role, Scope, Subject};
 use crate::model::refusal::Refusal;
 use crate::model::run_token::{self, Claims};
+use crate::model::secret::{ExposeSecret, SecretString};
 use crate::model::token::TokenText;
 use crate::store::{Store, StoreError, TokenRecord};
 use run_tokens::RunTokens;
@@ -41,6 +44,9 @@ pub struct Authenticator {
     known: Vec<KnownCaller>,
     run_tokens: Arc<RunTokens>,
     verdicts: Cache<Claim, Verdict>,
+    tasks: TaskTracker,
+    /// Where callers are verified, whichever runtime asks for it.
+    runtime: Handle,
     clock: Clock,
     metrics: Metrics,
 }
@@ -52,6 +58,14 @@ pub enum Claim {
     TokenHash([u8; 32]),
     /// The position in the list of known callers.
     Known(usize),
+}
+
+/// What a claim is verified by.
+enum Proof {
+    Token(TokenText),
+    RunToken(SecretString),
+    /// The connection itself, whose peer is known.
+    Known,
 }
 
 #[derive(Clone)]
@@ -75,10 +89,11 @@ impl Authenticator {
         run_tokens: Arc<RunTokens>,
         clock: Clock,
         metrics: Metrics,
+        tasks: TaskTracker,
     ) -> Self {
         let verdicts =
             Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_IDLE).build();
-        Self { store, changes, known, run_tokens, verdicts, clock, metrics }
+        Self { store, changes, known, run_tokens, verdicts, tasks, runtime: Handle::current(), clock, metrics }
     }
 
     /// Who `evidence` claims to be, whether that is so or not; `None` for somebody who is refused unseen.
@@ -92,30 +107,9 @@ impl Authenticator {
     /// The caller, or one and the same refusal for whatever is wrong: revoked, expired, unknown, malformed, absent.
     ///
     /// A token that is sent decides alone: a wrong one is not made good by the socket it came through.
-    pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Arc<Caller>, Refusal> {
-        match evidence.bearer {
-            Some(bearer) if bearer.starts_with(run_token::PREFIX) => {
-                let claim = Claim::TokenHash(Sha256::digest(bearer).into());
-                self.verdict(claim, || Box::pin(self.verify(bearer))).await
-            }
-            Some(bearer) => {
-                let token = TokenText::parse(bearer).map_err(|_| Refusal::unauthenticated())?;
-                self.verdict(Claim::TokenHash(token.hash()), || Box::pin(self.look_up(&token))).await
-            }
-            None => {
-                let position = self.known.iter().position(|known| matches(&known.identity, &evidence));
-                let position = position.ok_or_else(Refusal::unauthenticated)?;
-                self.verdict(Claim::Known(position), || Box::pin(self.recognise(position))).await
-            }
-        }
-    }
-
-    /// The remembered verdict on `claim`, or that of `verify`, which runs once for all who wait.
-    async fn verdict<F: Future<Output = Verdict>>(
-        &self,
-        claim: Claim,
-        verify: impl Fn() -> F,
-    ) -> Result<Arc<Caller>, Refusal> {
+    pub async fn authenticate(self: &Arc<Self>, evidence: Evidence<'_>) -> Result<Arc<Caller>, Refusal> {
+        let refused = || Refusal::unauthenticated();
+        let claim = self.claim(&evidence).ok_or_else(refused)?;
         let now = self.clock.moment();
         if let Some(verdict) = self.verdicts.get(&claim).await
             && self.is_current(&verdict, now)
@@ -123,10 +117,23 @@ impl Authenticator {
             self.metrics.token_cache_hit();
             return self.still_valid(verdict);
         }
+        let proof = match evidence.bearer {
+            Some(bearer) if bearer.starts_with(run_token::PREFIX) => Proof::RunToken(bearer.into()),
+            Some(bearer) => Proof::Token(TokenText::parse(bearer).map_err(|_| refused())?),
+            None => Proof::Known,
+        };
         self.metrics.token_cache_miss();
+        // On a task of its own: a caller that goes away must not take the look-up from those who wait for it too.
+        let this = Arc::clone(self);
+        let verified = self.tasks.spawn_on(async move { this.verified(claim, proof, now).await }, &self.runtime);
+        verified.await.unwrap_or_else(|_| Err(Refusal::internal()))
+    }
+
+    /// The verdict on `claim`, found once for all who wait.
+    async fn verified(&self, claim: Claim, proof: Proof, now: Moment) -> Result<Arc<Caller>, Refusal> {
         for _ in 0..limits::VERDICT_TRIES {
             let is_outdated = |held: &Verdict| !self.is_current(held, now);
-            let entry = self.verdicts.entry(claim).or_insert_with_if(verify(), is_outdated).await;
+            let entry = self.verdicts.entry(claim).or_insert_with_if(self.verify(claim, &proof), is_outdated).await;
             let verdict = entry.into_value();
             // One that was under way already may have begun before a revocation that has been heard of since.
             if self.is_current(&verdict, now) {
@@ -134,6 +141,15 @@ impl Authenticator {
             }
         }
         Err(Refusal::unauthenticated())
+    }
+
+    async fn verify(&self, claim: Claim, proof: &Proof) -> Verdict {
+        match (proof, claim) {
+            (Proof::RunToken(text), _) => self.verify_signature(text.expose_secret()).await,
+            (Proof::Token(token), _) => self.look_up(token).await,
+            (Proof::Known, Claim::Known(position)) => self.recognise(position).await,
+            (Proof::Known, Claim::TokenHash(_)) => unreachable!("a token is its own proof"),
+        }
     }
 
     /// Whether a verdict holds: nothing of its subjects has changed since, and we would have heard of it or it is young.
@@ -161,7 +177,7 @@ impl Authenticator {
         verdict.outcome
     }
 
-    async fn verify(&self, bearer: &str) -> Verdict {
+    async fn verify_signature(&self, bearer: &str) -> Verdict {
         let as_of = self.changes.stamp();
         match self.run_tokens.verify(bearer).await {
             Ok(claims) => {

@@ -13,11 +13,11 @@ use crate::store::{ChangeFeed, ChangeRecord, Store, StoreError};
 
 /// Who is told of changes besides `Changes` itself: before it, and after.
 pub trait Heard: Send + Sync {
-    /// These changed.
-    fn changed(&self, records: &[ChangeRecord]) -> impl Future<Output = ()> + Send;
+    /// These changed. One that fails is told again.
+    fn changed(&self, records: &[ChangeRecord]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Anything may have changed.
-    fn doubted(&self) -> impl Future<Output = ()> + Send;
+    /// Anything may have changed. One that fails is told again.
+    fn doubted(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// What was read before `changed` is used no more: what it led to can be let go. `None` after anything may have changed.
     fn outdated(&self, changed: Option<&[ChangeRecord]>) -> impl Future<Output = ()> + Send;
@@ -100,11 +100,27 @@ impl<H: Heard> Follower<H> {
         if self.applied.is_some_and(is_whole) {
             return self.look(feed).await.map(drop);
         }
+        self.doubt(head).await
+    }
+
+    /// Anything may have changed until `head`.
+    async fn doubt(&mut self, head: i64) -> Result<(), StoreError> {
+        self.heard.doubted().await?;
         self.applied = Some(head);
-        self.heard.doubted().await;
         self.changes.doubt_everything();
         self.heard.outdated(None).await;
         Ok(())
+    }
+
+    /// Whether the log is no longer what it was: it ends before what was applied, as one that was restored from a copy does, or
+    /// begins after what comes next.
+    async fn is_torn(&self, feed: &mut ChangeFeed, first: Option<i64>) -> Result<bool, StoreError> {
+        let applied = self.applied.unwrap_or(0);
+        match first {
+            None => Ok(feed.head().await? < applied),
+            Some(first) if first == applied + 1 => Ok(false),
+            Some(_) => Ok(feed.oldest().await?.is_none_or(|oldest| oldest > applied + 1)),
+        }
     }
 
     /// Applies what the log has, and answers whether that was anything.
@@ -112,8 +128,13 @@ impl<H: Heard> Follower<H> {
         let mut has_found = false;
         loop {
             let records = feed.after(self.applied.unwrap_or(0)).await?;
+            if self.is_torn(feed, records.first().map(|record| record.sequence)).await? {
+                let head = feed.head().await?;
+                self.doubt(head).await?;
+                return Ok(true);
+            }
             let Some(last) = records.last() else { return Ok(has_found) };
-            self.heard.changed(&records).await;
+            self.heard.changed(&records).await?;
             self.changes.apply(&records);
             self.heard.outdated(Some(&records)).await;
             self.metrics.changes_applied(records.len() as u64);

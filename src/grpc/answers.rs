@@ -95,6 +95,14 @@ impl Answers {
         Slot { answers: self.clone(), key: question.key.into(), as_of: self.0.changes.stamp() }
     }
 
+    /// Drops what would not be given again.
+    pub fn sweep(&self) {
+        let (shared, now) = (&self.0, self.0.clock.moment());
+        shared
+            .held
+            .retain(|_, answer| now < answer.until && shared.changes.is_unchanged_at(answer.place, answer.as_of));
+    }
+
     /// Tells the gauges.
     pub fn observe(&self) {
         self.0.metrics.answer_cache_size(self.0.held.len() as u64, self.0.held.weight());

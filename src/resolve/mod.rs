@@ -28,7 +28,7 @@ use crate::metrics::{Metrics, Tier};
 use crate::model::caller::Caller;
 use crate::model::id::ProjectId;
 use crate::model::refusal::Refusal;
-use crate::model::resolution::{Freshness, Resolution, ResolutionRequest};
+use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest};
 use crate::model::secret::SecretAddress;
 use crate::model::wiring::{WiredConnection, Wiring};
 use crate::secrets::SecretError;
@@ -44,6 +44,7 @@ pub struct Resolver {
     wirings: Wirings,
     reports: Reports,
     secrets: SecretCache,
+    changes: Changes,
     clock: Clock,
     metrics: Metrics,
 }
@@ -68,8 +69,8 @@ impl Resolver {
         tasks: TaskTracker,
     ) -> Self {
         let reports = Reports::new(store.clone(), changes.clone());
-        let wirings = Wirings::new(store, changes, clock.clone(), metrics.clone(), tasks);
-        Self { wirings, reports, secrets, clock, metrics }
+        let wirings = Wirings::new(store, changes.clone(), clock.clone(), metrics.clone(), tasks);
+        Self { wirings, reports, secrets, changes, clock, metrics }
     }
 
     /// The materialised config of one instance for one step, as `caller` may have it.
@@ -84,7 +85,14 @@ impl Resolver {
         request: &ResolutionRequest,
     ) -> Result<(Resolution, Reuse), Refusal> {
         let started = self.clock.moment();
-        let outcome = self.follow(caller, request, &mut Silent).await;
+        let mut outcome = self.follow(caller, request, &mut Silent).await;
+        for _ in 1..limits::RESOLVE_TRIES {
+            if outcome.as_ref().is_err() || outcome.as_ref().is_ok_and(|(_, reuse)| self.is_unchanged(reuse)) {
+                break;
+            }
+            // Something changed, and was heard of, while this was made of what was before.
+            outcome = self.follow(caller, request, &mut Silent).await;
+        }
         let elapsed = self.clock.moment().since(started);
         let (refused, tier) = match &outcome {
             Ok((resolution, _)) => (None, tier_of(resolution)),
@@ -92,6 +100,10 @@ impl Resolver {
         };
         self.metrics.resolve_finished(refused, tier, elapsed.as_secs_f64());
         outcome
+    }
+
+    fn is_unchanged(&self, reuse: &Reuse) -> bool {
+        self.changes.is_unchanged_at(self.changes.place(reuse.project), reuse.as_of)
     }
 
     async fn follow(
@@ -112,7 +124,10 @@ impl Resolver {
         trail.passed(Rule::Config, || format!("{} keys have values", resolution.config.len()));
         let until =
             secrets.iter().map(|fetched| fetched.recheck_at).chain(self.last_moment(&resolution, request)).min();
-        let until = until.unwrap_or_else(|| self.clock.moment() + limits::SECRET_TTL_DEFAULT);
+        let mut until = until.unwrap_or_else(|| self.clock.moment() + limits::SECRET_TTL_DEFAULT);
+        if is_looked_for_everywhere(caller, request) {
+            until = self.clock.moment();
+        }
         Ok((resolution, Reuse { as_of, until, project: wiring.instance.project_id }))
     }
 
@@ -154,6 +169,12 @@ impl Resolver {
         self.secrets.revalidate(address.connection);
         self.secrets.get(address, policy).await
     }
+}
+
+/// Whether what is found depends on the instances of projects other than the one it is found in: it is not held, as an
+/// answer is outdated by changes of its own project.
+fn is_looked_for_everywhere(caller: &Caller, request: &ResolutionRequest) -> bool {
+    caller.project.is_none() && request.project.is_none() && !matches!(request.instance, InstanceRef::Id(_))
 }
 
 fn secret_refusal(error: &SecretError, wired: &WiredConnection<'_>) -> Refusal {

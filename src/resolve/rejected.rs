@@ -12,6 +12,7 @@ use crate::model::caller::Caller;
 use crate::model::id::ConnectionId;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{InstanceRef, ResolutionRequest};
+use crate::model::secret::SecretSource;
 use crate::model::wiring::WiredConnection;
 use crate::store::{ConnectionFound, ProjectScope, Store};
 
@@ -60,7 +61,9 @@ impl Resolver {
     ) -> Result<Rejection, Refusal> {
         let found = self.connection(caller, project, connection).await?;
         let served = self.version(&found).await?;
-        if served != rejected {
+        let is_leased = matches!(found.address.source, SecretSource::Leased { .. });
+        // Each daemon counts what was issued to it, so that of two versions of a lease neither is the newer.
+        if served > rejected || (is_leased && served != rejected) {
             // Somebody was faster, or the caller holds what is long gone.
             return Ok(Rejection { retry: true, secret_version: served, retry_after: None });
         }

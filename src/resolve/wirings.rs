@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use moka::future::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, info_span};
 
@@ -29,6 +30,8 @@ struct Shared {
     store: Store,
     changes: Changes,
     reads: Cache<Asked, Read>,
+    /// Places for callers that wait for a read, theirs or another's.
+    waiting: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Where reads run, whichever runtime asks for them.
     runtime: Handle,
@@ -67,8 +70,13 @@ impl Wirings {
     /// Reads run on `tasks`, so that a caller who goes away does not take one from those who wait for it too, and on the
     /// runtime that this is called on.
     pub(super) fn new(store: Store, changes: Changes, clock: Clock, metrics: Metrics, tasks: TaskTracker) -> Self {
-        let reads = Cache::builder().max_capacity(limits::WIRING_CACHE_ENTRIES).build();
-        Self(Arc::new(Shared { store, changes, reads, tasks, runtime: Handle::current(), clock, metrics }))
+        let reads = Cache::builder()
+            .max_capacity(limits::WIRING_CACHE_BYTES)
+            .weigher(|_, read: &Read| read.bytes())
+            .time_to_idle(limits::WIRING_CACHE_IDLE)
+            .build();
+        let waiting = Arc::new(Semaphore::new(limits::WIRING_WAITERS_MAX));
+        Self(Arc::new(Shared { store, changes, reads, waiting, tasks, runtime: Handle::current(), clock, metrics }))
     }
 
     /// The one instance that `request` means, in the projects of `caller`.
@@ -88,8 +96,15 @@ impl Wirings {
             shared.metrics.wiring_cache_hit();
             return Ok(Found { wiring: read.outcome?, as_of: now });
         }
+        let place = Arc::clone(&shared.waiting).try_acquire_owned();
+        let place = place.map_err(|_| Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE))?;
         let shared = Arc::clone(shared);
-        let read = async move { shared.read_once(&asked).await }.instrument(Span::current());
+        let read = async move {
+            // Kept by the task, which may outlive its caller's place among the calls in flight.
+            let _place = place;
+            shared.read_once(&asked).await
+        };
+        let read = read.instrument(Span::current());
         let read = self.0.tasks.spawn_on(read, &self.0.runtime).await;
         read.unwrap_or_else(|_| Err(Refusal::internal()))
     }
@@ -133,6 +148,19 @@ impl Shared {
         };
         let subjects = outcome.iter().flat_map(|wiring| subjects(wiring, asked)).collect();
         Read { outcome, as_of, subjects, ended }
+    }
+}
+
+impl Read {
+    /// About what it takes in memory.
+    fn bytes(&self) -> u32 {
+        const ENTRY_BYTES: usize = 1024;
+        const PART_BYTES: usize = 512;
+        let parts = self.outcome.iter().map(|wiring| {
+            let profile = wiring.profile.as_ref().map_or(0, |profile| profile.values.len() + profile.source_spec.len());
+            wiring.instance.config_schema.len() + profile + wiring.overrides.len() + 2 * wiring.connections.len()
+        });
+        u32::try_from(ENTRY_BYTES + PART_BYTES * parts.sum::<usize>()).unwrap_or(u32::MAX)
     }
 }
 
