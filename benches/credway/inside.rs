@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alloc_counter::count_alloc;
 use anyhow::{Context, Result, anyhow, ensure};
+use credway::audit::Audit;
 use credway::auth::Authenticator;
 use credway::auth::run_tokens::RunTokens;
 use credway::changes::Changes;
@@ -76,6 +77,7 @@ impl<'a> Inside<'a> {
         let warm = Warm {
             answers: Answers::new(&site.config.cache, changes, clock.clone(), metrics.clone()),
             authenticator: Arc::new(authenticator),
+            audit: Audit::start(&site.config.audit, clock.clone(), metrics.clone())?,
             clock: clock.clone(),
             metrics: metrics.clone(),
             are_roots_traced: false,
@@ -229,10 +231,12 @@ impl Inside<'_> {
             verifier,
             Changes::new().watch(),
             drain,
+            self.warm.audit.clone(),
             clock.clone(),
             metrics.clone(),
         );
-        let service = Credentials::new(resolver, watches, Arc::new(RunTokens::new(store, clock)), metrics);
+        let (run_tokens, audit) = (Arc::new(RunTokens::new(store, clock)), self.warm.audit.clone());
+        let service = Credentials::new(resolver, watches, run_tokens, audit, metrics);
         let caller = Arc::new(self.site.caller.clone());
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {}", self.site.token.expose()).parse()?);

@@ -36,6 +36,7 @@ pub enum Reason {
     ConfigInvalid,
     SecretStoreUnavailable,
     DatabaseUnavailable,
+    AuditUnavailable,
     Overloaded,
     DeadlineExceeded,
     Internal,
@@ -43,7 +44,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each reason, with its code.
-    pub const ALL: [(Reason, &'static str); 25] = [
+    pub const ALL: [(Reason, &'static str); 26] = [
         (Self::Unauthenticated, "UNAUTHENTICATED"),
         (Self::PermissionDenied, "PERMISSION_DENIED"),
         (Self::InvalidRequest, "INVALID_REQUEST"),
@@ -66,6 +67,7 @@ impl Reason {
         (Self::ConfigInvalid, "CONFIG_INVALID"),
         (Self::SecretStoreUnavailable, "SECRET_STORE_UNAVAILABLE"),
         (Self::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
+        (Self::AuditUnavailable, "AUDIT_UNAVAILABLE"),
         (Self::Overloaded, "OVERLOADED"),
         (Self::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         (Self::Internal, "INTERNAL"),
@@ -440,6 +442,15 @@ impl Refusal {
             Reason::DatabaseUnavailable,
             "the database does not answer",
             "retry; if it lasts, see /readyz?verbose of this daemon for the cause",
+        )
+        .retry_after(retry_after)
+    }
+
+    pub fn audit_unavailable(retry_after: Duration) -> Self {
+        Self::new(
+            Reason::AuditUnavailable,
+            "no record of this call can be kept, and without one nothing is handed out",
+            "retry; if it lasts, see this daemon's log for why its audit file cannot be written, and make room for it",
         )
         .retry_after(retry_after)
     }
