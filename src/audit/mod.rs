@@ -7,6 +7,8 @@ mod file;
 mod line;
 mod queue;
 mod record;
+#[cfg(test)]
+mod tests;
 
 mod writer;
 

@@ -124,7 +124,8 @@ impl Writer {
         self.complain();
     }
 
-    fn round(&mut self, buffer: &mut Vec<Entry>) {
+    /// Writes what waited, takes what is queued, and writes that.
+    pub(super) fn round(&mut self, buffer: &mut Vec<Entry>) {
         if !self.lines.text.is_empty() || self.failure.is_some() {
             self.write();
         }
@@ -180,6 +181,11 @@ impl Writer {
                 self.failure = Some(error);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.lines.text.len()
     }
 
     /// Logs what is wrong, now and then.

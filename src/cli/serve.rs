@@ -122,7 +122,7 @@ fn reload(running: &Running, telemetry: &Telemetry, loaded: Result<settings::Loa
         }
     }
     if certificates.is_ok() && level.is_ok() {
-        tracing::info!("reloaded on SIGHUP: certificates and log level; other settings need a restart");
+        tracing::info!("reloaded on SIGHUP: certificates, log level and audit file; other settings need a restart");
     }
 }
 
