@@ -207,8 +207,8 @@ pub(crate) async fn warm(site: &Site, amount: Amount, report: &mut Report) -> Re
     }
     let allocations = inside.allocations(&calls)?;
     report.counted("G5", "heap allocations of a warm call", allocations, Target::AtMost(1.0));
-    let reason =
-        "not counted; by reading: a shard's read lock while the answer's reference count is raised, clocks by vDSO";
+    let reason = "not counted; by reading: a shard's read lock while the answer's reference count is raised, another's while its audit \
+         record is queued, clocks by vDSO";
     report.skipped("G5", "locks held and system calls of a warm call", reason);
     Ok(())
 }

@@ -136,6 +136,7 @@ impl Parts {
             secrets: Arc::clone(&self.secrets),
             cache: self.cache.clone(),
             answers: self.answers.clone(),
+            audit: self.audit.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             readiness,

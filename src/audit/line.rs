@@ -109,15 +109,15 @@ impl Fields<'_> {
         self.0.push(b']');
     }
 
-    /// What was asked for, of which nothing is known to exist.
+    /// What was asked for, of which nothing is known to exist: so a name is not repeated, which may be a misplaced secret.
     fn asked(&mut self, view: &View<'_>) {
         if let Some(project) = view.caller.project {
             self.plain("project", project);
         }
         match view.asked {
             Some(InstanceRef::Id(id)) => self.plain("instance", id),
-            Some(InstanceRef::Name(name)) => self.text("instance_name", name),
-            Some(InstanceRef::Server(url)) => self.text("server_url", url.as_str()),
+            Some(InstanceRef::Name(_)) => self.plain("asked_by", "name"),
+            Some(InstanceRef::Server(_)) => self.plain("asked_by", "server_url"),
             None => {}
         }
         self.step(view);

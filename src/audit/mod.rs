@@ -105,6 +105,13 @@ impl Audit {
         let _ = self.keep(record);
     }
 
+    /// Whether records can be kept, for a daemon that answers nothing without; `None` for one that does.
+    pub fn check(&self) -> Option<Result<(), String>> {
+        let shared = &self.0.as_ref()?.shared;
+        let refused = || Err("the audit file cannot be written, and calls are refused".to_owned());
+        shared.refuses.then(|| if shared.refuses_now() { refused() } else { Ok(()) })
+    }
+
     /// Opens the file anew before the next batch, after others have moved it.
     pub fn reopen(&self) {
         if let Some(open) = &self.0 {

@@ -154,12 +154,12 @@ fn what_is_told_again_shares_a_line_with_each_of_its_times() {
 #[test]
 fn what_others_chose_is_cut_at_a_bound() {
     let mut rig = Rig::new(WhenFull::Drop);
-    let long = ResolutionRequest { instance: InstanceRef::Name("é".repeat(10_000)), ..request() };
+    let long = ResolutionRequest { step: Some("é".repeat(10_000)), ..request() };
     let asked = rig.audit.asked(Method::McpConfig, &caller(), &long).unwrap();
     let _: Result<(), _> = asked.told(Err(Refusal::internal()), |()| Outcome::Abandoned);
     rig.round();
     let line: serde_json::Value = serde_json::from_str(&rig.text()).unwrap();
-    assert_eq!(line["instance_name"].as_str().unwrap(), "é".repeat(limits::AUDIT_TEXT_BYTES_MAX / 2));
+    assert_eq!(line["step"].as_str().unwrap(), "é".repeat(limits::AUDIT_TEXT_BYTES_MAX / 2));
 }
 
 #[test]

@@ -450,7 +450,7 @@ impl Refusal {
         Self::new(
             Reason::AuditUnavailable,
             "no record of this call can be kept, and without one nothing is handed out",
-            "retry; if it lasts, see this daemon's log for why its audit file cannot be written, and make room for it",
+            "retry; if it lasts, this daemon's log says why its audit file cannot be written: make room for it",
         )
         .retry_after(retry_after)
     }
