@@ -49,6 +49,9 @@ pub(super) struct Answer {
     outcome: Outcome,
 }
 
+/// Many are held: what is known beside the bytes is to stay small.
+const _: () = assert!(size_of::<Answer>() <= 168);
+
 /// A question, as the key that it is looked up by.
 pub struct Question {
     key: Vec<u8>,
