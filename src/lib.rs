@@ -19,6 +19,7 @@
 //! | readiness | what is not ready yet, and why | |
 //! | config | settings as plain values, and how they are read | limits, model |
 //! | metrics | every metric with its help text and labels | model |
+//! | audit | the record of every resolve, as a file of JSON lines | limits, clock, model, config, metrics |
 //! | telemetry | logs and traces out of the process | config, limits |
 //! | templates | the connection templates: built-in files and a directory | limits, model |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
@@ -27,9 +28,9 @@
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
-//! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, telemetry, changes, auth, resolve |
-//! | http | metrics, probes, and the config of MCP processes | limits, clock, model, readiness, metrics, auth, resolve |
-//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, telemetry, templates, store, changes, secrets, auth, resolve, control, grpc, http |
+//! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
+//! | http | metrics, probes, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, store, changes, secrets, auth, resolve, control, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose
@@ -40,6 +41,7 @@
 //! - There is no global state but the process's log subscriber and TLS provider.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod changes;
 pub mod cli;

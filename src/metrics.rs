@@ -48,6 +48,7 @@ impl Outcome {
             Some(
                 Reason::SecretStoreUnavailable
                 | Reason::DatabaseUnavailable
+                | Reason::AuditUnavailable
                 | Reason::Overloaded
                 | Reason::DeadlineExceeded,
             ) => Self::Unavailable,
@@ -133,6 +134,10 @@ struct Inner {
     watches: Gauge,
     token_cache_hits: Counter,
     token_cache_misses: Counter,
+    audit_records: Counter,
+    audit_lost: Counter,
+    audit_write_errors: Counter,
+    audit_failing: Gauge,
     ready: Gauge,
 }
 
@@ -271,6 +276,26 @@ impl Metrics {
     /// An access token had to be looked up.
     pub fn token_cache_miss(&self) {
         self.0.token_cache_misses.increment(1);
+    }
+
+    /// Audit records are in their file.
+    pub fn audit_written(&self, records: u64) {
+        self.0.audit_records.increment(records);
+    }
+
+    /// Audit records are lost.
+    pub fn audit_lost(&self, records: u64) {
+        self.0.audit_lost.increment(records);
+    }
+
+    /// A batch of audit records could not be written.
+    pub fn audit_write_failed(&self) {
+        self.0.audit_write_errors.increment(1);
+    }
+
+    /// Whether the audit file takes nothing now.
+    pub fn audit_failing(&self, is_failing: bool) {
+        self.0.audit_failing.set(if is_failing { 1.0 } else { 0.0 });
     }
 
     /// Whether every part of the daemon works.
@@ -435,6 +460,18 @@ impl Inner {
                 "Access tokens looked up in the database.",
                 &[],
             ),
+            audit_records: declare.counter("credway_audit_records_total", "Audit records written to their file.", &[]),
+            audit_lost: declare.counter(
+                "credway_audit_records_lost_total",
+                "Audit records lost: the file took nothing, or not as fast as they came.",
+                &[],
+            ),
+            audit_write_errors: declare.counter(
+                "credway_audit_write_errors_total",
+                "Tries to write audit records that failed.",
+                &[],
+            ),
+            audit_failing: declare.gauge("credway_audit_failing", "1 while the audit file cannot be written.", &[]),
             ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
         };
         inner.secret_store_token_ttl.set(f64::NAN);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alloc_counter::count_alloc;
 use anyhow::{Context, Result, anyhow, ensure};
+use credway::audit::Audit;
 use credway::auth::Authenticator;
 use credway::auth::run_tokens::RunTokens;
 use credway::changes::Changes;
@@ -86,6 +87,7 @@ impl<'a> Inside<'a> {
         let warm = Warm {
             answers: Answers::new(settings, changes.clone(), clock.clone(), metrics.clone()),
             authenticator: Arc::new(authenticator),
+            audit: Audit::start(&site.config.audit, clock.clone(), metrics.clone())?,
             clock: clock.clone(),
             metrics: metrics.clone(),
             are_roots_traced: false,
@@ -221,8 +223,8 @@ pub(crate) async fn warm(site: &Site, amount: Amount, report: &mut Report) -> Re
     }
     let allocations = inside.allocations(&calls)?;
     report.counted("G5", "heap allocations of a warm call", allocations, Target::AtMost(1.0));
-    let reason =
-        "not counted; by reading: a shard's read lock while the answer's reference count is raised, clocks by vDSO";
+    let reason = "not counted; by reading: a shard's read lock while the answer's reference count is raised, another's while its audit \
+         record is queued, clocks by vDSO";
     report.skipped("G5", "locks held and system calls of a warm call", reason);
     Ok(())
 }
@@ -251,8 +253,17 @@ impl Inside<'_> {
         let (store, drain) = (self.opened.backends.store.clone(), CancellationToken::new());
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let changes = Changes::new().watch();
-        let watches = Watches::new(Arc::clone(&resolver), verifier, changes, drain, clock.clone(), metrics.clone());
-        Credentials::new(resolver, watches, Arc::new(RunTokens::new(store, clock)), metrics)
+        let audit = self.warm.audit.clone();
+        let watches = Watches::new(
+            Arc::clone(&resolver),
+            verifier,
+            changes,
+            drain,
+            audit.clone(),
+            clock.clone(),
+            metrics.clone(),
+        );
+        Credentials::new(resolver, watches, Arc::new(RunTokens::new(store, clock)), audit, metrics)
     }
 
     /// Has `request` answered by the service, which holds its answer then.

@@ -132,13 +132,14 @@ fn config_file(dir: &Path) -> PathBuf {
     dir.join("credway.toml")
 }
 
-/// Secrets stay cached for the whole run, nothing is logged but what goes wrong, and nothing is traced.
+/// Secrets stay cached for the whole run, every resolve is audited, nothing is logged but what goes wrong, and nothing is traced.
 fn write_config(dir: &Path, stores: &str) -> Result<Config> {
     let mut text = String::new();
     writeln!(text, "data_dir = {:?}", dir)?;
     writeln!(text, "[cache]\nsecret_ttl = \"1h\"")?;
     writeln!(text, "[grpc]\naddress = \"127.0.0.1:0\"\nsocket = {:?}", dir.join("grpc.sock"))?;
     writeln!(text, "[http]\naddress = \"127.0.0.1:0\"")?;
+    writeln!(text, "[audit]\nfile = {:?}", dir.join("audit.jsonl"))?;
     writeln!(text, "[telemetry]\nlog_level = \"warn\"\ntrace_sample_ratio = 0.0")?;
     writeln!(text, "{stores}")?;
     fs::write(config_file(dir), text)?;

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
+use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -45,6 +46,8 @@ pub enum StartError {
     Open(#[from] OpenError),
     #[error("cannot start the threads that serve calls")]
     Workers(#[source] std::io::Error),
+    #[error("cannot start the thread that writes the audit")]
+    Audit(#[source] std::io::Error),
     #[error("the reflection service cannot be built from the compiled proto")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -65,6 +68,7 @@ pub struct Running {
     tls: Vec<Arc<TlsReloader>>,
     store: Store,
     changes: Changes,
+    audit: Audit,
     /// Connections and calls: what a drain waits for.
     serving: TaskTracker,
     /// Everything else: monitor, token renewal, fetches.
@@ -104,7 +108,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     if let Some(listener) = http {
         background.spawn(http::serve(listener, parts.http(readiness.clone()), stop.clone()));
     }
-    let Parts { store, changes, .. } = parts;
+    let Parts { store, changes, audit, .. } = parts;
     let drain_deadline = config.shutdown.drain;
     Ok(Running {
         addresses,
@@ -113,6 +117,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         tls,
         store,
         changes,
+        audit,
         serving,
         background,
         drain,
@@ -142,6 +147,11 @@ impl Running {
         self.tls.iter().try_for_each(|tls| tls.reload())
     }
 
+    /// Opens the audit file anew, after others have moved it.
+    pub fn reopen_audit(&self) {
+        self.audit.reopen();
+    }
+
     /// Readiness off, then no new calls, then those in flight within their deadline, then everything else. Returns whether all
     /// calls in flight could finish.
     pub async fn shutdown(mut self) -> bool {
@@ -158,6 +168,8 @@ impl Running {
         self.stop.cancel();
         self.background.close();
         let _ = timeout(crate::limits::BACKGROUND_STOP_DEADLINE, self.background.wait()).await;
+        // Nobody is answered any more.
+        self.audit.close().await;
         finished
     }
 }

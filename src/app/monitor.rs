@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::clock::{Clock, Moment};
 use crate::grpc::answers::Answers;
@@ -28,6 +29,7 @@ pub(super) struct Monitor {
     pub secrets: Arc<dyn SecretStore>,
     pub cache: SecretCache,
     pub answers: Answers,
+    pub audit: Audit,
     pub clock: Clock,
     pub metrics: Metrics,
     pub readiness: Readiness,
@@ -50,7 +52,7 @@ impl Monitor {
                 _ = ticks.tick() => {}
             }
             self.cache.sweep().await;
-            if looks % limits::ANSWERS_SWEPT_EVERY == 0 {
+            if looks.is_multiple_of(limits::ANSWERS_SWEPT_EVERY) {
                 self.answers.sweep();
             }
             looks = looks.wrapping_add(1);
@@ -88,6 +90,9 @@ impl Monitor {
         }
         self.note("secret store", secret_store.1.clone());
         self.asked = Some(secret_store);
+        if let Some(audit) = self.audit.check() {
+            self.note("audit", audit);
+        }
         self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl().map(|ttl| ttl.as_secs_f64()));
         let ready = self.readiness.is_ready();
         self.metrics.ready(ready);

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic_health::server::HealthReporter;
 
-use super::backends::{self, Backends, OpenError};
+use super::StartError;
+use super::backends::{self, Backends};
 use super::monitor::Monitor;
+use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::auth::run_tokens::RunTokens;
 use crate::changes::{Changes, Follower, Heard};
@@ -38,6 +40,7 @@ pub(super) struct Parts {
     pub changes: Changes,
     /// Whether the database has our tables.
     pub is_migrated: bool,
+    pub audit: Audit,
     secrets: Arc<dyn SecretStore>,
     cache: SecretCache,
     run_tokens: Arc<RunTokens>,
@@ -56,9 +59,10 @@ impl Parts {
         background: &TaskTracker,
         drain: &CancellationToken,
         stop: &CancellationToken,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, StartError> {
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
+        let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
         let tasks = background.clone();
         let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), tasks.clone());
         let resolver =
@@ -78,6 +82,7 @@ impl Parts {
             store,
             changes,
             is_migrated,
+            audit,
             secrets,
             cache,
             run_tokens,
@@ -97,11 +102,13 @@ impl Parts {
             Arc::clone(&self.authenticator),
             self.changes.watch(),
             self.drain.clone(),
+            self.audit.clone(),
             self.clock.clone(),
             self.metrics.clone(),
         );
         let (resolver, run_tokens) = (Arc::clone(&self.resolver), Arc::clone(&self.run_tokens));
-        let service = Credentials::new(resolver, watches, run_tokens, self.metrics.clone()).into_service();
+        let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
+        let service = Credentials::new(resolver, watches, run_tokens, audit, metrics).into_service();
         let verifier = Arc::clone(&self.authenticator);
         Gate::new(verifier, &config.grpc, self.clock.clone(), self.metrics.clone()).before(service)
     }
@@ -111,6 +118,7 @@ impl Parts {
         Warm {
             answers: self.answers.clone(),
             authenticator: Arc::clone(&self.authenticator),
+            audit: self.audit.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             are_roots_traced: config.telemetry.otlp_endpoint.is_some() && config.telemetry.trace_sample_ratio > 0.0,
@@ -137,6 +145,7 @@ impl Parts {
             secrets: Arc::clone(&self.secrets),
             cache: self.cache.clone(),
             answers: self.answers.clone(),
+            audit: self.audit.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             readiness,
@@ -149,7 +158,8 @@ impl Parts {
     /// Metrics, probes, and the config of MCP processes.
     pub(super) fn http(&self, readiness: Readiness) -> http::Routes {
         let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
-        let mcp_config = McpConfig::new(resolver, verifier, self.clock.clone(), self.metrics.clone());
+        let (audit, clock) = (self.audit.clone(), self.clock.clone());
+        let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         http::Routes::with_mcp_config(http::HttpState { metrics: self.metrics.clone(), readiness }, mcp_config)
     }
 }

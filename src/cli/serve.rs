@@ -18,7 +18,8 @@ use crate::telemetry::{self, Telemetry};
 ///
 /// Its settings come from the config file, from the environment (`grpc.address` is `CREDWAY_GRPC_ADDRESS`) and from flags; a flag beats
 /// the environment, which beats the file. It starts while Vault or the database is down, says so at /readyz?verbose, and heals by
-/// itself. SIGTERM lets calls in flight finish; SIGHUP reloads certificates and the log level.
+/// itself. SIGTERM lets calls in flight finish; SIGHUP reloads certificates and the log level, and opens the
+/// audit file anew.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -109,6 +110,7 @@ pub(super) async fn stop(running: Running, telemetry: Telemetry, ready_file: Opt
 /// SIGHUP: certificates and log level anew, from the files that were named at the start. What is bad keeps the old, and says
 /// so.
 fn reload(running: &Running, telemetry: &Telemetry, loaded: Result<settings::Loaded, Failure>) {
+    running.reopen_audit();
     let certificates = running.reload_certificates().map_err(|error| with_causes(&error));
     let level = loaded.map_err(|failure| failure.describe()).and_then(|loaded| {
         let level = loaded.config.telemetry.log_level;
@@ -120,7 +122,7 @@ fn reload(running: &Running, telemetry: &Telemetry, loaded: Result<settings::Loa
         }
     }
     if certificates.is_ok() && level.is_ok() {
-        tracing::info!("reloaded on SIGHUP: certificates and log level; other settings need a restart");
+        tracing::info!("reloaded on SIGHUP: certificates, log level and audit file; other settings need a restart");
     }
 }
 

@@ -13,8 +13,8 @@ use super::reader::Reader;
 use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
-    Cache, Config, Database, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry, UnixSocket, Vault,
-    VaultAuth, callers,
+    Audit, Cache, Config, Database, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry, UnixSocket,
+    Vault, VaultAuth, WhenFull, callers,
 };
 use crate::limits;
 
@@ -37,6 +37,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
     let grpc = grpc(reader, &data_dir);
     let http = http(reader);
     let known_callers = callers::known(reader, caller_tables);
+    let audit = audit(reader, &data_dir);
     let template_dir = reader.optional("templates.dir", values::path);
     let telemetry = telemetry(reader);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
@@ -48,6 +49,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
         grpc,
         http,
         known_callers,
+        audit,
         template_dir,
         telemetry,
         shutdown: Shutdown { drain },
@@ -243,6 +245,19 @@ fn http(reader: &mut Reader) -> Http {
         Listener::On(address) => Http { address: Some(address) },
         Listener::Off => Http { address: None },
     }
+}
+
+fn audit(reader: &mut Reader, data_dir: &Path) -> Audit {
+    let file = data_dir.join("audit.jsonl");
+    let text = file.display().to_string();
+    let file = reader.defaulted("audit.file", values::path_or_off, Some(file), text);
+    let when_full = reader.defaulted("audit.when_full", values::when_full, WhenFull::Drop, WhenFull::Drop);
+    let bytes_max = limits::AUDIT_FILE_BYTES_DEFAULT;
+    let bytes_max = reader.defaulted("audit.bytes_max", values::size, bytes_max, values::size_text(bytes_max));
+    if bytes_max < limits::AUDIT_FILE_BYTES_MIN {
+        reader.mistake("audit.bytes_max", "is less than 64KiB", r#"give it room, like "256MiB""#);
+    }
+    Audit { file, when_full, bytes_max }
 }
 
 fn telemetry(reader: &mut Reader) -> Telemetry {

@@ -36,6 +36,7 @@ pub struct Config {
     pub http: Http,
     /// Callers known by who they are instead of by a token.
     pub known_callers: Vec<KnownCaller>,
+    pub audit: Audit,
     /// A directory of connection templates beside the built-in ones.
     pub template_dir: Option<PathBuf>,
     pub telemetry: Telemetry,
@@ -183,6 +184,36 @@ pub enum Identity {
     Uid(u32),
     /// A DNS or URI subject alternative name, compared whole.
     CertificateName(String),
+}
+
+/// The record of every resolve.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// `None`: nothing is recorded.
+    pub file: Option<PathBuf>,
+    pub when_full: WhenFull,
+    /// The file is renamed when it would grow beyond this.
+    pub bytes_max: u64,
+}
+
+/// What becomes of a call of which no record can be kept, because the disk is full, fails, or is too slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is answered; the record is lost, and counted.
+    #[default]
+    Drop,
+    /// It is refused.
+    Refuse,
+}
+
+impl WhenFull {
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Drop, "drop"), (Self::Refuse, "refuse")];
+}
+
+impl fmt::Display for WhenFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL[*self as usize].1)
+    }
 }
 
 /// Logs and traces.

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{CachePolicy, Database, LogFormat};
+use super::{CachePolicy, Database, LogFormat, WhenFull};
 use crate::limits;
 use crate::model::name::Slug;
 
@@ -45,6 +45,11 @@ pub(super) fn secret(value: &str) -> Result<SecretString, Wrong> {
 
 pub(super) fn path(value: &str) -> Result<PathBuf, Wrong> {
     text(value).map(PathBuf::from)
+}
+
+/// A path, or the word `off`.
+pub(super) fn path_or_off(value: &str) -> Result<Option<PathBuf>, Wrong> {
+    if value == "off" { Ok(None) } else { path(value).map(Some) }
 }
 
 /// `30s`, `500ms`, `2m`, `1h 30m`.
@@ -222,6 +227,11 @@ pub(super) fn auth_method(text: &str) -> Result<AuthMethod, Wrong> {
 pub(super) fn cache_policy(text: &str) -> Result<CachePolicy, Wrong> {
     let policy = CachePolicy::ALL.into_iter().find_map(|(policy, name)| (name == text).then_some(policy));
     policy.ok_or(wrong("is not a policy", r#"write "availability" (the default) or "fidelity""#))
+}
+
+pub(super) fn when_full(text: &str) -> Result<WhenFull, Wrong> {
+    let policy = WhenFull::ALL.into_iter().find_map(|(policy, name)| (name == text).then_some(policy));
+    policy.ok_or(wrong("does not say what to do", r#"write "drop" (the default) or "refuse""#))
 }
 
 /// `postgres=fidelity,github=availability`.

@@ -3,6 +3,7 @@
 //! They are kept as the bytes that go over the wire. A question is who asks (the claim, whose verdict is part of the answer),
 //! the project named, and the request's own bytes: whatever differs makes another question.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
 
-use super::proto::{Freshness, ResolveCredentialsResponse};
+use super::proto::{Freshness, ResolveCredentialsRequest, ResolveCredentialsResponse};
+use crate::audit::{Method, Outcome, Told, View};
 use crate::auth::Claim;
 use crate::changes::{Changes, Place, Stamp};
 use crate::clock::{Clock, Moment};
@@ -29,20 +31,26 @@ pub(super) const MESSAGE_HEAD_BYTES: usize = 5;
 pub struct Answers(Arc<Shared>);
 
 struct Shared {
-    held: Cache<Box<[u8]>, Answer, ByBytes>,
+    held: Cache<Arc<[u8]>, Arc<Answer>, ByBytes>,
     changes: Changes,
     clock: Clock,
     metrics: Metrics,
 }
 
-#[derive(Clone)]
-struct Answer {
+/// A held answer. It knows what its audit record is made of, which becomes text only when it is written.
+pub(super) struct Answer {
     /// The message with what gRPC puts before it.
-    framed: Bytes,
+    pub(super) framed: Bytes,
     as_of: Stamp,
     place: Place,
     until: Moment,
+    caller: Arc<Caller>,
+    question: Arc<[u8]>,
+    outcome: Outcome,
 }
+
+/// Many are held: what is known beside the bytes is to stay small.
+const _: () = assert!(size_of::<Answer>() <= 168);
 
 /// A question, as the key that it is looked up by.
 pub struct Question {
@@ -63,11 +71,12 @@ struct ByBytes {
     least: u64,
 }
 
-impl Weighter<Box<[u8]>, Answer> for ByBytes {
-    fn weight(&self, key: &Box<[u8]>, answer: &Answer) -> u64 {
-        // What the map and the reference count spend on an entry; measured, rounded up.
+impl Weighter<Arc<[u8]>, Arc<Answer>> for ByBytes {
+    fn weight(&self, key: &Arc<[u8]>, answer: &Arc<Answer>) -> u64 {
+        // What the map and the reference counts spend on an entry; measured, rounded up.
         const ENTRY_BYTES: usize = 160;
-        ((key.len() + answer.framed.len() + ENTRY_BYTES) as u64).max(self.least)
+        let held = ENTRY_BYTES + size_of::<Answer>() + answer.outcome.heap_bytes();
+        ((key.len() + answer.framed.len() + held) as u64).max(self.least)
     }
 }
 
@@ -80,14 +89,14 @@ impl Answers {
         Self(Arc::new(Shared { held, changes, clock, metrics }))
     }
 
-    /// The framed answer to `question`, if one is held that is as good as a new one at `now`.
-    pub fn get(&self, question: &Question, now: Moment) -> Option<Bytes> {
+    /// The answer to `question`, if one is held that is as good as a new one at `now`.
+    pub(super) fn get(&self, question: &Question, now: Moment) -> Option<Arc<Answer>> {
         let shared = &self.0;
         let answer = shared.held.get(&question.key[..])?;
         let is_good = now < answer.until
             && shared.changes.is_trusted(now)
             && shared.changes.is_unchanged_at(answer.place, answer.as_of);
-        is_good.then_some(answer.framed)
+        is_good.then_some(answer)
     }
 
     /// A place for the answer to `question`, to be taken before anything is done to answer it.
@@ -138,6 +147,16 @@ impl Question {
         Self { key }
     }
 
+    /// The message that was added.
+    fn message(key: &[u8]) -> Option<&[u8]> {
+        let claim = match key.first()? {
+            0 => 1 + size_of::<[u8; 32]>(),
+            _ => 1 + size_of::<u64>(),
+        };
+        let (length, rest) = key.get(claim..)?.split_first_chunk()?;
+        rest.get(usize::try_from(u64::from_be_bytes(*length)).ok()?..)
+    }
+
     /// Adds the request's message.
     pub fn complete(&mut self, message: &[u8]) {
         self.key.put_slice(message);
@@ -146,7 +165,13 @@ impl Question {
 
 impl Slot {
     /// Keeps `answer` for when `caller` asks the same later. Then it comes from memory.
-    pub(super) fn keep(&self, answer: &ResolveCredentialsResponse, caller: &Caller, reuse: Reuse) {
+    pub(super) fn keep(
+        &self,
+        answer: &ResolveCredentialsResponse,
+        caller: &Arc<Caller>,
+        reuse: Reuse,
+        outcome: Outcome,
+    ) {
         let shared = &self.answers.0;
         let until = shared.last_moment(caller).map_or(reuse.until, |end| end.min(reuse.until));
         let mut answer = answer.clone();
@@ -157,7 +182,19 @@ impl Slot {
         }
         let Some(framed) = framed(&answer) else { return };
         let (as_of, place) = (self.as_of.min(reuse.as_of), shared.changes.place(reuse.project));
-        shared.held.insert(Box::from(&*self.key), Answer { framed, as_of, place, until });
+        let (caller, question) = (Arc::clone(caller), Arc::clone(&self.key));
+        let answer = Answer { framed, as_of, place, until, caller, question, outcome: outcome.from_memory() };
+        shared.held.insert(Arc::clone(&self.key), Arc::new(answer));
+    }
+}
+
+impl Told for Answer {
+    fn view(&self) -> View<'_> {
+        let request =
+            Question::message(&self.question).and_then(|message| ResolveCredentialsRequest::decode(message).ok());
+        let named = |name: String| (!name.is_empty()).then_some(Cow::Owned(name));
+        let (workflow, step) = request.map_or((None, None), |r| (named(r.workflow_id), named(r.step)));
+        View { method: Method::Resolve, caller: &self.caller, asked: None, workflow, step, outcome: &self.outcome }
     }
 }
 

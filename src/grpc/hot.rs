@@ -27,6 +27,7 @@ use tower::util::ServiceExt as _;
 use super::admission;
 use super::answers::{Answers, MESSAGE_HEAD_BYTES, Question};
 use super::listen::{Calls, Peer};
+use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Moment};
 use crate::limits;
@@ -52,6 +53,7 @@ struct Shared<S> {
 pub struct Warm {
     pub answers: Answers,
     pub authenticator: Arc<Authenticator>,
+    pub audit: Audit,
     pub clock: Clock,
     pub metrics: Metrics,
     /// Whether calls are traced whose callers have not decided.
@@ -68,11 +70,15 @@ impl Warm {
         Some(Question::new(&claim, headers.get("x-project-id").map(HeaderValue::as_bytes)))
     }
 
-    /// The framed answer to `question`, if it is held.
+    /// The framed answer to `question`, if it is held and may be told.
     pub fn answer(&self, question: &Question, began: Moment) -> Option<Bytes> {
-        let framed = self.answers.get(question, began)?;
-        let elapsed = self.clock.moment().since(began);
-        self.metrics.resolve_finished(None, Tier::Memory, elapsed.as_secs_f64());
+        let answer = self.answers.get(question, began)?;
+        let (framed, ended) = (answer.framed.clone(), self.clock.moment());
+        if !self.audit.note(answer, ended) {
+            // The service refuses it, and says why.
+            return None;
+        }
+        self.metrics.resolve_finished(None, Tier::Memory, ended.since(began).as_secs_f64());
         Some(framed)
     }
 }

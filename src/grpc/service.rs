@@ -1,6 +1,7 @@
 //! `CredentialService`: check the scope, parse, resolve, answer. `admission.rs` stands before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -18,25 +19,34 @@ use super::proto::{
 };
 use super::status;
 use super::watch::{Standing, Watched, Watches};
-use crate::auth::run_tokens::{Grant, RunTokens};
+use crate::audit::{self, Audit, Method, Outcome as Ended};
+use crate::auth::run_tokens::{Grant, Issued, RunTokens};
 use crate::limits;
 use crate::metrics::{Metrics, Tier};
 use crate::model::caller::{Binding, Caller, Scope};
 use crate::model::refusal::Refusal;
-use crate::model::resolution::ResolutionRequest;
-use crate::resolve::Resolver;
+use crate::model::resolution::{Resolution, ResolutionRequest};
+use crate::model::wiring::InstanceHead;
+use crate::resolve::{Resolver, Reuse};
 
 /// The data plane.
 pub struct Credentials {
     resolver: Arc<Resolver>,
     watches: Arc<Watches>,
     run_tokens: Arc<RunTokens>,
+    audit: Audit,
     metrics: Metrics,
 }
 
 impl Credentials {
-    pub fn new(resolver: Arc<Resolver>, watches: Watches, run_tokens: Arc<RunTokens>, metrics: Metrics) -> Self {
-        Self { resolver, watches: Arc::new(watches), run_tokens, metrics }
+    pub fn new(
+        resolver: Arc<Resolver>,
+        watches: Watches,
+        run_tokens: Arc<RunTokens>,
+        audit: Audit,
+        metrics: Metrics,
+    ) -> Self {
+        Self { resolver, watches: Arc::new(watches), run_tokens, audit, metrics }
     }
 
     /// As a service for a router, with the bound on what a request may weigh. It is to stand behind a `Gate`.
@@ -48,7 +58,7 @@ impl Credentials {
     async fn answer<Q, A, F>(
         &self,
         request: Request<Q>,
-        scopes: &[Scope],
+        kind: Kind,
         work: impl FnOnce(Arc<Caller>, Call<Q>) -> F,
     ) -> Result<Response<A>, Status>
     where
@@ -57,8 +67,9 @@ impl Credentials {
         let (metadata, extensions, message) = request.into_parts();
         let answered = async {
             let caller = extensions.get::<Arc<Caller>>().ok_or_else(Refusal::unauthenticated)?;
+            let scopes = kind.scopes();
             if !scopes.iter().any(|scope| caller.scopes.contains(*scope)) {
-                return Err(self.counted(Refusal::permission_denied(scopes[0])));
+                return Err(self.refused(kind, caller, Refusal::permission_denied(scopes[0])));
             }
             let project = metadata.get("x-project-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
             work(Arc::clone(caller), Call { project, message }).await
@@ -69,14 +80,55 @@ impl Credentials {
         })
     }
 
-    /// What was asked, or the refusal, counted: it never comes to the resolver, which counts its own.
-    fn request(&self, asked: Result<Asked, Refusal>) -> Result<ResolutionRequest, Refusal> {
-        asked.and_then(convert::request).map_err(|refusal| self.counted(refusal))
+    /// What was asked, or the refusal, noted: it never comes to the resolver, which counts its own.
+    fn request(
+        &self,
+        kind: Kind,
+        caller: &Arc<Caller>,
+        asked: Result<Asked, Refusal>,
+    ) -> Result<ResolutionRequest, Refusal> {
+        asked.and_then(convert::request).map_err(|refusal| self.refused(kind, caller, refusal))
+    }
+
+    /// The beginning of a resolve, which may not begin without a record of it.
+    fn begin(
+        &self,
+        method: Method,
+        caller: &Arc<Caller>,
+        request: &ResolutionRequest,
+    ) -> Result<audit::Asked, Refusal> {
+        self.audit.asked(method, caller, request).map_err(|refusal| self.counted(refusal))
+    }
+
+    fn refused(&self, kind: Kind, caller: &Arc<Caller>, refusal: Refusal) -> Refusal {
+        if let Kind::Audited(method) = kind {
+            self.audit.refused(method, caller, &refusal);
+        }
+        self.counted(refusal)
     }
 
     fn counted(&self, refusal: Refusal) -> Refusal {
         self.metrics.resolve_finished(Some(refusal.reason), Tier::None, 0.0);
         refusal
+    }
+}
+
+/// What a call is for.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// It hands out a credential, or what opens one.
+    Audited(Method),
+    /// It tells what people may read.
+    Read,
+}
+
+impl Kind {
+    /// The scopes of which its caller needs one.
+    fn scopes(self) -> &'static [Scope] {
+        match self {
+            Self::Audited(_) => &[Scope::McpExecute],
+            Self::Read => &[Scope::McpRead, Scope::McpExecute],
+        }
     }
 }
 
@@ -93,17 +145,21 @@ impl CredentialService for Credentials {
         &self,
         request: Request<ResolveCredentialsRequest>,
     ) -> Result<Response<ResolveCredentialsResponse>, Status> {
+        const KIND: Kind = Kind::Audited(Method::Resolve);
         let slot = request.extensions().get::<Slot>().cloned();
         let work = |caller: Arc<Caller>, call: Call<ResolveCredentialsRequest>| async move {
-            let request = self.request(call.asked())?;
-            let (resolution, reuse) = self.resolver.resolve_for_reuse(&caller, &request).await?;
+            let request = self.request(KIND, &caller, call.asked())?;
+            let asked = self.begin(Method::Resolve, &caller, &request)?;
+            let resolved = self.resolver.resolve_for_reuse(&caller, &request).await;
+            let (resolution, reuse) = asked.told(resolved, |(resolution, reuse)| ended(resolution, reuse))?;
+            let outcome = ended(&resolution, &reuse);
             let answer = convert::resolution(resolution);
             if let Some(slot) = slot {
-                slot.keep(&answer, &caller, reuse);
+                slot.keep(&answer, &caller, reuse, outcome);
             }
             Ok(answer)
         };
-        self.answer(request, &[Scope::McpExecute], work).await
+        self.answer(request, KIND, work).await
     }
 
     async fn batch_resolve_credentials(
@@ -119,7 +175,7 @@ impl CredentialService for Credentials {
             let results = steps.buffered(limits::BATCH_CONCURRENCY).collect().await;
             Ok(BatchResolveCredentialsResponse { results })
         };
-        self.answer(request, &[Scope::McpExecute], work).await
+        self.answer(request, Kind::Audited(Method::BatchStep), work).await
     }
 
     async fn explain_resolution(
@@ -130,7 +186,7 @@ impl CredentialService for Credentials {
             let request = convert::request(call.asked())?;
             Ok(convert::explanation(self.resolver.explain(&caller, &request).await))
         };
-        self.answer(request, &[Scope::McpRead, Scope::McpExecute], work).await
+        self.answer(request, Kind::Read, work).await
     }
 
     type WatchCredentialsStream = Watched;
@@ -139,12 +195,13 @@ impl CredentialService for Credentials {
         &self,
         request: Request<WatchCredentialsRequest>,
     ) -> Result<Response<Self::WatchCredentialsStream>, Status> {
+        const KIND: Kind = Kind::Audited(Method::Watch);
         let standing = Standing::of(&request);
-        let work = |_, mut call: Call<WatchCredentialsRequest>| async move {
+        let work = |caller: Arc<Caller>, mut call: Call<WatchCredentialsRequest>| async move {
             let seen = std::mem::take(&mut call.message.seen_version);
-            self.watches.open(standing, self.request(Ok(call.asked()))?, seen)
+            self.watches.open(standing, self.request(KIND, &caller, Ok(call.asked()))?, seen)
         };
-        self.answer(request, &[Scope::McpExecute], work).await
+        self.answer(request, KIND, work).await
     }
 
     async fn report_credential_rejected(
@@ -165,34 +222,61 @@ impl CredentialService for Credentials {
         request: Request<IssueRunTokenRequest>,
     ) -> Result<Response<IssueRunTokenResponse>, Status> {
         let work = |caller: Arc<Caller>, call: Call<IssueRunTokenRequest>| async move {
+            let noted = |refusal| {
+                self.audit.refused(Method::IssueRunToken, &caller, &refusal);
+                refusal
+            };
             if caller.binding.is_some() {
-                return Err(Refusal::bound_caller());
+                return Err(noted(Refusal::bound_caller()));
             }
-            let ttl = convert::run_token_ttl(call.message.ttl)?;
-            let request = convert::request(call.asked())?;
-            let instance = self.resolver.instance(&caller, &request).await?;
-            let binding = Binding { instance: instance.id, workflow: request.workflow, step: request.step };
-            let grant = Grant { tenant: caller.tenant, project: instance.project_id, binding };
-            let issued = self.run_tokens.issue(grant, ttl).await?;
+            let ttl = convert::run_token_ttl(call.message.ttl).map_err(noted)?;
+            let request = convert::request(call.asked()).map_err(noted)?;
+            let asked = self.audit.asked(Method::IssueRunToken, &caller, &request)?;
+            let issued = self.issue(&caller, request, ttl).await;
+            let outcome = |(issued, instance): &(Issued, InstanceHead)| Ended::Issued {
+                project: instance.project_id,
+                instance: instance.id,
+                token: issued.id,
+            };
+            let (issued, instance) = asked.told(issued, outcome)?;
             tracing::debug!(token.id = %issued.id, caller = %caller.subject, instance.id = %instance.id, "run token issued");
             Ok(convert::run_token(issued, instance.id))
         };
-        self.answer(request, &[Scope::McpExecute], work).await
+        self.answer(request, Kind::Audited(Method::IssueRunToken), work).await
     }
 }
 
 impl Credentials {
-    async fn batch_step(&self, caller: &Caller, step: String, asked: Asked) -> BatchResult {
+    async fn batch_step(&self, caller: &Arc<Caller>, step: String, asked: Asked) -> BatchResult {
         let resolved = async {
-            let request = self.request(Ok(asked))?;
-            self.resolver.resolve(caller, &request).await
+            let request = self.request(Kind::Audited(Method::BatchStep), caller, Ok(asked))?;
+            let asked = self.begin(Method::BatchStep, caller, &request)?;
+            let resolved = self.resolver.resolve_for_reuse(caller, &request).await;
+            asked.told(resolved, |(resolution, reuse)| ended(resolution, reuse))
         };
         let outcome = match resolved.await {
-            Ok(resolution) => Outcome::Resolution(convert::resolution(resolution)),
+            Ok((resolution, _)) => Outcome::Resolution(convert::resolution(resolution)),
             Err(refusal) => Outcome::Refusal(status::message(refusal)),
         };
         BatchResult { step, outcome: Some(outcome) }
     }
+
+    /// A token for the instance that `request` means, and that instance.
+    async fn issue(
+        &self,
+        caller: &Caller,
+        request: ResolutionRequest,
+        ttl: Duration,
+    ) -> Result<(Issued, InstanceHead), Refusal> {
+        let instance = self.resolver.instance(caller, &request).await?;
+        let binding = Binding { instance: instance.id, workflow: request.workflow, step: request.step };
+        let grant = Grant { tenant: caller.tenant, project: instance.project_id, binding };
+        Ok((self.run_tokens.issue(grant, ttl).await?, instance))
+    }
+}
+
+fn ended(resolution: &Resolution, reuse: &Reuse) -> Ended {
+    Ended::resolved(resolution, reuse.project)
 }
 
 impl Call<ResolveCredentialsRequest> {

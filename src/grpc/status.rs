@@ -33,7 +33,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::SecretUnreadable
         | Reason::ConfigIncomplete
         | Reason::ConfigInvalid => Code::FailedPrecondition,
-        Reason::SecretStoreUnavailable | Reason::DatabaseUnavailable => Code::Unavailable,
+        Reason::SecretStoreUnavailable | Reason::DatabaseUnavailable | Reason::AuditUnavailable => Code::Unavailable,
         Reason::Overloaded => Code::ResourceExhausted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::Internal => Code::Internal,

@@ -23,6 +23,7 @@ use super::listen::Peer;
 use super::proto::WatchCredentialsResponse;
 use super::proto::watch_credentials_response::Outcome;
 use super::{convert, status};
+use crate::audit::{Audit, Method, Outcome as Ended};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Moment};
 use crate::limits;
@@ -31,7 +32,7 @@ use crate::model::caller::{Caller, Scope};
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{Resolution, ResolutionRequest, ResolvedValue, ValueSource};
 use crate::model::schema::ConfigValue;
-use crate::resolve::Resolver;
+use crate::resolve::{Resolver, Reuse};
 
 /// All watches of a daemon: what they share, and how many there may be.
 pub struct Watches {
@@ -40,6 +41,7 @@ pub struct Watches {
     /// Grows with every change of what resolutions are made from.
     changes: Receiver<u64>,
     drain: CancellationToken,
+    audit: Audit,
     clock: Clock,
     metrics: Metrics,
     places: Arc<Semaphore>,
@@ -73,12 +75,13 @@ impl Watches {
         authenticator: Arc<Authenticator>,
         changes: Receiver<u64>,
         drain: CancellationToken,
+        audit: Audit,
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
         let places = Arc::new(Semaphore::new(limits::WATCHES_MAX));
         let turns = Semaphore::new(limits::WATCH_LOOKS_AT_ONCE);
-        Self { resolver, authenticator, changes, drain, clock, metrics, places, turns }
+        Self { resolver, authenticator, changes, drain, audit, clock, metrics, places, turns }
     }
 
     /// A watch for a client that has seen the version `seen` already.
@@ -123,6 +126,8 @@ struct State {
     outcome: Outcome,
     /// When to look again.
     pause: Duration,
+    /// What is noted of it if it is told, and to whom.
+    noted: (Arc<Caller>, Ended),
 }
 
 impl Watch {
@@ -133,7 +138,7 @@ impl Watch {
             biased;
             () = drain.cancelled() => return Ok(None),
             () = self.aged() => return Ok(None),
-            state = self.unseen() => state.map_err(|refusal| status::status(&refusal))?,
+            state = self.unseen() => state.and_then(|state| self.noted(state)).map_err(|refusal| status::status(&refusal))?,
         };
         self.seen.clone_from(&state.version);
         Ok(Some((WatchCredentialsResponse { version: state.version, outcome: Some(state.outcome) }, self)))
@@ -193,11 +198,18 @@ impl Watch {
             Ok(Err(refusal)) if refusal.retry_after.is_none() => return Err(refusal),
             Ok(Err(_)) | Err(_) => return Ok(None),
         };
-        let found = timeout(limits::CALL_DEADLINE_MAX, watches.resolver.resolve(&caller, &self.request)).await;
+        let found = watches.resolver.resolve_for_reuse(&caller, &self.request);
+        let found = timeout(limits::CALL_DEADLINE_MAX, found).await;
         Ok(Some(match found.unwrap_or_else(|_| Err(Refusal::deadline_exceeded())) {
-            Ok(resolution) => self.resolved(resolution),
-            Err(refusal) => refused(refusal),
+            Ok((resolution, reuse)) => self.resolved(caller, resolution, &reuse),
+            Err(refusal) => refused(caller, refusal),
         }))
+    }
+
+    /// The state, of which a record is kept: one that is not told needs none.
+    fn noted(&self, state: State) -> Result<State, Refusal> {
+        let asked = self.watches.audit.asked(Method::Watch, &state.noted.0, &self.request)?;
+        asked.told(Ok(state), |state| state.noted.1.clone())
     }
 
     /// Who is asking, by what they brought when they came.
@@ -210,17 +222,19 @@ impl Watch {
         Ok(caller)
     }
 
-    fn resolved(&self, resolution: Resolution) -> State {
+    fn resolved(&self, caller: Arc<Caller>, resolution: Resolution, reuse: &Reuse) -> State {
         let left = Duration::try_from(resolution.refresh_after - self.watches.clock.now()).unwrap_or_default();
         let pause = left.max(limits::WATCH_PAUSE_MIN);
         let version = version_of(&resolution);
-        State { version, outcome: Outcome::Resolution(convert::resolution(resolution)), pause }
+        let noted = (caller, Ended::resolved(&resolution, reuse.project));
+        State { version, outcome: Outcome::Resolution(convert::resolution(resolution)), pause, noted }
     }
 }
 
-fn refused(refusal: Refusal) -> State {
+fn refused(caller: Arc<Caller>, refusal: Refusal) -> State {
     let pause = refusal.retry_after.unwrap_or(limits::WATCH_REFUSED_PAUSE).max(limits::WATCH_PAUSE_MIN);
-    State { version: version_of_refusal(&refusal), outcome: Outcome::Refusal(status::message(refusal)), pause }
+    let (version, noted) = (version_of_refusal(&refusal), (caller, Ended::refused(&refusal)));
+    State { version, outcome: Outcome::Refusal(status::message(refusal)), pause, noted }
 }
 
 /// Names a resolution: the same on every daemon, as a client may come back to another one. Of secrets only ids and versions go

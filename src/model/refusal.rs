@@ -37,6 +37,7 @@ pub enum Reason {
     ConfigInvalid,
     SecretStoreUnavailable,
     DatabaseUnavailable,
+    AuditUnavailable,
     Overloaded,
     DeadlineExceeded,
     Internal,
@@ -68,6 +69,7 @@ impl Reason {
         (Self::ConfigInvalid, "CONFIG_INVALID"),
         (Self::SecretStoreUnavailable, "SECRET_STORE_UNAVAILABLE"),
         (Self::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
+        (Self::AuditUnavailable, "AUDIT_UNAVAILABLE"),
         (Self::Overloaded, "OVERLOADED"),
         (Self::DeadlineExceeded, "DEADLINE_EXCEEDED"),
         (Self::Internal, "INTERNAL"),
@@ -451,6 +453,15 @@ impl Refusal {
             Reason::DatabaseUnavailable,
             "the database does not answer",
             "retry; if it lasts, see /readyz?verbose of this daemon for the cause",
+        )
+        .retry_after(retry_after)
+    }
+
+    pub fn audit_unavailable(retry_after: Duration) -> Self {
+        Self::new(
+            Reason::AuditUnavailable,
+            "no record of this call can be kept, and without one nothing is handed out",
+            "retry; if it lasts, this daemon's log says why its audit file cannot be written: make room for it",
         )
         .retry_after(retry_after)
     }

@@ -16,6 +16,7 @@ use axum::routing::post;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::audit::{Audit, Method, Outcome};
 use crate::auth::{Authenticator, Evidence, bearer_token};
 use crate::clock::{Clock, Moment};
 use crate::limits;
@@ -36,6 +37,7 @@ pub struct McpConfig {
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
     places: Semaphore,
+    audit: Audit,
     clock: Clock,
     metrics: Metrics,
 }
@@ -58,11 +60,12 @@ impl McpConfig {
     pub fn new(
         resolver: Arc<Resolver>,
         authenticator: Arc<Authenticator>,
+        audit: Audit,
         clock: Clock,
         metrics: Metrics,
     ) -> Arc<Self> {
         let places = Semaphore::new(limits::MCP_CONFIG_CALLS_MAX);
-        Arc::new(Self { resolver, authenticator, places, clock, metrics })
+        Arc::new(Self { resolver, authenticator, places, audit, clock, metrics })
     }
 
     /// The route for callers on this machine.
@@ -86,10 +89,16 @@ impl McpConfig {
         let caller = self.caller(&head.headers).await?;
         let binding = caller.binding.as_ref().ok_or_else(Refusal::process_token_wanted)?;
         let body = read(&head.headers, body).await?;
-        let asked = wire::Asked::parse(&body)?;
+        let asked = wire::Asked::parse(&body).inspect_err(|no| self.audit.refused(Method::McpConfig, &caller, no))?;
         let request = request_of(binding, asked.instance());
-        let resolution = self.resolver.resolve(&caller, &request).await.map_err(No::Counted)?;
-        asked.answer(&resolution).map_err(No::Counted)
+        let noted = self.audit.asked(Method::McpConfig, &caller, &request)?;
+        let resolved = self.resolver.resolve_for_reuse(&caller, &request).await;
+        // What the process asks for may still be missing, and then it is told nothing.
+        let answer = resolved.and_then(|(resolution, reuse)| {
+            asked.answer(&resolution).map(|answer| (answer, Outcome::resolved(&resolution, reuse.project)))
+        });
+        let told = noted.told(answer, |(_, outcome)| outcome.clone());
+        told.map(|(answer, _)| answer).map_err(No::Counted)
     }
 
     async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {

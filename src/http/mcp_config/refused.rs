@@ -58,9 +58,10 @@ fn status(reason: Reason) -> (StatusCode, &'static str) {
         | Reason::SecretMissing
         | Reason::SecretUnreadable => (StatusCode::CONFLICT, "conflict"),
         Reason::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
-        Reason::SecretStoreUnavailable | Reason::DatabaseUnavailable | Reason::DeadlineExceeded => {
-            (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
-        }
+        Reason::SecretStoreUnavailable
+        | Reason::DatabaseUnavailable
+        | Reason::AuditUnavailable
+        | Reason::DeadlineExceeded => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use credway::config::Database;
+use credway::config::{Database, WhenFull};
 use prost::Message;
 use sqlx::{Connection, SqliteConnection};
 use tonic::Code;
@@ -16,7 +16,7 @@ use crate::support::postgres::Postgres;
 use crate::support::raw::RawCall;
 use crate::support::sidecar::Sidecar;
 
-/// One of each: the database's, the deadline's, the crowd's, and our own fault.
+/// One of each: the database's, the audit's, the deadline's, the crowd's, and our own fault.
 pub(super) async fn refusals() -> Vec<Status> {
     let mut postgres = Postgres::own().await;
     let world = World::of(ACME, &[("database.url", postgres.database().await)]).await;
@@ -35,7 +35,18 @@ pub(super) async fn refusals() -> Vec<Status> {
     postgres.stop();
     let unavailable = refuse(&mut client, asking("pay")).await;
     let shed = refuse(&mut crowd, asking("pay")).await;
-    vec![unavailable, shed, late, damaged().await]
+    vec![unavailable, unrecorded().await, shed, late, damaged().await]
+}
+
+/// What is answered when no record can be kept.
+async fn unrecorded() -> Status {
+    let world = World::sqlite(ACME).await;
+    let change = |config: &mut credway::config::Config| {
+        config.audit.file = Some("/dev/full/audit.jsonl".into());
+        config.audit.when_full = WhenFull::Refuse;
+    };
+    let sidecar = world.sidecar_with(Clock::System, change).await;
+    refuse(&mut executor(&world, &sidecar).await, asking("pay")).await
 }
 
 /// What is answered when the database holds what no credway writes.
