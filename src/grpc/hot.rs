@@ -5,9 +5,11 @@
 //! other deadline. One that is traced always goes on.
 
 use std::convert::Infallible;
+use std::iter::Chain;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::{option, vec};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -210,15 +212,16 @@ impl Call {
             }
             request.extensions_mut().insert(warm.answers.slot(question));
         }
-        let body = Replayed { read: read.frames.into_iter(), rest: body };
+        let body = Replayed { read: read.first.into_iter().chain(read.more), rest: body };
         Found::Nothing(request.map(|()| Body::new(body)), peer)
     }
 }
 
-/// The frames of a request so far.
+/// The frames of a request so far. Nearly always there is one.
 #[derive(Default)]
 struct Frames {
-    frames: Vec<Bytes>,
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
     bytes: usize,
     is_whole: bool,
 }
@@ -242,7 +245,7 @@ impl Frames {
                     self.bytes += data.len();
                     // Some clients, tonic's among them, end with a frame that holds nothing.
                     if !data.is_empty() {
-                        self.frames.push(data);
+                        self.push(data);
                     }
                     if body.is_end_stream() {
                         self.is_whole = true;
@@ -260,9 +263,16 @@ impl Frames {
         Filled::Done
     }
 
+    fn push(&mut self, frame: Bytes) {
+        match self.first {
+            None => self.first = Some(frame),
+            Some(_) => self.more.push(frame),
+        }
+    }
+
     /// The message, if it is one, not compressed, in one piece.
     fn plain_message(&self) -> Option<&[u8]> {
-        let [frame] = &self.frames[..] else { return None };
+        let (Some(frame), []) = (&self.first, &self.more[..]) else { return None };
         let (head, message) = frame.split_at_checked(MESSAGE_HEAD_BYTES)?;
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
         (head[0] == 0 && usize::try_from(length).ok()? == message.len()).then_some(message)
@@ -277,7 +287,7 @@ fn held(framed: Bytes) -> Response<AnswerBody> {
 
 /// The body of a request whose first frames were read already.
 struct Replayed {
-    read: std::vec::IntoIter<Bytes>,
+    read: Chain<option::IntoIter<Bytes>, vec::IntoIter<Bytes>>,
     rest: Incoming,
 }
 
@@ -293,7 +303,7 @@ impl http_body::Body for Replayed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.len() == 0 && self.rest.is_end_stream()
+        self.read.size_hint().1 == Some(0) && self.rest.is_end_stream()
     }
 }
 
