@@ -93,6 +93,30 @@ impl ReadOutcome {
     ];
 }
 
+/// Why a secret was read from the secret store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadCause {
+    /// A caller waits for it.
+    Caller,
+    /// What is in memory is soon too old, or its last read failed; nobody waits.
+    Background,
+}
+
+impl ReadCause {
+    const ALL: [(ReadCause, &'static str); 2] = [(Self::Caller, "caller"), (Self::Background, "background")];
+}
+
+/// What the daemon stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Database,
+    SecretStore,
+}
+
+impl Backend {
+    const ALL: [(Backend, &'static str); 2] = [(Self::Database, "database"), (Self::SecretStore, "secret_store")];
+}
+
 /// How a query ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryOutcome {
@@ -118,7 +142,7 @@ struct Inner {
     secret_stale_served: Counter,
     secret_stale_age_max: Gauge,
     secrets_in_backoff: Gauge,
-    secret_store_reads: [Counter; ReadOutcome::ALL.len()],
+    secret_store_reads: [[Counter; ReadOutcome::ALL.len()]; ReadCause::ALL.len()],
     secret_store_read_duration: Histogram,
     secret_store_token_ttl: Gauge,
     database_queries: [Counter; QueryOutcome::ALL.len()],
@@ -134,6 +158,7 @@ struct Inner {
     token_cache_hits: Counter,
     token_cache_misses: Counter,
     ready: Gauge,
+    backend_up: [Gauge; Backend::ALL.len()],
 }
 
 impl Metrics {
@@ -206,8 +231,8 @@ impl Metrics {
     }
 
     /// A read of the secret store ended, retries included.
-    pub fn secret_store_read(&self, outcome: ReadOutcome, seconds: f64) {
-        self.0.secret_store_reads[outcome as usize].increment(1);
+    pub fn secret_store_read(&self, cause: ReadCause, outcome: ReadOutcome, seconds: f64) {
+        self.0.secret_store_reads[cause as usize][outcome as usize].increment(1);
         self.0.secret_store_read_duration.record(seconds);
     }
 
@@ -271,6 +296,11 @@ impl Metrics {
     /// An access token had to be looked up.
     pub fn token_cache_miss(&self) {
         self.0.token_cache_misses.increment(1);
+    }
+
+    /// Whether a backend answered when it was last looked at.
+    pub fn backend_up(&self, backend: Backend, is_up: bool) {
+        self.0.backend_up[backend as usize].set(if is_up { 1.0 } else { 0.0 });
     }
 
     /// Whether every part of the daemon works.
@@ -378,9 +408,12 @@ impl Inner {
                 "Secrets whose last read failed, to be read again after a pause.",
                 &[],
             ),
-            secret_store_reads: ReadOutcome::ALL.map(|(_, outcome)| {
-                let help = "Reads of the secret store, retries included, by outcome.";
-                declare.counter("credway_secret_store_reads_total", help, &[("outcome", outcome)])
+            secret_store_reads: ReadCause::ALL.map(|(_, cause)| {
+                ReadOutcome::ALL.map(|(_, outcome)| {
+                    let help = "Reads of the secret store, retries included, by who waits for them and by outcome.";
+                    let labels = [("cause", cause), ("outcome", outcome)];
+                    declare.counter("credway_secret_store_reads_total", help, &labels)
+                })
             }),
             secret_store_read_duration: declare.histogram(
                 "credway_secret_store_read_duration_seconds",
@@ -436,6 +469,10 @@ impl Inner {
                 &[],
             ),
             ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
+            backend_up: Backend::ALL.map(|(_, backend)| {
+                let help = "1 if the backend answered when it was last looked at; at 0 what is in memory is served.";
+                declare.gauge("credway_backend_up", help, &[("backend", backend)])
+            }),
         };
         inner.secret_store_token_ttl.set(f64::NAN);
         inner
@@ -480,6 +517,8 @@ mod tests {
         assert!(Outcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
         assert!(Tier::ALL.iter().enumerate().all(|(index, (tier, _))| *tier as usize == index));
         assert!(ReadOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
+        assert!(ReadCause::ALL.iter().enumerate().all(|(index, (cause, _))| *cause as usize == index));
+        assert!(Backend::ALL.iter().enumerate().all(|(index, (backend, _))| *backend as usize == index));
         assert!(QueryOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
     }
 

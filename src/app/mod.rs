@@ -72,6 +72,7 @@ pub struct Running {
     drain: CancellationToken,
     cut: CancellationToken,
     stop: CancellationToken,
+    quit: CancellationToken,
     drain_deadline: Duration,
 }
 
@@ -84,6 +85,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
 
     let (serving, background) = (TaskTracker::new(), TaskTracker::new());
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let quit = CancellationToken::new();
     let parts = Parts::build(config, &clock, &background, &drain, &stop).await?;
     let (health, routes) = routes(parts.service(config))?;
     let hot = Hot::before(parts.warm(config), routes);
@@ -102,7 +104,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         serving.spawn(listener.serve(hot.clone(), context.clone()));
     }
     if let Some(listener) = http {
-        background.spawn(http::serve(listener, parts.http(readiness.clone()), stop.clone()));
+        let routes = parts.http(config, readiness.clone(), &quit);
+        background.spawn(http::serve(listener, routes, stop.clone()));
     }
     let Parts { store, changes, .. } = parts;
     let drain_deadline = config.shutdown.drain;
@@ -118,6 +121,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         drain,
         cut,
         stop,
+        quit,
         drain_deadline,
     })
 }
@@ -129,6 +133,11 @@ impl Running {
         while !self.readiness.is_ready() {
             looks.tick().await;
         }
+    }
+
+    /// Returns once somebody asked by HTTP that the daemon ends.
+    pub async fn quit(&self) {
+        self.quit.cancelled().await;
     }
 
     /// Returns once every change of the database that was committed before this call is heard of.
