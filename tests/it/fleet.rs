@@ -133,7 +133,7 @@ fn spread(mut seen: Vec<Duration>) -> String {
 async fn a_fleet_serves_every_change_in_time_and_costs_next_to_nothing_at_rest() {
     let (count, is_rehearsal) = sidecars();
     let mut fleet = Fleet::start(count).await;
-    let sandbox = ACME.replace("connection: production, credential", "connection: sandbox, credential");
+    let sandbox = ACME.replacen("connection: production, credential", "connection: sandbox, credential", 1);
     fleet.seen(Instant::now(), "canary-production-key").await;
 
     let (mut rotated, mut rewired) = (Vec::new(), Vec::new());

@@ -15,8 +15,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::daemon::{Daemon, Home, client_over, key_of, on_servers};
-use crate::support::openbao::{Bao, until};
+use crate::support::daemon::{Daemon, Home, client_over, key_of, lent, on_servers};
+use crate::support::openbao::{Bao, ServerTls, until};
 use crate::support::postgres::Postgres;
 use crate::support::tls::{Authority, Leaf};
 use crate::support::vitals::{Vitals, connections_at};
@@ -130,31 +130,35 @@ struct Rig {
 impl Rig {
     async fn start() -> Self {
         let (wire, home) = (Wire::lay(), Home::new());
-        let (postgres, bao) = (Postgres::own().await, Bao::own().await);
+        let (servers, clients) = (Authority::named("servers"), Authority::named("clients"));
+        servers.server_at(&["localhost", "127.0.0.1", &wire.here]).write_as_server(&home.path(""));
+        home.write("servers.pem", &servers.pem);
+        home.write("clients.pem", &clients.pem);
+        let (cert_file, key_file) = (home.path("server.pem"), home.path("server.key"));
+        let tls = ServerTls { cert_file: &cert_file, key_file: &key_file, authority_pem: &servers.pem };
+        let (postgres, bao) = (Postgres::own().await, Bao::own_with_tls(&tls).await);
         let url = postgres.database().await;
-        let direct: BTreeMap<&str, String> = on_servers(&home, &url, &bao).await.into_iter().collect();
+        let mut direct: BTreeMap<&str, String> = on_servers(&home, &url, &bao).await.into_iter().collect();
+        direct.insert("secret_store.vault.ca_file", home.text("servers.pem"));
         let lines = |settings: &BTreeMap<&'static str, String>| -> Vec<(&'static str, String)> {
             settings.iter().map(|(key, value)| (*key, value.clone())).collect()
         };
-        home.config(&crate::support::daemon::lent(&lines(&direct)));
+        home.config(&lent(&lines(&direct)));
         home.manifest(&[("a", "key-a"), ("b", "key-b"), ("c", "key-c")]);
         home.apply().await.ok();
 
         let database = SocketAddr::from(([127, 0, 0, 1], postgres.port()));
         let (database_here, first) = passage(&wire.here, database).await;
-        let vault = bao.url().trim_start_matches("http://").parse().unwrap();
+        let vault = bao.url().trim_start_matches("https://").parse().unwrap();
         let (vault_here, second) = passage(&wire.here, vault).await;
         home.write("database-url", url.replace(&database.to_string(), &database_here.to_string()));
-        let (servers, clients) = (Authority::named("servers"), Authority::named("clients"));
-        servers.server().write_as_server(&home.path(""));
-        home.write("clients.pem", &clients.pem);
         let mut settings = direct;
-        settings.insert("secret_store.vault.address", format!("http://{vault_here}"));
+        settings.insert("secret_store.vault.address", format!("https://{vault_here}"));
         settings.insert("grpc.tls.cert_file", home.text("server.pem"));
         settings.insert("grpc.tls.key_file", home.text("server.key"));
         settings.insert("grpc.tls.client_ca_file", home.text("clients.pem"));
         settings.insert("grpc.address", format!("{}:0", wire.there));
-        home.config(&crate::support::daemon::lent(&lines(&settings)));
+        home.config(&lent(&lines(&settings)));
         let log = home.path("daemon.log");
         let daemon = home.start_by(|command| *command = wire.inside(command, &log)).await;
         let leaf = clients.client(&["executor.example.com"], &[]);
