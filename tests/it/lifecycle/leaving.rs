@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use crate::dynamic::Database;
+use crate::support::answers::value;
 use crate::support::daemon::{Daemon, Home, key_of, lent, on_servers, resolve};
 use crate::support::openbao::{Bao, until};
 use crate::support::postgres::Postgres;
@@ -49,20 +51,26 @@ async fn frames_until_end(mut stream: UnixStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn f2_a_daemon_that_is_told_to_end_says_goaway_and_is_gone() {
+async fn f2_a_daemon_that_is_told_to_end_says_goaway_gives_back_its_leases_and_is_gone() {
     const GOAWAY: u8 = 7;
-    let home = Home::new();
-    home.config(&[]);
-    home.manifest(&[("a", "key-a")]);
+    let (home, bao) = (Home::new(), Bao::shared().await);
+    let database = Database::issued_by(bao, "1h", "24h").await;
+    home.config(&lent(&on_servers(&home, &Postgres::fresh_database().await, bao).await));
+    home.write("manifest.yaml", database.manifest());
     home.apply().await.ok();
     let mut daemon = home.start().await;
+    let answer = resolve(&mut daemon.client(&home.token()).await, "db").await.unwrap();
+    let user = value(&answer, "USER").trim_matches('"').to_owned();
+    assert!(database.has(&user).await);
     let stream = idle_http2(&daemon).await;
     let told = Instant::now();
     daemon.signal(Signal::TERM);
     let frames = tokio::time::timeout(GRACE, frames_until_end(stream)).await.unwrap();
     assert!(frames.contains(&GOAWAY), "{frames:?}");
     assert!(daemon.ended().await.success());
-    eprintln!("f2: gone {:?} after SIGTERM, with nothing in flight", told.elapsed());
+    let took = told.elapsed();
+    eprintln!("f2: gone {took:?} after SIGTERM, with a lease and an idle client");
+    assert!(took <= GRACE && !database.has(&user).await, "after {took:?} the login is still there");
     assert!(!home.path("credway.sock").exists() && !home.path("ready.json").exists());
 }
 
