@@ -90,8 +90,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     let (health, routes) = routes(parts.service(config))?;
     let hot = Hot::before(parts.warm(config), routes);
     background.spawn(parts.follower(config).run(stop.clone()));
-    if !parts.is_migrated {
-        background.spawn(Monitor::migrate_late(parts.store.clone(), stop.clone()));
+    match parts.is_migrated {
+        // What is read before the log is followed is read again after: a database that fails just then would cost every call.
+        true => drop(timeout(crate::limits::CHANGE_LOOK_DEADLINE, parts.changes.followed()).await),
+        false => drop(background.spawn(Monitor::migrate_late(parts.store.clone(), stop.clone()))),
     }
     let readiness = Readiness::default();
     let mut monitor = parts.monitor(readiness.clone(), health.clone());

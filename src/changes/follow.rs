@@ -29,8 +29,14 @@ pub struct Follower<H> {
     /// How long silence is trusted while the log cannot be read.
     max_stale: Duration,
     heard: H,
-    /// The last change that was applied; `None` before the log was ever read.
-    applied: Option<i64>,
+    /// `None` before the log was ever read.
+    applied: Option<Applied>,
+}
+
+/// The last change that was applied.
+struct Applied {
+    sequence: i64,
+    line: Option<ChangeRecord>,
 }
 
 impl<H: Heard> Follower<H> {
@@ -61,10 +67,10 @@ impl<H: Heard> Follower<H> {
     async fn follow(&mut self) -> Result<(), StoreError> {
         let mut feed = self.store.change_feed().await?;
         self.resume(&mut feed).await?;
-        self.changes.set_followed(true);
         let mut is_told = true;
         loop {
             self.confirm(is_told, &feed);
+            self.changes.set_followed(true);
             match timeout(feed.poll_interval(), feed.woken()).await {
                 Ok(woken) => {
                     woken?;
@@ -77,14 +83,17 @@ impl<H: Heard> Follower<H> {
         }
     }
 
-    /// Goes on where the last feed broke, if the log still has what came after.
+    /// Goes on where the last feed broke, if the log still has what came after. A database that lost its last commits, as one
+    /// does that fails over to a replica behind it, gives their sequences to other changes: then the line we know is another.
     async fn resume(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {
         let (head, oldest) = (feed.head().await?, feed.oldest().await?);
-        let is_whole = |applied: i64| head >= applied && oldest.is_none_or(|oldest| oldest <= applied + 1);
-        if self.applied.is_some_and(is_whole) {
-            return self.look(feed).await.map(drop);
+        if let Some(Applied { sequence, line }) = &self.applied {
+            let is_whole = head >= *sequence && oldest.is_none_or(|oldest| oldest <= sequence + 1);
+            if is_whole && feed.at(*sequence).await? == *line {
+                return self.look(feed).await.map(drop);
+            }
         }
-        self.applied = Some(head);
+        self.applied = Some(Applied { sequence: head, line: feed.at(head).await? });
         self.heard.doubted().await;
         self.changes.doubt_everything();
         Ok(())
@@ -94,12 +103,12 @@ impl<H: Heard> Follower<H> {
     async fn look(&mut self, feed: &mut ChangeFeed) -> Result<bool, StoreError> {
         let mut has_found = false;
         loop {
-            let records = feed.after(self.applied.unwrap_or(0)).await?;
-            let Some(last) = records.last() else { return Ok(has_found) };
+            let records = feed.after(self.reached()).await?;
+            let Some(last) = records.last().cloned() else { return Ok(has_found) };
             self.heard.changed(&records).await;
             self.changes.apply(&records);
             self.metrics.changes_applied(records.len() as u64);
-            self.applied = Some(last.sequence);
+            self.applied = Some(Applied { sequence: last.sequence, line: Some(last) });
             has_found = true;
         }
     }
@@ -116,8 +125,13 @@ impl<H: Heard> Follower<H> {
         Ok(())
     }
 
+    /// The sequence of the last change that was applied.
+    fn reached(&self) -> i64 {
+        self.applied.as_ref().map_or(0, |applied| applied.sequence)
+    }
+
     fn confirm(&self, is_told: bool, feed: &ChangeFeed) {
-        self.changes.trust(self.applied.unwrap_or(0), self.clock.moment() + self.max_stale);
+        self.changes.trust(self.reached(), self.clock.moment() + self.max_stale);
         let polled = feed.poll_interval() + limits::CHANGE_LOOK_DEADLINE;
         let bound = if is_told { polled.min(limits::CHANGE_BOUND_LISTENING) } else { polled };
         self.metrics.change_bound(bound.as_secs_f64());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use credway::limits;
 use credway::model::caller::Scope;
 use futures_util::future::join_all;
-use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::cast::{ACME, World, in_openbao};
@@ -188,4 +188,28 @@ async fn a_fleet_serves_every_change_in_time_and_costs_next_to_nothing_at_rest()
     let looks = 1 + AT_REST.as_secs() / limits::CHANGE_POLL_POSTGRES.as_secs();
     let most = i64::try_from(looks).unwrap() * i64::try_from(count).unwrap() + 10;
     assert!(queries <= most, "{queries} queries at rest, {most} would be one each 8 s");
+}
+
+/// As after a failover to a replica that lagged behind: the last commits are gone, and their places in the log are others'.
+#[tokio::test]
+async fn f6_a_database_that_forgot_its_last_commits_is_read_anew() {
+    let sandbox = ACME.replacen("connection: production, credential", "connection: sandbox, credential", 1);
+    let mut fleet = Fleet::start(1).await;
+    let before = fleet.world.store.change_head().await.unwrap();
+    fleet.world.apply(&sandbox).await;
+    let lines = fleet.world.store.change_head().await.unwrap() - before;
+    fleet.seen(Instant::now(), "canary-sandbox-key").await;
+    fleet.world.apply(ACME).await;
+    fleet.seen(Instant::now(), "canary-production-key").await;
+
+    let forget = format!(
+        "BEGIN; DELETE FROM change_log WHERE sequence > (SELECT sequence - {lines} FROM change_head);
+        UPDATE change_head SET sequence = sequence - {lines};
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid(); COMMIT"
+    );
+    let options: PgConnectOptions = fleet.postgres.url("credway", &fleet.database).parse().unwrap();
+    sqlx::raw_sql(AssertSqlSafe(forget)).execute(&mut options.connect().await.unwrap()).await.unwrap();
+    fleet.world.apply(&sandbox).await;
+    fleet.seen(Instant::now(), "canary-sandbox-key").await;
 }

@@ -55,9 +55,9 @@ async fn f6_a_postgres_that_is_killed_is_waited_for_and_what_changed_meanwhile_i
     daemon.until_readiness(200).await;
     // What was found out about the token meanwhile may be remembered for two seconds.
     until("calls are answered", async || key_of(&mut client, "b").await.is_ok()).await;
-    assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a2", "ready before the log was read");
-    let (_, metrics) = daemon.get("/metrics").await;
-    assert!(metrics.contains("credway_change_bound_seconds 2\n"), "{metrics}");
+    until("the log is followed", async || daemon.get("/metrics").await.1.contains("credway_change_bound_seconds 2\n"))
+        .await;
+    assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a2", "followed before all was read");
 }
 
 #[tokio::test]
