@@ -30,8 +30,8 @@ pub const TLS_CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 /// Silence after which an HTTP/2 connection is asked whether it is still there.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long the answer to that may take.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the answer to that may take. With the silence before it, a peer that is gone is noticed within 10 s.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The deadline of a call that brings none: longer than a slow Vault read, shorter than a person's patience.
 pub const CALL_DEADLINE_DEFAULT: Duration = Duration::from_secs(2);

@@ -94,6 +94,30 @@ impl ReadOutcome {
     ];
 }
 
+/// Why a secret was read from the secret store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadCause {
+    /// A caller waits for it.
+    Caller,
+    /// What is in memory is soon too old, or its last read failed; nobody waits.
+    Background,
+}
+
+impl ReadCause {
+    const ALL: [(ReadCause, &'static str); 2] = [(Self::Caller, "caller"), (Self::Background, "background")];
+}
+
+/// What the daemon stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Database,
+    SecretStore,
+}
+
+impl Backend {
+    const ALL: [(Backend, &'static str); 2] = [(Self::Database, "database"), (Self::SecretStore, "secret_store")];
+}
+
 /// How a query ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryOutcome {
@@ -119,7 +143,7 @@ struct Inner {
     secret_stale_served: Counter,
     secret_stale_age_max: Gauge,
     secrets_in_backoff: Gauge,
-    secret_store_reads: [Counter; ReadOutcome::ALL.len()],
+    secret_store_reads: [[Counter; ReadOutcome::ALL.len()]; ReadCause::ALL.len()],
     secret_store_read_duration: Histogram,
     secret_store_token_ttl: Gauge,
     database_queries: [Counter; QueryOutcome::ALL.len()],
@@ -139,6 +163,7 @@ struct Inner {
     audit_write_errors: Counter,
     audit_failing: Gauge,
     ready: Gauge,
+    backend_up: [Gauge; Backend::ALL.len()],
 }
 
 impl Metrics {
@@ -211,8 +236,8 @@ impl Metrics {
     }
 
     /// A read of the secret store ended, retries included.
-    pub fn secret_store_read(&self, outcome: ReadOutcome, seconds: f64) {
-        self.0.secret_store_reads[outcome as usize].increment(1);
+    pub fn secret_store_read(&self, cause: ReadCause, outcome: ReadOutcome, seconds: f64) {
+        self.0.secret_store_reads[cause as usize][outcome as usize].increment(1);
         self.0.secret_store_read_duration.record(seconds);
     }
 
@@ -296,6 +321,11 @@ impl Metrics {
     /// Whether the audit file takes nothing now.
     pub fn audit_failing(&self, is_failing: bool) {
         self.0.audit_failing.set(if is_failing { 1.0 } else { 0.0 });
+    }
+
+    /// Whether a backend answered when it was last looked at.
+    pub fn backend_up(&self, backend: Backend, is_up: bool) {
+        self.0.backend_up[backend as usize].set(if is_up { 1.0 } else { 0.0 });
     }
 
     /// Whether every part of the daemon works.
@@ -403,9 +433,12 @@ impl Inner {
                 "Secrets whose last read failed, to be read again after a pause.",
                 &[],
             ),
-            secret_store_reads: ReadOutcome::ALL.map(|(_, outcome)| {
-                let help = "Reads of the secret store, retries included, by outcome.";
-                declare.counter("credway_secret_store_reads_total", help, &[("outcome", outcome)])
+            secret_store_reads: ReadCause::ALL.map(|(_, cause)| {
+                ReadOutcome::ALL.map(|(_, outcome)| {
+                    let help = "Reads of the secret store, retries included, by who waits for them and by outcome.";
+                    let labels = [("cause", cause), ("outcome", outcome)];
+                    declare.counter("credway_secret_store_reads_total", help, &labels)
+                })
             }),
             secret_store_read_duration: declare.histogram(
                 "credway_secret_store_read_duration_seconds",
@@ -473,6 +506,10 @@ impl Inner {
             ),
             audit_failing: declare.gauge("credway_audit_failing", "1 while the audit file cannot be written.", &[]),
             ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
+            backend_up: Backend::ALL.map(|(_, backend)| {
+                let help = "1 if the backend answered when it was last looked at; at 0 what is in memory is served.";
+                declare.gauge("credway_backend_up", help, &[("backend", backend)])
+            }),
         };
         inner.secret_store_token_ttl.set(f64::NAN);
         inner
@@ -517,6 +554,8 @@ mod tests {
         assert!(Outcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
         assert!(Tier::ALL.iter().enumerate().all(|(index, (tier, _))| *tier as usize == index));
         assert!(ReadOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
+        assert!(ReadCause::ALL.iter().enumerate().all(|(index, (cause, _))| *cause as usize == index));
+        assert!(Backend::ALL.iter().enumerate().all(|(index, (backend, _))| *backend as usize == index));
         assert!(QueryOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
     }
 

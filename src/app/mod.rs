@@ -76,6 +76,7 @@ pub struct Running {
     drain: CancellationToken,
     cut: CancellationToken,
     stop: CancellationToken,
+    quit: CancellationToken,
     drain_deadline: Duration,
 }
 
@@ -88,12 +89,15 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
 
     let (serving, background) = (TaskTracker::new(), TaskTracker::new());
     let (drain, cut, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let quit = CancellationToken::new();
     let parts = Parts::build(config, &clock, &background, &drain, &stop).await?;
     let (health, routes) = routes(parts.service(config))?;
     let hot = Hot::before(parts.warm(config), routes);
     background.spawn(parts.follower(config).run(stop.clone()));
-    if !parts.is_migrated {
-        background.spawn(Monitor::migrate_late(parts.store.clone(), stop.clone()));
+    match parts.is_migrated {
+        // What is read before the log is followed is read again after: a database that fails just then would cost every call.
+        true => drop(timeout(crate::limits::CHANGE_LOOK_DEADLINE, parts.changes.followed()).await),
+        false => drop(background.spawn(Monitor::migrate_late(parts.store.clone(), stop.clone()))),
     }
     let readiness = Readiness::default();
     let mut monitor = parts.monitor(readiness.clone(), health.clone());
@@ -106,7 +110,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         serving.spawn(listener.serve(hot.clone(), context.clone()));
     }
     if let Some(listener) = http {
-        background.spawn(http::serve(listener, parts.http(readiness.clone()), stop.clone()));
+        let routes = parts.http(config, readiness.clone(), &quit);
+        background.spawn(http::serve(listener, routes, stop.clone()));
     }
     let Parts { store, changes, audit, .. } = parts;
     let drain_deadline = config.shutdown.drain;
@@ -123,6 +128,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         drain,
         cut,
         stop,
+        quit,
         drain_deadline,
     })
 }
@@ -134,6 +140,11 @@ impl Running {
         while !self.readiness.is_ready() {
             looks.tick().await;
         }
+    }
+
+    /// Returns once somebody asked by HTTP that the daemon ends.
+    pub async fn quit(&self) {
+        self.quit.cancelled().await;
     }
 
     /// Returns once every change of the database that was committed before this call is heard of.

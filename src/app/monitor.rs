@@ -17,7 +17,7 @@ use crate::clock::{Clock, Moment};
 use crate::grpc::answers::Answers;
 use crate::grpc::proto::credential_service_server::SERVICE_NAME;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Backend, Metrics};
 use crate::readiness::Readiness;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
@@ -84,6 +84,8 @@ impl Monitor {
     /// One look at every backend.
     pub(super) async fn look(&mut self) {
         let (database, secret_store) = tokio::join!(self.look_at_database(), self.look_at_secret_store());
+        self.metrics.backend_up(Backend::Database, database.is_ok());
+        self.metrics.backend_up(Backend::SecretStore, secret_store.1.is_ok());
         self.note("database", database);
         if matches!(self.asked, Some((_, Err(_)))) && secret_store.1.is_ok() {
             self.cache.store_is_back();

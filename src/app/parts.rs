@@ -156,11 +156,12 @@ impl Parts {
     }
 
     /// Metrics, probes, and the config of MCP processes.
-    pub(super) fn http(&self, readiness: Readiness) -> http::Routes {
+    pub(super) fn http(&self, config: &Config, readiness: Readiness, quit: &CancellationToken) -> http::Routes {
         let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         let (audit, clock) = (self.audit.clone(), self.clock.clone());
         let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
-        http::Routes::with_mcp_config(http::HttpState { metrics: self.metrics.clone(), readiness }, mcp_config)
+        let state = http::HttpState { metrics: self.metrics.clone(), readiness };
+        http::Routes::with_mcp_config(state, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }
 

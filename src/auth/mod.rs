@@ -125,7 +125,8 @@ impl Authenticator {
         self.metrics.token_cache_miss();
         // On a task of its own: a caller that goes away must not take the look-up from those who wait for it too.
         let this = Arc::clone(self);
-        let verified = self.tasks.spawn_on(async move { Box::pin(this.verified(claim, proof, now)).await }, &self.runtime);
+        let verified =
+            self.tasks.spawn_on(async move { Box::pin(this.verified(claim, proof, now)).await }, &self.runtime);
         verified.await.unwrap_or_else(|_| Err(Refusal::internal()))
     }
 
@@ -133,7 +134,8 @@ impl Authenticator {
     async fn verified(&self, claim: Claim, proof: Proof, now: Moment) -> Result<Arc<Caller>, Refusal> {
         for _ in 0..limits::VERDICT_TRIES {
             let is_outdated = |held: &Verdict| !self.is_current(held, now);
-            let entry = self.verdicts.entry(claim).or_insert_with_if(Box::pin(self.verify(claim, &proof)), is_outdated).await;
+            let entry =
+                self.verdicts.entry(claim).or_insert_with_if(Box::pin(self.verify(claim, &proof)), is_outdated).await;
             let verdict = entry.into_value();
             // One that was under way already may have begun before a revocation that has been heard of since.
             if self.is_current(&verdict, now) {

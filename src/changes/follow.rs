@@ -32,8 +32,14 @@ pub struct Follower<H> {
     /// How long silence is trusted while the log cannot be read.
     max_stale: Duration,
     heard: H,
-    /// The last change that was applied; `None` before the log was ever read.
-    applied: Option<i64>,
+    /// `None` before the log was ever read.
+    applied: Option<Applied>,
+}
+
+/// The last change that was applied.
+struct Applied {
+    sequence: i64,
+    line: Option<ChangeRecord>,
 }
 
 impl<H: Heard> Follower<H> {
@@ -72,10 +78,10 @@ impl<H: Heard> Follower<H> {
         let poll_interval = self.poll_interval(&feed);
         let mut looked_at = self.clock.moment();
         self.resume(&mut feed).await?;
-        self.changes.set_followed(true);
         let mut is_told = true;
         loop {
             self.confirm(looked_at, is_told, poll_interval);
+            self.changes.set_followed(true);
             let woken = timeout(poll_interval, feed.woken()).await;
             looked_at = self.clock.moment();
             match woken {
@@ -90,23 +96,25 @@ impl<H: Heard> Follower<H> {
         }
     }
 
-    /// Goes on where the last feed broke, if the log still has what came after.
+    /// Goes on where the last feed broke, if the log still has what came after. A database that lost its last commits, as one
+    /// does that fails over to a replica behind it, gives their sequences to other changes: then the line we know is another.
     async fn resume(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {
         let (head, oldest) = (feed.head().await?, feed.oldest().await?);
-        let is_whole = |applied: i64| {
-            let is_there = oldest.is_some_and(|oldest| oldest <= applied + 1);
-            head == applied || (head > applied && is_there)
-        };
-        if self.applied.is_some_and(is_whole) {
-            return self.look(feed).await.map(drop);
+        if let Some(Applied { sequence, line }) = &self.applied {
+            let is_there = oldest.is_some_and(|oldest| oldest <= sequence + 1);
+            let is_whole = head == *sequence || (head > *sequence && is_there);
+            if is_whole && feed.at(*sequence).await? == *line {
+                return self.look(feed).await.map(drop);
+            }
         }
-        self.doubt(head).await
+        self.doubt(feed, head).await
     }
 
     /// Anything may have changed until `head`.
-    async fn doubt(&mut self, head: i64) -> Result<(), StoreError> {
+    async fn doubt(&mut self, feed: &mut ChangeFeed, head: i64) -> Result<(), StoreError> {
+        let line = feed.at(head).await?;
         self.heard.doubted().await?;
-        self.applied = Some(head);
+        self.applied = Some(Applied { sequence: head, line });
         self.changes.doubt_everything();
         self.heard.outdated(None).await;
         Ok(())
@@ -115,7 +123,7 @@ impl<H: Heard> Follower<H> {
     /// Whether the log is no longer what it was: it ends before what was applied, as one that was restored from a copy does, or
     /// begins after what comes next.
     async fn is_torn(&self, feed: &mut ChangeFeed, first: Option<i64>) -> Result<bool, StoreError> {
-        let applied = self.applied.unwrap_or(0);
+        let applied = self.reached();
         match first {
             None => Ok(feed.head().await? < applied),
             Some(first) if first == applied + 1 => Ok(false),
@@ -127,18 +135,18 @@ impl<H: Heard> Follower<H> {
     async fn look(&mut self, feed: &mut ChangeFeed) -> Result<bool, StoreError> {
         let mut has_found = false;
         loop {
-            let records = feed.after(self.applied.unwrap_or(0)).await?;
+            let records = feed.after(self.reached()).await?;
             if self.is_torn(feed, records.first().map(|record| record.sequence)).await? {
                 let head = feed.head().await?;
-                self.doubt(head).await?;
+                self.doubt(feed, head).await?;
                 return Ok(true);
             }
-            let Some(last) = records.last() else { return Ok(has_found) };
+            let Some(last) = records.last().cloned() else { return Ok(has_found) };
             self.heard.changed(&records).await?;
             self.changes.apply(&records);
             self.heard.outdated(Some(&records)).await;
             self.metrics.changes_applied(records.len() as u64);
-            self.applied = Some(last.sequence);
+            self.applied = Some(Applied { sequence: last.sequence, line: Some(last) });
             has_found = true;
         }
     }
@@ -155,6 +163,11 @@ impl<H: Heard> Follower<H> {
         Ok(())
     }
 
+    /// The sequence of the last change that was applied.
+    fn reached(&self) -> i64 {
+        self.applied.as_ref().map_or(0, |applied| applied.sequence)
+    }
+
     /// How often to look: trust must not run out between two looks.
     fn poll_interval(&self, feed: &ChangeFeed) -> Duration {
         feed.poll_interval().min((self.max_stale / 2).max(limits::CHANGE_POLL_MIN))
@@ -162,7 +175,7 @@ impl<H: Heard> Follower<H> {
 
     /// All that was committed before `looked_at` is applied.
     fn confirm(&self, looked_at: Moment, is_told: bool, poll_interval: Duration) {
-        self.changes.trust(self.applied.unwrap_or(0), looked_at + self.max_stale);
+        self.changes.trust(self.reached(), looked_at + self.max_stale);
         // A connection that fell silent is noticed by the next look, and then another one is made.
         let polled = poll_interval + 2 * limits::CHANGE_LOOK_DEADLINE;
         let bound = if is_told { polled.min(limits::CHANGE_BOUND_LISTENING) } else { polled };

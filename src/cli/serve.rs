@@ -47,6 +47,7 @@ impl Serve {
         let running = start(&config).await?;
         let outcome = tokio::select! {
             failed = self.announce(&running) => failed,
+            () = running.quit() => Ok(()),
             () = signals.until_stop(|| tokio::task::block_in_place(|| reload(&running, &telemetry, load()))) => Ok(()),
         };
         stop(running, telemetry, self.ready_file.as_deref()).await;

@@ -241,10 +241,11 @@ fn tls(reader: &mut Reader, address: Option<SocketAddr>) -> Option<MutualTls> {
 
 fn http(reader: &mut Reader) -> Http {
     let default = Listener::On(HTTP_ADDRESS);
-    match reader.defaulted("http.address", values::tcp_listener, default, HTTP_ADDRESS) {
-        Listener::On(address) => Http { address: Some(address) },
-        Listener::Off => Http { address: None },
-    }
+    let address = match reader.defaulted("http.address", values::tcp_listener, default, HTTP_ADDRESS) {
+        Listener::On(address) => Some(address),
+        Listener::Off => None,
+    };
+    Http { address, quit: reader.defaulted("http.quit", values::flag, false, false) }
 }
 
 fn audit(reader: &mut Reader, data_dir: &Path) -> Audit {

@@ -165,6 +165,8 @@ pub struct MutualTls {
 #[derive(Clone, Debug)]
 pub struct Http {
     pub address: Option<SocketAddr>,
+    /// Whether processes of this machine may end the daemon by `POST /quit`.
+    pub quit: bool,
 }
 
 /// A caller known by its uid on the Unix socket or by a name in its client certificate.

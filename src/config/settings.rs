@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 46] = [
+pub(super) const KNOWN: [Known; 47] = [
     plain("data_dir"),
     secret("database.url"),
     plain("database.url_file"),
@@ -55,6 +55,7 @@ pub(super) const KNOWN: [Known; 46] = [
     plain("grpc.tls.key_file"),
     plain("grpc.tls.client_ca_file"),
     plain("http.address"),
+    plain("http.quit"),
     plain("audit.file"),
     plain("audit.when_full"),
     plain("audit.bytes_max"),

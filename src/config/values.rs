@@ -81,6 +81,10 @@ pub(super) fn ratio(text: &str) -> Result<f64, Wrong> {
     ratio.ok_or(wrong("is not a share between 0 and 1", "write 0.01 for one call in a hundred"))
 }
 
+pub(super) fn flag(text: &str) -> Result<bool, Wrong> {
+    text.parse().map_err(|_| wrong("is neither true nor false", "write true or false"))
+}
+
 pub(super) fn tcp_listener(text: &str) -> Result<Listener<SocketAddr>, Wrong> {
     if text == "off" {
         return Ok(Listener::Off);

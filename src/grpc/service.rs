@@ -120,13 +120,15 @@ enum Kind {
     Audited(Method),
     /// It tells what people may read.
     Read,
+    /// It tells us something about a credential.
+    Report,
 }
 
 impl Kind {
     /// The scopes of which its caller needs one.
     fn scopes(self) -> &'static [Scope] {
         match self {
-            Self::Audited(_) => &[Scope::McpExecute],
+            Self::Audited(_) | Self::Report => &[Scope::McpExecute],
             Self::Read => &[Scope::McpRead, Scope::McpExecute],
         }
     }
@@ -214,7 +216,7 @@ impl CredentialService for Credentials {
             let rejection = self.resolver.rejected(&caller, project, connection, message.secret_version).await?;
             Ok(convert::rejection(rejection))
         };
-        self.answer(request, &[Scope::McpExecute], work).await
+        self.answer(request, Kind::Report, work).await
     }
 
     async fn issue_run_token(

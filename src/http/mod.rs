@@ -1,6 +1,7 @@
 //! Metrics, probes and the config of MCP processes over HTTP/1.1. Metrics and probes are answered at once from memory.
 
 mod mcp_config;
+mod quit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -49,10 +50,14 @@ impl Routes {
         Self { here: router.clone(), elsewhere: router }
     }
 
-    /// These, and the config of MCP processes.
-    pub fn with_mcp_config(state: HttpState, mcp_config: Arc<McpConfig>) -> Self {
-        let here = router(state.clone(), mcp_config.here());
-        Self { here, elsewhere: router(state, McpConfig::elsewhere()) }
+    /// These, the config of MCP processes and, if it may be cancelled by `POST /quit`, that.
+    pub fn with_mcp_config(state: HttpState, mcp_config: Arc<McpConfig>, quit: Option<CancellationToken>) -> Self {
+        let (mut here, mut elsewhere) = (mcp_config.here(), McpConfig::elsewhere());
+        if let Some(quit) = quit {
+            here = here.merge(quit::here(quit));
+            elsewhere = elsewhere.merge(quit::elsewhere());
+        }
+        Self { here: router(state.clone(), here), elsewhere: router(state, elsewhere) }
     }
 
     /// What the peer of `stream` may call. Where a port of the loopback is passed on to others, they are still others.
@@ -102,7 +107,7 @@ async fn not_found(uri: Uri) -> Response {
 }
 
 async fn method_not_allowed(uri: Uri) -> Response {
-    let message = if uri.path() == mcp_config::PATH { "use POST" } else { "use GET" };
+    let message = if [mcp_config::PATH, quit::PATH].contains(&uri.path()) { "use POST" } else { "use GET" };
     problem(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method not allowed", message)
 }
 

@@ -45,7 +45,7 @@ pub enum Reason {
 
 impl Reason {
     /// Each reason, with its code.
-    pub const ALL: [(Reason, &'static str); 26] = [
+    pub const ALL: [(Reason, &'static str); 27] = [
         (Self::Unauthenticated, "UNAUTHENTICATED"),
         (Self::PermissionDenied, "PERMISSION_DENIED"),
         (Self::InvalidRequest, "INVALID_REQUEST"),

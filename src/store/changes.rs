@@ -7,7 +7,9 @@ use super::{Store, StoreError, Tx, read};
 use crate::limits;
 use crate::model::id::{ProjectId, TenantId};
 
-pub(super) const CHANGES_AFTER: &str = "SELECT sequence, tenant_id, project_id, entity, entity_id FROM change_log
+pub(super) const CHANGE_AT: &str = "SELECT sequence, tenant_id, project_id, entity, entity_id, at FROM change_log
+    WHERE sequence = $1";
+pub(super) const CHANGES_AFTER: &str = "SELECT sequence, tenant_id, project_id, entity, entity_id, at FROM change_log
     WHERE sequence > $1 ORDER BY sequence LIMIT $2";
 pub(super) const CHANGE_HEAD: &str = "SELECT sequence FROM change_head";
 const CHANGES_PRUNE: &str = "DELETE FROM change_log WHERE sequence <= $1";
@@ -15,7 +17,7 @@ const CHANGE_NEXT: &str = "UPDATE change_head SET sequence = sequence + 1 RETURN
 const CHANGE_INSERT: &str = "INSERT INTO change_log (sequence, tenant_id, project_id, entity, entity_id, at)
     VALUES ($1, $2, $3, $4, $5, $6)";
 
-pub(super) type ChangeRow = (i64, String, Option<String>, String, String);
+pub(super) type ChangeRow = (i64, String, Option<String>, String, String, i64);
 
 /// The place of a change in the log, not entered yet.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Tx {
     }
 }
 
-pub(super) fn change((sequence, tenant, project, entity, id): ChangeRow) -> Result<ChangeRecord, StoreError> {
+pub(super) fn change((sequence, tenant, project, entity, id, at): ChangeRow) -> Result<ChangeRecord, StoreError> {
     let known = Entity::ALL.iter().find(|(_, word)| *word == entity);
     let (entity, _) = known.ok_or_else(|| StoreError::Corrupt { cause: "change_log.entity".into() })?;
     Ok(ChangeRecord {
@@ -81,5 +83,6 @@ pub(super) fn change((sequence, tenant, project, entity, id): ChangeRow) -> Resu
         project: parsed_optional("change_log.project_id", project.as_deref())?,
         entity: *entity,
         id,
+        at,
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
-use super::changes::{CHANGE_HEAD, CHANGES_AFTER, ChangeRow, change};
+use super::changes::{CHANGE_AT, CHANGE_HEAD, CHANGES_AFTER, ChangeRow, change};
 use super::records::ChangeRecord;
 use super::watched_file::WatchedFile;
 use super::{Db, Store, StoreError, read, session_settings};
@@ -85,6 +85,13 @@ impl ChangeFeed {
     /// The oldest change that the log still has.
     pub async fn oldest(&mut self) -> Result<Option<i64>, StoreError> {
         look!(self, |connection| sqlx::query_scalar::<_, Option<i64>>(OLDEST).fetch_one(connection))
+    }
+
+    /// The change at `sequence`, if the log has it.
+    pub async fn at(&mut self, sequence: i64) -> Result<Option<ChangeRecord>, StoreError> {
+        let row: Option<ChangeRow> =
+            look!(self, |connection| sqlx::query_as(CHANGE_AT).bind(sequence).fetch_optional(connection))?;
+        row.map(change).transpose()
     }
 
     /// The changes after `sequence`, at most `CHANGES_BATCH` of them.

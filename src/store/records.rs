@@ -138,6 +138,8 @@ pub struct ChangeRecord {
     pub project: Option<ProjectId>,
     pub entity: Entity,
     pub id: String,
+    /// When it was entered, in microseconds since 1970. With it two lines of one sequence can be told apart.
+    pub at: i64,
 }
 
 /// What kind of thing changed.

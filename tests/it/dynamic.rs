@@ -27,7 +27,7 @@ use crate::support::postgres::{LEASED, Postgres};
 use crate::support::program;
 
 /// A database whose logins OpenBao issues.
-struct Database {
+pub(crate) struct Database {
     url: String,
     /// `db1/creds/credway-reporting`.
     path: String,
@@ -35,7 +35,7 @@ struct Database {
 
 impl Database {
     /// Its logins live for `ttl`, and no longer than `max_ttl` however often they are renewed.
-    async fn issued_by(bao: &Bao, ttl: &str, max_ttl: &str) -> Self {
+    pub(crate) async fn issued_by(bao: &Bao, ttl: &str, max_ttl: &str) -> Self {
         let url = Postgres::fresh_database().await;
         let mut owner = PgConnection::connect(&url).await.unwrap();
         let group = format!(
@@ -94,7 +94,7 @@ impl Database {
     }
 
     /// Whether PostgreSQL knows the role.
-    async fn has(&self, user: &str) -> bool {
+    pub(crate) async fn has(&self, user: &str) -> bool {
         let mut owner = PgConnection::connect(&self.url).await.unwrap();
         let found = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)").bind(user);
         found.fetch_one(&mut owner).await.unwrap()
@@ -105,7 +105,7 @@ impl Database {
     }
 
     /// A project whose instance `db` is wired to a login of this database.
-    fn manifest(&self) -> String {
+    pub(crate) fn manifest(&self) -> String {
         format!(
             "
 tenant: acme

@@ -105,7 +105,7 @@ async fn a_database_that_goes_away_and_comes_back_shows_in_health() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_before_its_servers_waits_for_them_and_serves_when_they_are_there() {
+async fn f1_a_daemon_that_starts_before_its_servers_waits_for_them_and_serves_when_they_are_there() {
     let (mut postgres, mut bao) = (Postgres::own().await, Bao::own().await);
     let mut settings = in_openbao(&bao).await;
     settings.push(("database.url", postgres.database().await));
@@ -135,7 +135,7 @@ async fn a_daemon_that_starts_before_its_servers_waits_for_them_and_serves_when_
 }
 
 #[tokio::test]
-async fn a_database_without_tables_that_comes_up_late_gets_them() {
+async fn f1_a_database_without_tables_that_comes_up_late_gets_them() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut postgres = Postgres::own().await;
     let mut settings = in_openbao(Bao::shared().await).await;

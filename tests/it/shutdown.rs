@@ -65,7 +65,7 @@ async fn accepts(addresses: &Addresses) -> bool {
 }
 
 #[tokio::test]
-async fn a_call_in_flight_is_answered_while_nobody_new_gets_in() {
+async fn f2_a_call_in_flight_is_answered_while_nobody_new_gets_in() {
     let Busy { sidecar, addresses, mut client, call, gate, _world } = Busy::start(limits::DRAIN_DEADLINE).await;
     let http = addresses.http.unwrap();
     assert_eq!(http_get(http, "/readyz").await.0, 200);
@@ -85,7 +85,7 @@ async fn a_call_in_flight_is_answered_while_nobody_new_gets_in() {
 }
 
 #[tokio::test]
-async fn a_call_that_outlasts_the_drain_is_cut() {
+async fn f2_a_call_that_outlasts_the_drain_is_cut() {
     let busy = Busy::start(Duration::from_millis(100)).await;
     let finished = tokio::time::timeout(PATIENCE, busy.sidecar.stop()).await.unwrap();
     assert!(!finished, "the daemon says that every call was answered");
@@ -94,7 +94,7 @@ async fn a_call_that_outlasts_the_drain_is_cut() {
 }
 
 #[tokio::test]
-async fn connections_without_calls_and_watches_of_health_hold_up_nothing() {
+async fn f2_connections_without_calls_and_watches_of_health_hold_up_nothing() {
     let world = World::sqlite(ACME).await;
     let sidecar = world.sidecar(Clock::System).await;
     let _idle = sidecar.socket().await;

@@ -169,7 +169,7 @@ async fn a_secret_that_is_too_old_is_read_once_for_all_who_ask_then() {
     let sidecar = world.sidecar(Clock::Manual(clock.clone())).await;
     let mut client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
     client.resolve_credentials(asking("pay")).await.unwrap();
-    let read = "credway_secret_store_reads_total{outcome=\"ok\"}";
+    let read = "credway_secret_store_reads_total{cause=\"caller\",outcome=\"ok\"}";
     assert_eq!(metric(&sidecar, read).await, 1.0);
     clock.advance(limits::SECRET_TTL_DEFAULT + Duration::from_secs(1));
     for call in crowd(&client, 100) {

@@ -30,7 +30,7 @@ use refused::refused;
 pub(super) const PATH: &str = "/mcp/config";
 
 /// What a proxy adds on the way.
-const PROXY_HEADERS: [&str; 3] = ["x-forwarded-for", "forwarded", "via"];
+pub(super) const PROXY_HEADERS: [&str; 3] = ["x-forwarded-for", "forwarded", "via"];
 
 /// What the config of MCP processes is made with.
 pub struct McpConfig {

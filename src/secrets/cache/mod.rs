@@ -29,7 +29,7 @@ use crate::clock::{Clock, Moment};
 use crate::config;
 pub use crate::config::CachePolicy;
 use crate::limits;
-use crate::metrics::{Metrics, ReadOutcome};
+use crate::metrics::{Metrics, ReadCause, ReadOutcome};
 use crate::model::id::ConnectionId;
 use crate::model::resolution::Freshness;
 use crate::model::secret::{SecretAddress, SecretDocument, SecretSource};
@@ -78,14 +78,6 @@ pub struct Fetched {
     pub refresh_after: Timestamp,
     /// Until when this very answer may be repeated without asking the cache again.
     pub recheck_at: Moment,
-}
-
-/// Who began a read.
-enum Reader {
-    /// Somebody who waits for it, and for its turn.
-    Caller,
-    /// Nobody waits; it has its place already.
-    Background,
 }
 
 impl SecretCache {
@@ -279,7 +271,7 @@ impl SecretCache {
             let _under_way = shared.orders.begin();
             let selected = shared.entries.entry_by_ref(&address);
             let is_unchanged = |held: &Arc<Slot>| Arc::ptr_eq(held, &slot);
-            selected.or_insert_with_if(shared.fetch(&address, Reader::Background), is_unchanged).await;
+            selected.or_insert_with_if(shared.fetch(&address, ReadCause::Background), is_unchanged).await;
         };
         let span = info_span!(target: "credway::trace", "refresh secret");
         self.0.tasks.spawn_on(read.instrument(span), &self.0.runtime);
@@ -304,7 +296,7 @@ impl Shared {
         let _under_way = self.orders.begin();
         loop {
             let selected = self.entries.entry_by_ref(&address);
-            let entry = selected.or_insert_with_if(self.fetch(&address, Reader::Caller), is_wanting).await;
+            let entry = selected.or_insert_with_if(self.fetch(&address, ReadCause::Caller), is_wanting).await;
             match entry.is_fresh() {
                 true => self.metrics.secret_cache_miss(),
                 false => self.metrics.secret_cache_coalesced(),
@@ -318,12 +310,13 @@ impl Shared {
         }
     }
 
-    async fn fetch(&self, address: &SecretAddress, reader: Reader) -> Arc<Slot> {
+    async fn fetch(&self, address: &SecretAddress, cause: ReadCause) -> Arc<Slot> {
         let mut start = self.start();
         let read = async {
-            let _turn = match reader {
-                Reader::Caller => Some(self.fetches.acquire().await),
-                Reader::Background => None,
+            let _turn = match cause {
+                ReadCause::Caller => Some(self.fetches.acquire().await),
+                // It has its place already.
+                ReadCause::Background => None,
             };
             start = self.start();
             self.store.read(address).await
@@ -333,7 +326,7 @@ impl Shared {
             Err(SecretError::Unavailable { cause })
         });
         let now = self.clock.moment();
-        self.metrics.secret_store_read(read_outcome(&read), now.since(start.moment).as_secs_f64());
+        self.metrics.secret_store_read(cause, read_outcome(&read), now.since(start.moment).as_secs_f64());
         let before = self.entries.get(address).await;
         let (bars, terms) = (self.orders.bars(address.connection), self.terms());
         let spread = (terms, self.chance.next());

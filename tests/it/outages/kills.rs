@@ -96,12 +96,12 @@ async fn apply_survives_kills(home: &Home, settings: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn an_apply_that_is_killed_loses_nothing_in_sqlite_and_the_sealed_store() {
+async fn f6_an_apply_that_is_killed_loses_nothing_in_sqlite_and_the_sealed_store() {
     apply_survives_kills(&Home::new(), &[]).await;
 }
 
 #[tokio::test]
-async fn an_apply_that_is_killed_loses_nothing_in_postgres_and_openbao() {
+async fn f6_an_apply_that_is_killed_loses_nothing_in_postgres_and_openbao() {
     let home = Home::new();
     let settings = on_servers(&home, &Postgres::fresh_database().await, Bao::shared().await).await;
     apply_survives_kills(&home, &lent(&settings)).await;
@@ -135,7 +135,7 @@ async fn a_rotation_of_the_master_key_that_is_killed_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_killed_starts_again_at_once_where_it_was() {
+async fn f6_a_daemon_that_is_killed_starts_again_at_once_where_it_was() {
     let home = Home::new();
     home.config(&[]);
     home.manifest(&[("a", "key-a")]);

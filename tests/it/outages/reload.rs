@@ -1,13 +1,17 @@
 //! SIGHUP: new certificates and log level without a dropped connection; what is bad keeps the old and says so.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::support::daemon::{Daemon, Home, client_over, key_of};
+use crate::support::openbao::until;
 use crate::support::tls::{Authority, Leaf};
 
 /// A daemon behind mutual TLS, with the instance `a`.
@@ -48,7 +52,7 @@ impl Behind {
 }
 
 #[tokio::test]
-async fn new_certificates_are_served_and_live_connections_stay() {
+async fn f3_new_certificates_are_served_and_live_connections_stay() {
     let (old, new) = (Authority::named("old"), Authority::named("new"));
     let behind = Behind::tls(&old, &[]).await;
     let mut live = client_over(behind.connect(&old).await.unwrap(), &behind.home.token());
@@ -64,9 +68,19 @@ async fn new_certificates_are_served_and_live_connections_stay() {
 }
 
 #[tokio::test]
-async fn bad_certificates_and_settings_keep_the_old_and_are_named() {
+async fn f3_bad_certificates_and_settings_keep_the_old_and_are_named() {
     let servers = Authority::named("servers");
     let behind = Behind::tls(&servers, &[]).await;
+    let mut client = client_over(behind.connect(&servers).await.unwrap(), &behind.home.token());
+    let (stop, mut caller, answered) = (CancellationToken::new(), client.clone(), Arc::new(AtomicUsize::new(0)));
+    let (stopped, counted) = (stop.clone(), Arc::clone(&answered));
+    let calls = tokio::spawn(async move {
+        while !stopped.is_cancelled() {
+            assert_eq!(key_of(&mut caller, "a").await.unwrap(), "key-a");
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    until("calls are answered", async || answered.load(Ordering::Relaxed) > 10).await;
     behind.home.write("server.pem", "no certificate at all");
     behind.reload("the certificates in use are kept: ").await;
     assert!(behind.daemon.log().contains(&behind.home.text("server.pem")), "it does not say which file");
@@ -76,12 +90,16 @@ async fn bad_certificates_and_settings_keep_the_old_and_are_named() {
     let log = behind.daemon.log();
     assert!(log.contains("telemetry.log_level") && log.contains("did you mean grpc.address?"), "{log}");
 
-    let mut client = client_over(behind.connect(&servers).await.unwrap(), &behind.home.token());
+    let until_now = answered.load(Ordering::Relaxed);
+    until("they go on", async || answered.load(Ordering::Relaxed) > until_now + 10).await;
+    stop.cancel();
+    calls.await.expect("a call failed");
+    client = client_over(behind.connect(&servers).await.unwrap(), &behind.home.token());
     assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a");
 }
 
 #[tokio::test]
-async fn the_log_level_changes_while_the_daemon_runs() {
+async fn f3_the_log_level_changes_while_the_daemon_runs() {
     const DEBUG: &str = r#""level":"DEBUG""#;
     let behind = Behind::tls(&Authority::named("servers"), &[("telemetry.log_level", "info")]).await;
     talk_nonsense(&behind.daemon).await;

@@ -36,23 +36,28 @@ async fn started(home: &Home, settings: &[(&'static str, String)]) -> (Daemon, C
 }
 
 #[tokio::test]
-async fn a_postgres_that_restarts_is_waited_for() {
+async fn f6_a_postgres_that_is_killed_is_waited_for_and_what_changed_meanwhile_is_heard() {
     let (home, mut postgres) = (Home::new(), Postgres::own().await);
     let settings = on_servers(&home, &postgres.database().await, Bao::shared().await).await;
     let (daemon, mut client) = started(&home, &settings).await;
     assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a");
 
-    postgres.stop();
+    postgres.kill();
     assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a", "what is in memory is served");
     is_refused_for_now(&mut client, "b", "DATABASE_UNAVAILABLE").await;
     let said = daemon.until_readiness(503).await;
     assert!(said.contains("[-]database: ") && said.contains("[+]secret store ok"), "{said}");
 
+    home.manifest(&[("a", "key-a2"), ("b", "key-b")]);
     let (applied, ()) = tokio::join!(home.apply(), async { postgres.start() });
-    assert!(applied.ok().contains("nothing to change"), "apply waits a moment for a database that starts");
+    // It waits a moment for a database that starts.
+    applied.ok();
     daemon.until_readiness(200).await;
     // What was found out about the token meanwhile may be remembered for two seconds.
     until("calls are answered", async || key_of(&mut client, "b").await.is_ok()).await;
+    until("the log is followed", async || daemon.get("/metrics").await.1.contains("credway_change_bound_seconds 2\n"))
+        .await;
+    assert_eq!(key_of(&mut client, "a").await.unwrap(), "key-a2", "followed before all was read");
 }
 
 #[tokio::test]
@@ -100,7 +105,7 @@ async fn a_killed_openbao_that_forgot_our_token_is_logged_in_to_again() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_before_its_servers_serves_once_they_are_there() {
+async fn f1_a_daemon_that_starts_before_its_servers_serves_once_they_are_there() {
     let (home, mut postgres, mut bao) = (Home::new(), Postgres::own().await, Bao::own().await);
     let (settings, _) = on_servers_by_app_role(&home, &postgres.database().await, &bao).await;
     home.config(&lent(&settings));

@@ -67,7 +67,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_named_and_what_was_there_stays() {
+async fn f6_a_full_disk_is_named_and_what_was_there_stays() {
     let home = Home::new();
     let disk = Disk::under(&home.path("data"));
     home.config(&[]);
@@ -96,7 +96,7 @@ async fn a_full_disk_is_named_and_what_was_there_stays() {
 }
 
 #[tokio::test]
-async fn a_start_on_a_full_disk_is_refused_until_there_is_room() {
+async fn f6_a_start_on_a_full_disk_is_refused_until_there_is_room() {
     let home = Home::new();
     let disk = Disk::under(&home.path("data"));
     if disk.mounted.is_none() {
@@ -121,7 +121,7 @@ async fn opened(home: &Home) -> SqliteConnection {
 }
 
 #[tokio::test]
-async fn a_locked_file_is_named_in_time_and_is_still_read() {
+async fn f6_a_locked_file_is_named_in_time_and_is_still_read() {
     let home = Home::new();
     home.config(&[]);
     home.manifest(&[("a", "key-a"), ("b", "key-b")]);

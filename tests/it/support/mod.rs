@@ -16,3 +16,4 @@ pub(crate) mod shelf;
 pub(crate) mod sidecar;
 pub(crate) mod tls;
 pub(crate) mod tools;
+pub(crate) mod vitals;

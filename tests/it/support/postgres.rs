@@ -156,9 +156,8 @@ fn launch(directory: &Path, port: u16) -> (Child, ChildStdin) {
     let mut command = as_server_user(Command::new("sh"));
     command.args(["-c", UNTIL_STDIN_ENDS]).arg(directory).arg(server.get_program());
     command.arg("-F").args(["-p", &port.to_string()]).arg("-D").arg(directory.join("data"));
-    for setting in
-        ["listen_addresses=127.0.0.1", "unix_socket_directories=", "synchronous_commit=off", "max_connections=200"]
-    {
+    // Commits are written at once, so that a server that is killed forgets none; nothing waits for the disk (-F).
+    for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"] {
         command.args(["-c", setting]);
     }
     let mut child = command

@@ -35,7 +35,12 @@ impl Authority {
 
     /// For a server at `localhost`.
     pub(crate) fn server(&self) -> Leaf {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        self.server_at(&["localhost"])
+    }
+
+    /// For a server at these names and addresses.
+    pub(crate) fn server_at(&self, names: &[&str]) -> Leaf {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params)
     }
