@@ -19,7 +19,7 @@ pub use recent::Subject;
 
 use crate::clock::Moment;
 use crate::limits;
-use crate::model::id::ProjectId;
+use crate::model::id::{ProjectId, TenantId};
 use crate::store::{ChangeRecord, StoreError};
 use recent::Recent;
 
@@ -88,6 +88,12 @@ impl Changes {
         Place(usize::try_from(hash).unwrap_or(usize::MAX) % self.0.projects.len())
     }
 
+    /// Where changes of the set of a tenant's instances are noted: what may make a name mean several of them.
+    pub fn place_of_instances(&self, tenant: TenantId) -> Place {
+        let hash = self.0.places.hash_one(tenant);
+        Place(usize::try_from(hash).unwrap_or(usize::MAX) % self.0.projects.len())
+    }
+
     /// Whether nothing of the project at `place` has changed since `stamp`: two loads, for the hot path.
     pub fn is_unchanged_at(&self, place: Place, stamp: Stamp) -> bool {
         let last = self.0.everywhere.load(Ordering::Acquire).max(self.0.projects[place.0].load(Ordering::Acquire));
@@ -115,6 +121,9 @@ impl Changes {
         self.ticked(|tick, recent| {
             for record in records {
                 for subject in Subject::of(record) {
+                    if let Subject::AnyInstance(tenant) = subject {
+                        self.note_at(self.place_of_instances(tenant), tick);
+                    }
                     recent.note(subject, tick);
                 }
                 match record.project {
@@ -194,7 +203,7 @@ impl Default for Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::id::{ConnectionId, InstanceId, TenantId};
+    use crate::model::id::{ConnectionId, InstanceId};
     use crate::store::Entity;
 
     fn change(tenant: TenantId, project: ProjectId, entity: Entity, id: impl ToString) -> ChangeRecord {
@@ -241,6 +250,15 @@ mod tests {
         changes.apply(&[change(tenant, project, Entity::Instance, InstanceId::generate())]);
         assert!(!changes.are_unchanged(before, &[Subject::AnyInstance(tenant)]));
         assert!(changes.are_unchanged(before, &[Subject::AnyInstance(TenantId::generate())]));
+    }
+
+    #[test]
+    fn an_instance_of_one_project_outdates_what_was_found_in_all_projects_of_its_tenant() {
+        let changes = Changes::new();
+        let tenant = TenantId::generate();
+        let (place, before) = (changes.place_of_instances(tenant), changes.stamp());
+        changes.apply(&[change(tenant, ProjectId::generate(), Entity::Instance, InstanceId::generate())]);
+        assert!(!changes.is_unchanged_at(place, before));
     }
 
     #[test]

@@ -41,6 +41,8 @@ struct Answer {
     framed: Bytes,
     as_of: Stamp,
     place: Place,
+    /// Of a caller who spans all projects: an instance of any of them may make the question ambiguous.
+    instances: Option<Place>,
     until: Moment,
 }
 
@@ -86,7 +88,8 @@ impl Answers {
         let answer = shared.held.get(&question.key[..])?;
         let is_good = now < answer.until
             && shared.changes.is_trusted(now)
-            && shared.changes.is_unchanged_at(answer.place, answer.as_of);
+            && shared.changes.is_unchanged_at(answer.place, answer.as_of)
+            && answer.instances.is_none_or(|place| shared.changes.is_unchanged_at(place, answer.as_of));
         is_good.then_some(answer.framed)
     }
 
@@ -149,7 +152,8 @@ impl Slot {
         }
         let Some(framed) = framed(&answer) else { return };
         let (as_of, place) = (self.as_of.min(reuse.as_of), shared.changes.place(reuse.project));
-        shared.held.insert(Box::from(&*self.key), Answer { framed, as_of, place, until });
+        let instances = caller.project.is_none().then(|| shared.changes.place_of_instances(caller.tenant));
+        shared.held.insert(Box::from(&*self.key), Answer { framed, as_of, place, instances, until });
     }
 }
 
