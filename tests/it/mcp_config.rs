@@ -110,6 +110,7 @@ async fn a_token_that_was_revoked_or_has_ended_gets_nothing() {
     let by_instance = Process::of(&timed, made.unwrap().1.expose());
     by_instance.ask().await.key();
     world.control.token_revoke(&world.workspace, "gone").await.unwrap();
+    timed.caught_up().await;
     clock.advance(limits::TOKEN_CACHE_TTL);
     assert_eq!(by_instance.ask().await.refusal(), unauthorized);
 
