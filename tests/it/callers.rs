@@ -218,6 +218,7 @@ async fn a_revoked_token_works_no_longer_than_a_verdict_is_kept() {
     let mut client = sidecar.client(&token).await;
     client.resolve_credentials(asking("pay")).await.unwrap();
     world.control.token_revoke(&world.workspace, &token[..12]).await.unwrap();
+    sidecar.caught_up().await;
     clock.advance(limits::TOKEN_CACHE_TTL);
     assert_eq!(refused(client.resolve_credentials(asking("pay")).await), "UNAUTHENTICATED");
 }
