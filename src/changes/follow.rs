@@ -120,27 +120,15 @@ impl<H: Heard> Follower<H> {
         Ok(())
     }
 
-    /// Whether the log is no longer what it was: it ends before what was applied, as one that was restored from a copy does, or
-    /// begins after what comes next.
-    async fn is_torn(&self, feed: &mut ChangeFeed, first: Option<i64>) -> Result<bool, StoreError> {
-        let applied = self.reached();
-        match first {
-            None => Ok(feed.head().await? < applied),
-            Some(first) if first == applied + 1 => Ok(false),
-            Some(_) => Ok(feed.oldest().await?.is_none_or(|oldest| oldest > applied + 1)),
-        }
-    }
-
     /// Applies what the log has, and answers whether that was anything.
     async fn look(&mut self, feed: &mut ChangeFeed) -> Result<bool, StoreError> {
         let mut has_found = false;
         loop {
-            let records = feed.after(self.reached()).await?;
-            if self.is_torn(feed, records.first().map(|record| record.sequence)).await? {
+            let Some(records) = self.unheard(feed).await? else {
                 let head = feed.head().await?;
                 self.doubt(feed, head).await?;
                 return Ok(true);
-            }
+            };
             let Some(last) = records.last().cloned() else { return Ok(has_found) };
             self.heard.changed(&records).await?;
             self.changes.apply(&records);
@@ -149,6 +137,19 @@ impl<H: Heard> Follower<H> {
             self.applied = Some(Applied { sequence: last.sequence, line: Some(last) });
             has_found = true;
         }
+    }
+
+    /// What the log has after the line that was applied last. That line is read once more: `None` if it is no longer there, or
+    /// another in its place, as in a log that was restored from a copy or pruned beyond it.
+    async fn unheard(&self, feed: &mut ChangeFeed) -> Result<Option<Vec<ChangeRecord>>, StoreError> {
+        let known = self.applied.as_ref().and_then(|applied| applied.line.as_ref());
+        let Some(known) = known else { return feed.after(self.reached()).await.map(Some) };
+        let mut records = feed.after(known.sequence - 1).await?;
+        if records.first() != Some(known) {
+            return Ok(None);
+        }
+        records.remove(0);
+        Ok(Some(records))
     }
 
     async fn look_until_found(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {

@@ -14,6 +14,8 @@ mod wirings;
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use futures_util::future::try_join_all;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +23,7 @@ pub use explain::{ExplainedEntry, Explanation};
 pub use rejected::Rejection;
 pub use trail::{Rule, RuleOutcome};
 
-use crate::changes::{Changes, Stamp};
+use crate::changes::{Changes, Stamp, Subject};
 use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::metrics::{Metrics, Tier};
@@ -51,11 +53,13 @@ pub struct Resolver {
 
 /// For how long a resolution answers the same question again: until `until`, unless something of `project` changes after
 /// `as_of`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Reuse {
     pub as_of: Stamp,
     pub until: Moment,
     pub project: ProjectId,
+    /// What it was made of.
+    subjects: Arc<[Subject]>,
 }
 
 impl Resolver {
@@ -103,7 +107,7 @@ impl Resolver {
     }
 
     fn is_unchanged(&self, reuse: &Reuse) -> bool {
-        self.changes.is_unchanged_at(self.changes.place(reuse.project), reuse.as_of)
+        self.changes.are_unchanged(reuse.as_of, &reuse.subjects)
     }
 
     async fn follow(
@@ -112,7 +116,7 @@ impl Resolver {
         request: &ResolutionRequest,
         trail: &mut impl Trail,
     ) -> Result<(Resolution, Reuse), Refusal> {
-        let Found { wiring, as_of } = self.wiring(caller, request).await?;
+        let Found { wiring, as_of, subjects } = self.wiring(caller, request).await?;
         plan::same_server(&wiring, request)?;
         trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
         let plan = plan::plan(&wiring, request, trail)?;
@@ -128,7 +132,7 @@ impl Resolver {
         if is_looked_for_everywhere(caller, request) {
             until = self.clock.moment();
         }
-        Ok((resolution, Reuse { as_of, until, project: wiring.instance.project_id }))
+        Ok((resolution, Reuse { as_of, until, project: wiring.instance.project_id, subjects }))
     }
 
     /// When a credential of `resolution` has just enough life left for `request`. From then on each call is to ask anew: its

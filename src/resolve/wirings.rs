@@ -43,6 +43,8 @@ struct Shared {
 pub(super) struct Found {
     pub wiring: Arc<Wiring>,
     pub as_of: Stamp,
+    /// What it was made of.
+    pub subjects: Arc<[Subject]>,
 }
 
 /// Everything that decides what is found.
@@ -94,7 +96,7 @@ impl Wirings {
             && shared.is_current(&read)
         {
             shared.metrics.wiring_cache_hit();
-            return Ok(Found { wiring: read.outcome?, as_of: now });
+            return Ok(Found { wiring: read.outcome?, as_of: now, subjects: read.subjects });
         }
         let place = Arc::clone(&shared.waiting).try_acquire_owned();
         let place = place.map_err(|_| Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE))?;
@@ -127,7 +129,7 @@ impl Shared {
             self.reads.invalidate(asked).await;
         }
         // One that was under way already may have begun before a change that the caller knows of: `as_of` says so.
-        Ok(Found { wiring: read.outcome?, as_of: read.as_of })
+        Ok(Found { wiring: read.outcome?, as_of: read.as_of, subjects: read.subjects })
     }
 
     async fn read(&self, asked: &Asked) -> Read {

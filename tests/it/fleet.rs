@@ -184,10 +184,10 @@ async fn a_fleet_serves_every_change_in_time_and_costs_next_to_nothing_at_rest()
     assert!(reads as f64 <= expected(0.60) + count as f64, "{reads} reads");
     let per_sidecar = if is_rehearsal { 1 } else { 1 + limits::DATABASE_CONNECTIONS_MAX as usize };
     assert!(connections <= i64::try_from(count * per_sidecar).unwrap(), "{connections} connections at rest");
-    // One look each 8 s, begun at any time, and a few that PostgreSQL's own housekeeping makes.
+    // One look each interval, begun at any time, and a few that PostgreSQL's own housekeeping makes.
     let looks = 1 + AT_REST.as_secs() / limits::CHANGE_POLL_POSTGRES.as_secs();
     let most = i64::try_from(looks).unwrap() * i64::try_from(count).unwrap() + 10;
-    assert!(queries <= most, "{queries} queries at rest, {most} would be one each 8 s");
+    assert!(queries <= most, "{queries} queries at rest, {most} would be one each interval");
 }
 
 /// As after a failover to a replica that lagged behind: the last commits are gone, and their places in the log are others'.
