@@ -192,7 +192,8 @@ async fn a9_memory_is_bounded_by_entries_and_by_bytes_and_a_hot_secret_stays() {
         let bounded = |config: &mut credway::config::Config| {
             (config.cache.entries_max, config.cache.bytes_max) = (entries, bytes)
         };
-        let sidecar = world.sidecar_with(Clock::System, bounded).await;
+        // While no time passes: an answer that grows old is made anew, and whether its secret is still held then is another bound.
+        let sidecar = world.sidecar_with(Clock::Manual(manual_clock()), bounded).await;
         let mut client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
         // What was read before it heard of the token would be read again.
         sidecar.caught_up().await;

@@ -57,8 +57,10 @@ impl Sidecar {
         &self.running.addresses
     }
 
-    /// A client over the Unix socket that sends `token`.
+    /// A client over the Unix socket that sends `token`. The daemon has heard of a token made just before, so that nothing it
+    /// is about to remember is outdated by that; unless it can hear of nothing, which is not waited for.
     pub(crate) async fn client(&self, token: &str) -> Client {
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), self.running.caught_up()).await;
         let value = format!("Bearer {token}").parse().unwrap();
         CredentialServiceClient::with_interceptor(self.socket().await, Metadata(vec![("authorization", value)]))
     }
