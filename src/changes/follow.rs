@@ -96,22 +96,17 @@ impl<H: Heard> Follower<H> {
         }
     }
 
-    /// Goes on where the last feed broke, if the log still has what came after. A database that lost its last commits, as one
-    /// does that fails over to a replica behind it, gives their sequences to other changes: then the line we know is another.
+    /// Goes on where the last feed broke, if there is a line to know the log by.
     async fn resume(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {
-        let (head, oldest) = (feed.head().await?, feed.oldest().await?);
-        if let Some(Applied { sequence, line }) = &self.applied {
-            let is_there = oldest.is_some_and(|oldest| oldest <= sequence + 1);
-            let is_whole = head == *sequence || (head > *sequence && is_there);
-            if is_whole && feed.at(*sequence).await? == *line {
-                return self.look(feed).await.map(drop);
-            }
+        match self.applied {
+            Some(Applied { line: Some(_), .. }) => self.look(feed).await.map(drop),
+            _ => self.doubt(feed).await,
         }
-        self.doubt(feed, head).await
     }
 
-    /// Anything may have changed until `head`.
-    async fn doubt(&mut self, feed: &mut ChangeFeed, head: i64) -> Result<(), StoreError> {
+    /// Anything may have changed until now.
+    async fn doubt(&mut self, feed: &mut ChangeFeed) -> Result<(), StoreError> {
+        let head = feed.head().await?;
         let line = feed.at(head).await?;
         self.heard.doubted().await?;
         self.applied = Some(Applied { sequence: head, line });
@@ -125,8 +120,7 @@ impl<H: Heard> Follower<H> {
         let mut has_found = false;
         loop {
             let Some(records) = self.unheard(feed).await? else {
-                let head = feed.head().await?;
-                self.doubt(feed, head).await?;
+                self.doubt(feed).await?;
                 return Ok(true);
             };
             let Some(last) = records.last().cloned() else { return Ok(has_found) };
@@ -139,8 +133,9 @@ impl<H: Heard> Follower<H> {
         }
     }
 
-    /// What the log has after the line that was applied last. That line is read once more: `None` if it is no longer there, or
-    /// another in its place, as in a log that was restored from a copy or pruned beyond it.
+    /// What the log has after the line that was applied last. That line is read once more: `None` if it is no longer there, as in
+    /// a log that was restored from a copy or pruned beyond it, or if another has its sequence, as after a failover to a replica
+    /// that lacked the last commits.
     async fn unheard(&self, feed: &mut ChangeFeed) -> Result<Option<Vec<ChangeRecord>>, StoreError> {
         let known = self.applied.as_ref().and_then(|applied| applied.line.as_ref());
         let Some(known) = known else { return feed.after(self.reached()).await.map(Some) };

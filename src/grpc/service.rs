@@ -281,6 +281,20 @@ fn ended(resolution: &Resolution, reuse: &Reuse) -> Ended {
     Ended::resolved(resolution, reuse.project)
 }
 
+/// What a message asks for: the fields that all messages about one step have by the same names.
+macro_rules! asked {
+    ($project:expr, $message:expr, $min_token_ttl:expr) => {
+        Asked {
+            project: $project,
+            workflow_id: $message.workflow_id,
+            instance_id: $message.instance_id,
+            server_url: $message.server_url,
+            step: $message.step,
+            min_token_ttl: $min_token_ttl,
+        }
+    };
+}
+
 impl Call<ResolveCredentialsRequest> {
     fn asked(self) -> Result<Asked, Refusal> {
         let message = self.message;
@@ -288,14 +302,7 @@ impl Call<ResolveCredentialsRequest> {
             let reason = "external_user_id is reserved: end-user connections do not exist yet";
             return Err(Refusal::invalid_request("external_user_id", reason));
         }
-        Ok(Asked {
-            project: self.project,
-            workflow_id: message.workflow_id,
-            instance_id: message.instance_id,
-            server_url: message.server_url,
-            step: message.step,
-            min_token_ttl: message.min_token_ttl,
-        })
+        Ok(asked!(self.project, message, message.min_token_ttl))
     }
 }
 
@@ -319,41 +326,20 @@ impl Call<BatchResolveCredentialsRequest> {
 impl Call<ExplainResolutionRequest> {
     fn asked(self) -> Asked {
         let message = self.message;
-        Asked {
-            project: self.project,
-            workflow_id: message.workflow_id,
-            instance_id: message.instance_id,
-            server_url: message.server_url,
-            step: message.step,
-            min_token_ttl: None,
-        }
+        asked!(self.project, message, None)
     }
 }
 
 impl Call<WatchCredentialsRequest> {
     fn asked(self) -> Asked {
         let message = self.message;
-        Asked {
-            project: self.project,
-            workflow_id: message.workflow_id,
-            instance_id: message.instance_id,
-            server_url: message.server_url,
-            step: message.step,
-            min_token_ttl: message.min_token_ttl,
-        }
+        asked!(self.project, message, message.min_token_ttl)
     }
 }
 
 impl Call<IssueRunTokenRequest> {
     fn asked(self) -> Asked {
         let message = self.message;
-        Asked {
-            project: self.project,
-            workflow_id: message.workflow_id,
-            instance_id: message.instance_id,
-            server_url: message.server_url,
-            step: message.step,
-            min_token_ttl: None,
-        }
+        asked!(self.project, message, None)
     }
 }

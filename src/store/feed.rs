@@ -15,8 +15,6 @@ use crate::limits;
 pub(super) const COMMIT_AND_TELL: &str = "NOTIFY credway_changes; COMMIT";
 const CHANNEL: &str = "credway_changes";
 
-const OLDEST: &str = "SELECT MIN(sequence) FROM change_log";
-
 /// Follows the change log. Once it has failed, it is to be dropped and made anew.
 pub struct ChangeFeed(Db<OnSqlite, PgListener>);
 
@@ -80,11 +78,6 @@ impl ChangeFeed {
     /// The sequence of the last change.
     pub async fn head(&mut self) -> Result<i64, StoreError> {
         look!(self, |connection| sqlx::query_scalar::<_, i64>(CHANGE_HEAD).fetch_one(connection))
-    }
-
-    /// The oldest change that the log still has.
-    pub async fn oldest(&mut self) -> Result<Option<i64>, StoreError> {
-        look!(self, |connection| sqlx::query_scalar::<_, Option<i64>>(OLDEST).fetch_one(connection))
     }
 
     /// The change at `sequence`, if the log has it.

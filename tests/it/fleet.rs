@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::cast::{ACME, World, in_openbao};
 use crate::support::daemon::{Client, Daemon, Home, key_of, lent};
-use crate::support::openbao::{Bao, until};
+use crate::support::openbao::{Bao, until, until_by};
 use crate::support::postgres::Postgres;
 
 /// How soon after its commit every sidecar serves a change.
@@ -167,12 +167,9 @@ async fn a_fleet_serves_every_change_in_time_and_costs_next_to_nothing_at_rest()
     if is_rehearsal {
         // The pool looks for idle connections as often as they may idle.
         let patience = 2 * limits::DATABASE_IDLE_MAX + Duration::from_secs(10);
-        let idle = async {
-            while fleet.connections(&mut observer).await > i64::try_from(count).unwrap() {
-                sleep(Duration::from_secs(1)).await;
-            }
-        };
-        timeout(patience, idle).await.expect("idle connections are never closed");
+        let most = i64::try_from(count).unwrap();
+        let idle = async || fleet.connections(&mut observer).await <= most;
+        until_by(patience, "idle connections are closed", idle).await;
     }
     let connections = fleet.connections(&mut observer).await;
     let before = fleet.transactions(&mut observer).await;

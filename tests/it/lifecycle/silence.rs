@@ -16,7 +16,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::daemon::{Daemon, Home, client_over, key_of, lent, on_servers};
-use crate::support::openbao::{Bao, ServerTls, until};
+use crate::support::openbao::{Bao, ServerTls, until, until_by};
 use crate::support::postgres::Postgres;
 use crate::support::tls::{Authority, Leaf};
 use crate::support::vitals::{Vitals, connections_at};
@@ -252,14 +252,4 @@ async fn f4_a_network_that_falls_silent_is_noticed_and_healed_from() {
 fn silence() -> Duration {
     let told = std::env::var("CREDWAY_TEST_SILENCE_SECONDS").ok();
     Duration::from_secs(told.map_or(12, |seconds| seconds.parse().unwrap()))
-}
-
-/// `until` for what may take long.
-async fn until_by(patience: Duration, what: &str, mut state: impl AsyncFnMut() -> bool) {
-    let held = async {
-        while !state().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(patience, held).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
 }

@@ -190,7 +190,7 @@ impl Bao {
 
     async fn wait_until_answering(&self) {
         let answers = async || self.request("GET", "sys/seal-status", Value::Null).await.0 == 200;
-        if !holds_in_time(answers).await {
+        if !holds_within(START_DEADLINE, answers).await {
             let log = std::fs::read_to_string(self.dir.path().join("bao.log")).unwrap_or_default();
             panic!("OpenBao does not answer:\n{log}");
         }
@@ -208,16 +208,21 @@ pub(crate) fn fresh_name(kind: &str) -> String {
 
 /// Waits until `state` holds, and fails after 15 s with what it waited for.
 pub(crate) async fn until(what: &str, state: impl AsyncFnMut() -> bool) {
-    assert!(holds_in_time(state).await, "waited in vain until {what}");
+    until_by(START_DEADLINE, what, state).await;
 }
 
-async fn holds_in_time(mut state: impl AsyncFnMut() -> bool) -> bool {
+/// The same for what may take long.
+pub(crate) async fn until_by(patience: Duration, what: &str, state: impl AsyncFnMut() -> bool) {
+    assert!(holds_within(patience, state).await, "waited in vain until {what}");
+}
+
+async fn holds_within(patience: Duration, mut state: impl AsyncFnMut() -> bool) -> bool {
     let held = async {
         while !state().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(START_DEADLINE, held).await.is_ok()
+    tokio::time::timeout(patience, held).await.is_ok()
 }
 
 struct Server {
