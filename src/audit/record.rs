@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::model::caller::Caller;
 use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, RunTokenId};
-use crate::model::refusal::{Reason, Refusal};
+use crate::model::reason::Reason;
+use crate::model::refusal::Refusal;
 use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest};
 
 /// By what a credential was asked for.

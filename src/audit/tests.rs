@@ -12,7 +12,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::model::caller::{Role, ScopeSet, Subject};
 use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, RunTokenId, TenantId, TokenId};
-use crate::model::refusal::Reason;
+use crate::model::reason::Reason;
 use crate::model::resolution::InstanceRef;
 
 /// An audit whose thread is this test: it writes when `round` is called.

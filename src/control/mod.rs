@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
-use crate::model::refusal::Reason;
+use crate::model::reason::Reason;
 use crate::model::token::NoRandomness;
 use crate::secrets::{SecretError, SecretStore};
 use crate::store::{ProjectRecord, Store, StoreError, TenantRecord};

@@ -6,37 +6,24 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::proto;
-use crate::model::refusal::{Reason, Refusal};
+use crate::model::reason::{Class, Reason};
+use crate::model::refusal::Refusal;
 
 /// The `domain` of every ErrorInfo.
 pub(super) const DOMAIN: &str = "credway";
 
 /// The gRPC status code of a reason.
 pub(super) fn code(reason: Reason) -> Code {
-    match reason {
-        Reason::Unauthenticated => Code::Unauthenticated,
-        Reason::PermissionDenied => Code::PermissionDenied,
-        Reason::InvalidRequest => Code::InvalidArgument,
-        Reason::InstanceNotFound | Reason::InstanceNotInstalled | Reason::ConnectionNotFound => Code::NotFound,
-        Reason::InstanceAmbiguous
-        | Reason::ServerUrlMismatch
-        | Reason::NoActiveProfile
-        | Reason::OverrideIncompatible
-        | Reason::EnvironmentMismatch
-        | Reason::ConnectionMissing
-        | Reason::ConnectionDisabled
-        | Reason::ConnectionPending
-        | Reason::ReconnectRequired
-        | Reason::ServiceNotEnabled
-        | Reason::ScopeMissing
-        | Reason::SecretMissing
-        | Reason::SecretUnreadable
-        | Reason::ConfigIncomplete
-        | Reason::ConfigInvalid => Code::FailedPrecondition,
-        Reason::SecretStoreUnavailable | Reason::DatabaseUnavailable | Reason::AuditUnavailable => Code::Unavailable,
-        Reason::Overloaded => Code::ResourceExhausted,
-        Reason::DeadlineExceeded => Code::DeadlineExceeded,
-        Reason::Internal => Code::Internal,
+    match reason.class() {
+        Class::Unauthenticated => Code::Unauthenticated,
+        Class::Forbidden => Code::PermissionDenied,
+        Class::Invalid => Code::InvalidArgument,
+        Class::NotFound => Code::NotFound,
+        Class::Config | Class::Precondition => Code::FailedPrecondition,
+        Class::Overloaded => Code::ResourceExhausted,
+        Class::Unavailable => Code::Unavailable,
+        Class::Late => Code::DeadlineExceeded,
+        Class::Internal => Code::Internal,
     }
 }
 
@@ -84,7 +71,7 @@ mod tests {
     #[test]
     fn every_reason_has_its_code() {
         let table: Vec<String> =
-            Reason::ALL.iter().map(|(reason, name)| format!("{name} {:?}", code(*reason))).collect();
+            Reason::ALL.iter().map(|(reason, name, _)| format!("{name} {:?}", code(*reason))).collect();
         insta::assert_snapshot!(table.join("\n"));
     }
 }

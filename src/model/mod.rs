@@ -7,6 +7,7 @@ pub mod id;
 pub mod name;
 pub mod overrides;
 pub mod profile;
+pub mod reason;
 pub mod refusal;
 pub mod resolution;
 pub mod run_token;

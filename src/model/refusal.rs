@@ -8,84 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::id::{ConnectionId, InstanceId};
+use super::reason::Reason;
 use super::resolution::InstanceRef;
 use super::wiring::{InstanceHead, WiredConnection};
-
-/// Why not: stable codes that callers branch on, the same in every API (google.rpc.ErrorInfo, domain `credway`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    Unauthenticated,
-    PermissionDenied,
-    InvalidRequest,
-    InstanceNotFound,
-    InstanceNotInstalled,
-    InstanceAmbiguous,
-    ServerUrlMismatch,
-    NoActiveProfile,
-    OverrideIncompatible,
-    EnvironmentMismatch,
-    ConnectionMissing,
-    ConnectionNotFound,
-    ConnectionDisabled,
-    ConnectionPending,
-    ReconnectRequired,
-    ServiceNotEnabled,
-    ScopeMissing,
-    SecretMissing,
-    SecretUnreadable,
-    ConfigIncomplete,
-    ConfigInvalid,
-    SecretStoreUnavailable,
-    DatabaseUnavailable,
-    AuditUnavailable,
-    Overloaded,
-    DeadlineExceeded,
-    Internal,
-}
-
-impl Reason {
-    /// Each reason, with its code.
-    pub const ALL: [(Reason, &'static str); 27] = [
-        (Self::Unauthenticated, "UNAUTHENTICATED"),
-        (Self::PermissionDenied, "PERMISSION_DENIED"),
-        (Self::InvalidRequest, "INVALID_REQUEST"),
-        (Self::InstanceNotFound, "INSTANCE_NOT_FOUND"),
-        (Self::InstanceNotInstalled, "INSTANCE_NOT_INSTALLED"),
-        (Self::InstanceAmbiguous, "INSTANCE_AMBIGUOUS"),
-        (Self::ServerUrlMismatch, "SERVER_URL_MISMATCH"),
-        (Self::NoActiveProfile, "NO_ACTIVE_PROFILE"),
-        (Self::OverrideIncompatible, "OVERRIDE_INCOMPATIBLE"),
-        (Self::EnvironmentMismatch, "ENVIRONMENT_MISMATCH"),
-        (Self::ConnectionMissing, "CONNECTION_MISSING"),
-        (Self::ConnectionNotFound, "CONNECTION_NOT_FOUND"),
-        (Self::ConnectionDisabled, "CONNECTION_DISABLED"),
-        (Self::ConnectionPending, "CONNECTION_PENDING"),
-        (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
-        (Self::ServiceNotEnabled, "SERVICE_NOT_ENABLED"),
-        (Self::ScopeMissing, "SCOPE_MISSING"),
-        (Self::SecretMissing, "SECRET_MISSING"),
-        (Self::SecretUnreadable, "SECRET_UNREADABLE"),
-        (Self::ConfigIncomplete, "CONFIG_INCOMPLETE"),
-        (Self::ConfigInvalid, "CONFIG_INVALID"),
-        (Self::SecretStoreUnavailable, "SECRET_STORE_UNAVAILABLE"),
-        (Self::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
-        (Self::AuditUnavailable, "AUDIT_UNAVAILABLE"),
-        (Self::Overloaded, "OVERLOADED"),
-        (Self::DeadlineExceeded, "DEADLINE_EXCEEDED"),
-        (Self::Internal, "INTERNAL"),
-    ];
-
-    /// The code, as it goes over every wire.
-    pub fn code(self) -> &'static str {
-        Self::ALL.iter().find(|(reason, _)| *reason == self).map_or("INTERNAL", |(_, code)| code)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code())
-    }
-}
 
 /// A no, with all that its reader needs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -489,19 +414,5 @@ impl Refusal {
             "credway failed to answer because of a fault of its own",
             "see this daemon's log at the time of the call, and report it",
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_reason_has_one_code_in_upper_snake_case() {
-        let mut codes: Vec<&str> = Reason::ALL.iter().map(|(_, code)| *code).collect();
-        assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')));
-        codes.sort_unstable();
-        codes.dedup();
-        assert_eq!(codes.len(), Reason::ALL.len());
     }
 }

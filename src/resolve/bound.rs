@@ -4,7 +4,8 @@ use super::Resolver;
 use super::plan;
 use super::wirings::Found;
 use crate::model::caller::{Binding, Caller};
-use crate::model::refusal::{Reason, Refusal};
+use crate::model::reason::Reason;
+use crate::model::refusal::Refusal;
 use crate::model::resolution::{InstanceRef, ResolutionRequest};
 use crate::model::wiring::InstanceHead;
 

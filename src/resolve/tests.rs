@@ -12,7 +12,8 @@ use crate::model::connection::{AccountServices, Connection, ConnectionState, Sta
 use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId};
 use crate::model::overrides::Override;
 use crate::model::profile::{ConfigProfile, Wire};
-use crate::model::refusal::{Reason, Refusal};
+use crate::model::reason::Reason;
+use crate::model::refusal::Refusal;
 use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest, ResolvedValue, ValueSource};
 use crate::model::schema::{ConfigField, ConfigValue, ValueType};
 use crate::model::secret::{ExposeSecret, SecretDocument, SecretSource, SecretString};

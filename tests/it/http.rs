@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use credway::http::{HttpState, Routes, serve};
 use credway::metrics::{Metrics, Tier};
-use credway::model::refusal::Reason;
+use credway::model::reason::Reason;
 use credway::readiness::Readiness;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

@@ -23,7 +23,7 @@ use crate::model::connection::Connection;
 use crate::model::id::InstanceId;
 use crate::model::name::Slug;
 use crate::model::profile::ConfigProfile;
-use crate::model::refusal::Reason;
+use crate::model::reason::Reason;
 use crate::model::server::McpServer;
 use crate::store::{InstanceRecord, ProjectRecord, ProjectState, TenantRecord, WorkflowRecord};
 use crate::templates::Catalogue;

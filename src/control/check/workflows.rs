@@ -8,7 +8,7 @@ use crate::control::suggest::hint;
 use crate::model::id::{ConnectionId, InstanceId};
 use crate::model::overrides::{Override, deciding};
 use crate::model::profile::ConfigProfile;
-use crate::model::refusal::Reason;
+use crate::model::reason::Reason;
 use crate::store::{ProjectState, WorkflowRecord};
 
 pub(super) fn check(

@@ -7,7 +7,8 @@ use axum::response::Response;
 use serde_json::json;
 
 use super::json;
-use crate::model::refusal::{Reason, Refusal};
+use crate::model::reason::{Class, Reason};
+use crate::model::refusal::Refusal;
 
 /// The answer that says no.
 pub(super) fn refused(refusal: &Refusal) -> Response {
@@ -35,34 +36,15 @@ fn whole_seconds(pause: Duration) -> u64 {
 
 /// The status of a reason, with its short name.
 fn status(reason: Reason) -> (StatusCode, &'static str) {
-    match reason {
-        Reason::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthorized"),
-        Reason::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
-        Reason::InstanceNotFound | Reason::InstanceNotInstalled | Reason::ConnectionNotFound => {
-            (StatusCode::NOT_FOUND, "not found")
-        }
-        Reason::InvalidRequest | Reason::ConfigIncomplete | Reason::ConfigInvalid => {
-            (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable")
-        }
-        Reason::InstanceAmbiguous
-        | Reason::ServerUrlMismatch
-        | Reason::NoActiveProfile
-        | Reason::OverrideIncompatible
-        | Reason::EnvironmentMismatch
-        | Reason::ConnectionMissing
-        | Reason::ConnectionDisabled
-        | Reason::ConnectionPending
-        | Reason::ReconnectRequired
-        | Reason::ServiceNotEnabled
-        | Reason::ScopeMissing
-        | Reason::SecretMissing
-        | Reason::SecretUnreadable => (StatusCode::CONFLICT, "conflict"),
-        Reason::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
-        Reason::SecretStoreUnavailable
-        | Reason::DatabaseUnavailable
-        | Reason::AuditUnavailable
-        | Reason::DeadlineExceeded => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+    match reason.class() {
+        Class::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthorized"),
+        Class::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+        Class::NotFound => (StatusCode::NOT_FOUND, "not found"),
+        Class::Invalid | Class::Config => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
+        Class::Precondition => (StatusCode::CONFLICT, "conflict"),
+        Class::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+        Class::Unavailable | Class::Late => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        Class::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
     }
 }
 
@@ -73,7 +55,7 @@ mod tests {
     #[test]
     fn every_reason_has_its_status() {
         let table: Vec<String> =
-            Reason::ALL.iter().map(|(reason, name)| format!("{name} {}", status(*reason).0.as_u16())).collect();
+            Reason::ALL.iter().map(|(reason, name, _)| format!("{name} {}", status(*reason).0.as_u16())).collect();
         insta::assert_snapshot!(table.join("\n"));
     }
 

@@ -11,7 +11,7 @@ use credway::model::caller::Scope;
 use credway::model::connection::{AccountServices, ConnectionState, Status as State};
 use credway::model::id::ConnectionId;
 use credway::model::overrides::Override;
-use credway::model::refusal::Reason;
+use credway::model::reason::Reason;
 use credway::model::schema::ConfigValue;
 use credway::store::{Tx, WorkflowRecord};
 use serde_json::json;
@@ -198,7 +198,7 @@ async fn every_refusal_tells_its_reason_what_was_refused_and_what_to_do() {
     seen.extend(Box::pin(backends::refusals()).await);
 
     let reasons: Vec<String> = seen.iter().map(|status| error_info(status).reason).collect();
-    for (_, code) in Reason::ALL {
+    for (_, code, _) in Reason::ALL {
         assert!(reasons.iter().any(|reason| reason == code), "nothing was refused with {code}");
     }
     insta::assert_snapshot!(seen.iter().map(read).collect::<Vec<_>>().join("\n"));

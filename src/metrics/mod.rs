@@ -1,20 +1,17 @@
-//! Every metric with its name, labels and help text, all declared in [`Inner::declare`]. No label holds an id or a tenant.
+//! Every metric with its name, labels and help text, all declared in [`declared::Inner::declare`]. No label holds an id or a tenant.
 //!
 //! Each combination of labels is made at the start: recording then is one atomic operation, and a scrape shows zeros
 //! instead of gaps. There is no global recorder.
 
+mod declared;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::Gauge;
 
-use crate::model::refusal::Reason;
-
-/// From a resolution out of memory to the longest call deadline that makes sense.
-const BUCKETS: [f64; 16] = [
-    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-];
+use self::declared::Inner;
+use crate::model::reason::{Class, Reason};
 
 /// The metrics of one daemon; clones share them.
 #[derive(Clone)]
@@ -43,16 +40,10 @@ impl Outcome {
         [(Self::Ok, "ok"), (Self::Refused, "refused"), (Self::Unavailable, "unavailable"), (Self::Error, "error")];
 
     fn of(refused: Option<Reason>) -> Self {
-        match refused {
+        match refused.map(Reason::class) {
             None => Self::Ok,
-            Some(
-                Reason::SecretStoreUnavailable
-                | Reason::DatabaseUnavailable
-                | Reason::AuditUnavailable
-                | Reason::Overloaded
-                | Reason::DeadlineExceeded,
-            ) => Self::Unavailable,
-            Some(Reason::Internal) => Self::Error,
+            Some(Class::Unavailable | Class::Overloaded | Class::Late) => Self::Unavailable,
+            Some(Class::Internal) => Self::Error,
             Some(_) => Self::Refused,
         }
     }
@@ -129,47 +120,9 @@ impl QueryOutcome {
     const ALL: [(QueryOutcome, &'static str); 2] = [(Self::Ok, "ok"), (Self::Error, "error")];
 }
 
-struct Inner {
-    exposition: PrometheusHandle,
-    resolve_duration: [[Histogram; Tier::ALL.len()]; Outcome::ALL.len()],
-    resolves_ok: Counter,
-    resolves_refused: [Counter; Reason::ALL.len()],
-    secret_cache_hits: Counter,
-    secret_cache_misses: Counter,
-    secret_cache_coalesced: Counter,
-    secret_cache_entries: Gauge,
-    secret_cache_bytes: Gauge,
-    secret_cache_refreshes: Counter,
-    secret_stale_served: Counter,
-    secret_stale_age_max: Gauge,
-    secrets_in_backoff: Gauge,
-    secret_store_reads: [[Counter; ReadOutcome::ALL.len()]; ReadCause::ALL.len()],
-    secret_store_read_duration: Histogram,
-    secret_store_token_ttl: Gauge,
-    database_queries: [Counter; QueryOutcome::ALL.len()],
-    database_query_duration: Histogram,
-    changes_applied: Counter,
-    change_bound: Gauge,
-    wiring_cache_hits: Counter,
-    answer_cache_entries: Gauge,
-    answer_cache_bytes: Gauge,
-    calls_in_flight: Gauge,
-    calls_shed: Counter,
-    watches: Gauge,
-    token_cache_hits: Counter,
-    token_cache_misses: Counter,
-    audit_records: Counter,
-    audit_lost: Counter,
-    audit_write_errors: Counter,
-    audit_failing: Gauge,
-    ready: Gauge,
-    backend_up: [Gauge; Backend::ALL.len()],
-}
-
 impl Metrics {
     pub fn new() -> Self {
-        let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).expect("there is at least one bucket");
-        Self(Arc::new(Inner::declare(&builder.build_recorder())))
+        Self(Arc::new(Inner::declare()))
     }
 
     /// All metrics in Prometheus' text format, version 0.0.4.
@@ -372,185 +325,12 @@ impl Drop for SecretInBackoff {
     }
 }
 
-impl Inner {
-    #[expect(clippy::too_many_lines, reason = "the one list of all metrics")]
-    fn declare(recorder: &PrometheusRecorder) -> Self {
-        let declare = Declare(recorder);
-        let resolves = |outcome: Outcome, reason: &'static str| {
-            let labels = [("outcome", Outcome::ALL[outcome as usize].1), ("reason", reason)];
-            declare.counter("credway_resolves_total", "Resolutions answered, by outcome and reason code.", &labels)
-        };
-        declare
-            .gauge("credway_build_info", "1, labelled with the version.", &[("version", env!("CARGO_PKG_VERSION"))])
-            .set(1.0);
-        let inner = Self {
-            exposition: recorder.handle(),
-            resolve_duration: Outcome::ALL.map(|(_, outcome)| {
-                Tier::ALL.map(|(_, tier)| {
-                    declare.histogram(
-                        "credway_resolve_duration_seconds",
-                        "Time to answer one resolution, by outcome and the slowest place its secrets came from.",
-                        &[("outcome", outcome), ("tier", tier)],
-                    )
-                })
-            }),
-            resolves_ok: resolves(Outcome::Ok, ""),
-            resolves_refused: Reason::ALL.map(|(reason, code)| resolves(Outcome::of(Some(reason)), code)),
-            secret_cache_hits: declare.counter("credway_secret_cache_hits_total", "Secrets answered from memory.", &[]),
-            secret_cache_misses: declare.counter(
-                "credway_secret_cache_misses_total",
-                "Secrets that were not in memory and began a fetch.",
-                &[],
-            ),
-            secret_cache_coalesced: declare.counter(
-                "credway_secret_cache_coalesced_total",
-                "Secrets that were not in memory and waited for a fetch already under way.",
-                &[],
-            ),
-            secret_cache_entries: declare.gauge("credway_secret_cache_entries", "Secrets held in memory.", &[]),
-            secret_cache_bytes: declare.gauge(
-                "credway_secret_cache_bytes",
-                "Bytes of secrets held in memory, with their bookkeeping.",
-                &[],
-            ),
-            secret_cache_refreshes: declare.counter(
-                "credway_secret_cache_refreshes_total",
-                "Reads begun in the background: of secrets soon too old, or after a failed read.",
-                &[],
-            ),
-            secret_stale_served: declare.counter(
-                "credway_secret_stale_served_total",
-                "Secrets answered from memory past their time to live, as the secret store could not be read.",
-                &[],
-            ),
-            secret_stale_age_max: declare.gauge(
-                "credway_secret_stale_age_max_seconds",
-                "Greatest age of a stale secret answered within the last second; 0 if there was none.",
-                &[],
-            ),
-            secrets_in_backoff: declare.gauge(
-                "credway_secrets_in_backoff",
-                "Secrets whose last read failed, to be read again after a pause.",
-                &[],
-            ),
-            secret_store_reads: ReadCause::ALL.map(|(_, cause)| {
-                ReadOutcome::ALL.map(|(_, outcome)| {
-                    let help = "Reads of the secret store, retries included, by who waits for them and by outcome.";
-                    let labels = [("cause", cause), ("outcome", outcome)];
-                    declare.counter("credway_secret_store_reads_total", help, &labels)
-                })
-            }),
-            secret_store_read_duration: declare.histogram(
-                "credway_secret_store_read_duration_seconds",
-                "Time of one read of the secret store, retries included.",
-                &[],
-            ),
-            secret_store_token_ttl: declare.gauge(
-                "credway_secret_store_token_ttl_seconds",
-                "Life left of our own token for the secret store; NaN where none is needed.",
-                &[],
-            ),
-            database_queries: QueryOutcome::ALL.map(|(_, outcome)| {
-                let help = "Reads of a wiring from the database, by outcome.";
-                declare.counter("credway_database_queries_total", help, &[("outcome", outcome)])
-            }),
-            database_query_duration: declare.histogram(
-                "credway_database_query_duration_seconds",
-                "Time of one read of a wiring from the database.",
-                &[],
-            ),
-            changes_applied: declare.counter(
-                "credway_changes_applied_total",
-                "Changes of the database that were heard of.",
-                &[],
-            ),
-            change_bound: declare.gauge(
-                "credway_change_bound_seconds",
-                "Within how many seconds a change of the database is seen, as things are now.",
-                &[],
-            ),
-            wiring_cache_hits: declare.counter("credway_wiring_cache_hits_total", "Wirings answered from memory.", &[]),
-            answer_cache_entries: declare.gauge("credway_answer_cache_entries", "Whole answers held in memory.", &[]),
-            answer_cache_bytes: declare.gauge(
-                "credway_answer_cache_bytes",
-                "Bytes of whole answers held in memory, with their bookkeeping.",
-                &[],
-            ),
-            calls_in_flight: declare.gauge("credway_calls_in_flight", "Calls being answered now.", &[]),
-            calls_shed: declare.counter(
-                "credway_calls_shed_total",
-                "Calls turned away because too many were in flight.",
-                &[],
-            ),
-            watches: declare.gauge("credway_watches", "Watches of credentials open now.", &[]),
-            token_cache_hits: declare.counter(
-                "credway_token_cache_hits_total",
-                "Access tokens verified from memory.",
-                &[],
-            ),
-            token_cache_misses: declare.counter(
-                "credway_token_cache_misses_total",
-                "Access tokens looked up in the database.",
-                &[],
-            ),
-            audit_records: declare.counter("credway_audit_records_total", "Audit records written to their file.", &[]),
-            audit_lost: declare.counter(
-                "credway_audit_records_lost_total",
-                "Audit records lost: the file took nothing, or not as fast as they came.",
-                &[],
-            ),
-            audit_write_errors: declare.counter(
-                "credway_audit_write_errors_total",
-                "Tries to write audit records that failed.",
-                &[],
-            ),
-            audit_failing: declare.gauge("credway_audit_failing", "1 while the audit file cannot be written.", &[]),
-            ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
-            backend_up: Backend::ALL.map(|(_, backend)| {
-                let help = "1 if the backend answered when it was last looked at; at 0 what is in memory is served.";
-                declare.gauge("credway_backend_up", help, &[("backend", backend)])
-            }),
-        };
-        inner.secret_store_token_ttl.set(f64::NAN);
-        inner
-    }
-}
-
-/// Describes and registers a metric in one go.
-struct Declare<'a>(&'a PrometheusRecorder);
-
-impl Declare<'_> {
-    fn counter(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
-        self.0.describe_counter(name.into(), None, help.into());
-        self.0.register_counter(&key(name, labels), &METADATA)
-    }
-
-    fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
-        self.0.describe_gauge(name.into(), None, help.into());
-        self.0.register_gauge(&key(name, labels), &METADATA)
-    }
-
-    fn histogram(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &'static str)]) -> Histogram {
-        self.0.describe_histogram(name.into(), None, help.into());
-        self.0.register_histogram(&key(name, labels), &METADATA)
-    }
-}
-
-/// Asked for by the recorder's interface; ours does not read it.
-const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
-
-fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
-    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, *value)).collect();
-    Key::from_parts(name, labels)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn labels_stand_where_their_variants_say() {
-        assert!(Reason::ALL.iter().enumerate().all(|(index, (reason, _))| *reason as usize == index));
         assert!(Outcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
         assert!(Tier::ALL.iter().enumerate().all(|(index, (tier, _))| *tier as usize == index));
         assert!(ReadOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
