@@ -112,6 +112,9 @@ pub const TOKEN_CACHE_ENTRIES: u64 = 10_000;
 /// they are to be made anew, the database may be down, for as long as `CONFIG_MAX_STALE_LIMIT`.
 pub const TOKEN_CACHE_IDLE: Duration = Duration::from_secs(3600);
 
+/// Calls are still taken for so long after readiness is off: load balancers and endpoint lists follow it within seconds.
+pub const LINGER: Duration = Duration::from_secs(5);
+
 /// Waiting for calls in flight at shutdown.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -172,7 +175,7 @@ pub const SECRET_TTL_MAX: Duration = Duration::from_secs(3600);
 /// The most calls in flight that an operator may allow; each holds some KiB.
 pub const CALLS_IN_FLIGHT_LIMIT: usize = 1_000_000;
 
-/// The longest drain: supervisors kill after minutes at most.
+/// The longest drain, and the longest linger before it: supervisors kill after minutes at most.
 pub const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(600);
 
 /// Connections to the HTTP port at once: all MCP processes of a machine that start together, some scrapers and kubelets.

@@ -9,10 +9,9 @@ mod parts;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -21,7 +20,7 @@ use tonic_health::server::HealthReporter;
 use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Shutdown};
 use crate::grpc::admission::Admitted;
 use crate::grpc::hot::Hot;
 use crate::grpc::listen::{ListenError, Listener, LocalAddress, ServeContext, TlsError, TlsReloader, Workers};
@@ -77,7 +76,7 @@ pub struct Running {
     cut: CancellationToken,
     stop: CancellationToken,
     quit: CancellationToken,
-    drain_deadline: Duration,
+    shutdown: Shutdown,
 }
 
 /// Starts the daemon: ports first, so that a second one fails before it touches anything.
@@ -114,7 +113,6 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         background.spawn(http::serve(listener, routes, stop.clone()));
     }
     let Parts { store, changes, audit, .. } = parts;
-    let drain_deadline = config.shutdown.drain;
     Ok(Running {
         addresses,
         readiness,
@@ -129,7 +127,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         cut,
         stop,
         quit,
-        drain_deadline,
+        shutdown: config.shutdown.clone(),
     })
 }
 
@@ -163,17 +161,18 @@ impl Running {
         self.audit.reopen();
     }
 
-    /// Readiness off, then no new calls, then those in flight within their deadline, then everything else. Returns whether all
-    /// calls in flight could finish.
+    /// Readiness off, then no new calls once that has got about, then those in flight within their deadline, then everything else.
+    /// Returns whether all calls in flight could finish.
     pub async fn shutdown(mut self) -> bool {
         self.readiness.not_ready("shutdown", "this daemon is stopping");
         monitor::announce(&self.health, false).await;
+        sleep(self.shutdown.linger).await;
         self.drain.cancel();
         monitor::end_watches(&mut self.health).await;
         self.serving.close();
-        let finished = timeout(self.drain_deadline, self.serving.wait()).await.is_ok();
+        let finished = timeout(self.shutdown.drain, self.serving.wait()).await.is_ok();
         if !finished {
-            tracing::warn!("calls were still in flight after {} s and are cut", self.drain_deadline.as_secs_f32());
+            tracing::warn!("calls were still in flight after {} s and are cut", self.shutdown.drain.as_secs_f32());
             self.cut.cancel();
         }
         self.stop.cancel();

@@ -70,6 +70,7 @@ impl Dev {
     fn flags(&self, home: &Path) -> Vec<(&'static str, String)> {
         let defaults = [
             ("data_dir", home.display().to_string()),
+            ("shutdown.linger", "0s".to_owned()),
             ("http.address", "127.0.0.1:8420".to_owned()),
             ("grpc.address", "127.0.0.1:8421".to_owned()),
             ("grpc.socket", home.join("credway.sock").display().to_string()),

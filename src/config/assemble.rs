@@ -40,6 +40,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
     let audit = audit(reader, &data_dir);
     let template_dir = reader.optional("templates.dir", values::path);
     let telemetry = telemetry(reader);
+    let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
     Some(Config {
         data_dir,
@@ -52,7 +53,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
         audit,
         template_dir,
         telemetry,
-        shutdown: Shutdown { drain },
+        shutdown: Shutdown { linger, drain },
     })
 }
 

@@ -240,6 +240,8 @@ pub enum LogFormat {
 /// How the daemon ends.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
+    /// How long calls are still taken after readiness is off.
+    pub linger: Duration,
     /// How long calls in flight may take to finish.
     pub drain: Duration,
 }
@@ -266,6 +268,6 @@ impl Default for Telemetry {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { drain: limits::DRAIN_DEADLINE }
+        Self { linger: limits::LINGER, drain: limits::DRAIN_DEADLINE }
     }
 }

@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 47] = [
+pub(super) const KNOWN: [Known; 48] = [
     plain("data_dir"),
     secret("database.url"),
     plain("database.url_file"),
@@ -64,6 +64,7 @@ pub(super) const KNOWN: [Known; 47] = [
     plain("telemetry.log_format"),
     plain("telemetry.otlp_endpoint"),
     plain("telemetry.trace_sample_ratio"),
+    plain("shutdown.linger"),
     plain("shutdown.drain"),
 ];
 

@@ -121,12 +121,12 @@ fn the_unit_leaves_time_to_drain() {
     let unit = std::fs::read_to_string(shipped("credway.service")).unwrap();
     let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
     let shown = Home::new().must("credway config show");
-    let drain =
-        shown.lines().find_map(|line| line.strip_prefix("shutdown.drain")).unwrap().trim().trim_end_matches('s');
-    assert!(
-        stop.parse::<u64>().unwrap() > drain.parse::<u64>().unwrap(),
-        "{stop} s is less than the drain of {drain} s"
-    );
+    let seconds = |setting| {
+        let span = shown.lines().find_map(|line| line.strip_prefix(setting)).unwrap();
+        span.trim().trim_end_matches('s').parse::<u64>().unwrap()
+    };
+    let (linger, drain) = (seconds("shutdown.linger"), seconds("shutdown.drain"));
+    assert!(stop.parse::<u64>().unwrap() > linger + drain, "{stop} s is less than {linger} s and {drain} s");
 }
 
 #[test]

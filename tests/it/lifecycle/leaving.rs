@@ -19,7 +19,8 @@ const GRACE: Duration = Duration::from_secs(30 - 5);
 
 #[test]
 fn f2_all_that_an_end_may_take_is_less_than_the_grace() {
-    let most = limits::DRAIN_DEADLINE + limits::BACKGROUND_STOP_DEADLINE + limits::TELEMETRY_FLUSH_DEADLINE;
+    let most =
+        limits::LINGER + limits::DRAIN_DEADLINE + limits::BACKGROUND_STOP_DEADLINE + limits::TELEMETRY_FLUSH_DEADLINE;
     assert!(most <= GRACE, "it may take {most:?}");
 }
 
@@ -55,7 +56,8 @@ async fn f2_a_daemon_that_is_told_to_end_says_goaway_gives_back_its_leases_and_i
     const GOAWAY: u8 = 7;
     let (home, bao) = (Home::new(), Bao::shared().await);
     let database = Database::issued_by(bao, "1h", "24h").await;
-    home.config(&lent(&on_servers(&home, &Postgres::fresh_database().await, bao).await));
+    let settings = on_servers(&home, &Postgres::fresh_database().await, bao).await;
+    home.config(&[&lent(&settings)[..], &[("shutdown.linger", "2s")]].concat());
     home.write("manifest.yaml", database.manifest());
     home.apply().await.ok();
     let mut daemon = home.start().await;
@@ -65,6 +67,12 @@ async fn f2_a_daemon_that_is_told_to_end_says_goaway_gives_back_its_leases_and_i
     let stream = idle_http2(&daemon).await;
     let told = Instant::now();
     daemon.signal(Signal::TERM);
+    // Whoever does not know yet that we are leaving is served.
+    until("readiness is off", async || daemon.get("/readyz").await.0 == 503).await;
+    assert_eq!(
+        value(&resolve(&mut daemon.client(&home.token()).await, "db").await.unwrap(), "USER").trim_matches('"'),
+        user
+    );
     let frames = tokio::time::timeout(GRACE, frames_until_end(stream)).await.unwrap();
     assert!(frames.contains(&GOAWAY), "{frames:?}");
     assert!(daemon.ended().await.success());

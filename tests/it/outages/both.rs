@@ -30,7 +30,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// `CREDWAY_TEST_OUTAGE_SECONDS=300` is the long form, which takes as long.
+    /// `CREDWAY_TEST_OUTAGE_SECONDS=300` is the long form, which takes as long (`tests/run outage`).
     fn new() -> Self {
         let told = std::env::var("CREDWAY_TEST_OUTAGE_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
         let outage = Duration::from_secs(told.unwrap_or(OUTAGE_SECONDS));
@@ -94,8 +94,7 @@ async fn recovery(client: &mut Client) -> Duration {
     began.elapsed()
 }
 
-/// Set `CREDWAY_TEST_OUTAGE_SECONDS=300` for five minutes, with the usual time to live; by default it is 20 s, and all bounds
-/// are so much shorter.
+/// By default it is 20 s, and all bounds are so much shorter than the usual ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openbao_and_postgres_stopped_under_load_fail_no_cached_call_within_the_bounds() {
     let plan = Plan::new();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use credway::app::backends::{self, Backends};
 use credway::clock::{Clock, ManualClock};
@@ -197,6 +198,7 @@ impl World {
         let mut config = self.config.clone();
         let path = dir.path().join("credway.sock");
         config.grpc.socket = Some(UnixSocket { path, mode: 0o600, owner: None, group: None });
+        config.shutdown.linger = Duration::ZERO;
         change(&mut config);
         Sidecar::start(dir, config, clock).await
     }

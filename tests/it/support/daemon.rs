@@ -98,6 +98,7 @@ impl Home {
             ("grpc.address", "127.0.0.1:0".to_owned()),
             ("grpc.socket", self.text("credway.sock")),
             ("http.address", "127.0.0.1:0".to_owned()),
+            ("shutdown.linger", "0s".to_owned()),
         ];
         let more = more.iter().map(|(key, value)| (*key, (*value).to_owned()));
         let settings: BTreeMap<&str, String> = own.into_iter().chain(more).collect();
