@@ -28,9 +28,10 @@
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
+//! | rest | the control plane's REST API | limits, model, store, secrets, auth, control |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
-//! | http | metrics, probes, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve |
-//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, store, changes, secrets, auth, resolve, control, grpc, http |
+//! | http | metrics, probes, the REST API's port, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve, rest |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, store, changes, secrets, auth, resolve, control, rest, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose
@@ -55,6 +56,7 @@ pub mod metrics;
 pub mod model;
 pub mod readiness;
 pub mod resolve;
+pub mod rest;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;

@@ -499,3 +499,44 @@ pub const AUDIT_FILE_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 
 /// The least that may be configured: a smaller file would be replaced with every batch.
 pub const AUDIT_FILE_BYTES_MIN: u64 = 64 * 1024;
+
+// REST.
+
+/// How long an Idempotency-Key is remembered: clients that retry give up long before.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// An Idempotency-Key; a UUID has 36 bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Entries of a page, unless the request says otherwise.
+pub const PAGE_SIZE_DEFAULT: usize = 50;
+
+/// Entries of one page at most: some hundred KiB.
+pub const PAGE_SIZE_MAX: usize = 200;
+
+/// The body of a request. The largest are servers with long schemas: some tens of KiB.
+pub const REST_BODY_BYTES_MAX: usize = 512 * 1024;
+
+/// One request, from its head to its answer. What takes longer, such as a validation, has a deadline of its own below it.
+pub const REST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Requests answered at once; each may hold a connection of the database.
+pub const REST_CALLS_MAX: usize = 64;
+
+/// Requests of one token in a second, in the long run. A page of the Console asks for some ten things.
+pub const REST_RATE: u32 = 50;
+
+/// Requests of one token that may come at once before the rate counts.
+pub const REST_BURST: u32 = 200;
+
+/// A request id that a client gives; ours have 36 bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// A name that people give to things.
+pub const DISPLAY_NAME_CHARS_MAX: usize = 200;
+
+/// Profiles, and workflows, that are named as referring to one connection.
+pub const REFERENCES_MAX: i64 = 200;
+
+/// Callers whose rates are remembered before those that have not asked for a while are dropped.
+pub const REST_CALLERS_MAX: usize = 10_000;

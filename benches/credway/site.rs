@@ -273,6 +273,7 @@ fn connection(step: &Step, number: usize) -> Connection {
         name: format!("Bench {number:05}"),
         template: "generic-api-key".into(),
         provider: "bench".into(),
+        service: None,
         account_label: None,
         fields: SECRETS.iter().map(|(_, field, _)| (*field).to_owned()).collect::<BTreeSet<String>>(),
         source: SecretSource::Stored,

@@ -11,6 +11,7 @@ use crate::secrets::SecretStore;
 use crate::secrets::sealed::{SealedError, SealedStore};
 use crate::secrets::vault::{VaultSetupError, VaultStore};
 use crate::store::{Store, StoreError};
+use crate::templates::{Catalogue, CatalogueError};
 
 /// What a config names.
 pub struct Backends {
@@ -29,6 +30,14 @@ pub enum OpenError {
     Sealed(#[from] SealedError),
     #[error(transparent)]
     Vault(#[from] VaultSetupError),
+}
+
+/// The built-in templates, and those of the directory that the config names.
+pub fn catalogue(config: &Config) -> Result<Catalogue, CatalogueError> {
+    match &config.template_dir {
+        Some(directory) => Catalogue::with_directory(directory),
+        None => Ok(Catalogue::built_in()),
+    }
 }
 
 /// Opens both. With Vault, neither server needs to be up yet: what is down is reported by readiness, and heals by itself.

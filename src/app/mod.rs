@@ -30,6 +30,7 @@ use crate::grpc::service::Credentials;
 use crate::http::{self};
 use crate::readiness::Readiness;
 use crate::store::{Store, StoreError};
+use crate::templates::CatalogueError;
 use backends::OpenError;
 use monitor::Monitor;
 use parts::Parts;
@@ -43,6 +44,8 @@ pub enum StartError {
     Http { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Templates(#[from] CatalogueError),
     #[error("cannot start the threads that serve calls")]
     Workers(#[source] std::io::Error),
     #[error("cannot start the thread that writes the audit")]

@@ -17,6 +17,7 @@ use crate::auth::run_tokens::RunTokens;
 use crate::changes::{Changes, Follower, Heard};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::Control;
 use crate::grpc::admission::{Admitted, Gate};
 use crate::grpc::answers::Answers;
 use crate::grpc::hot::Warm;
@@ -30,9 +31,11 @@ use crate::model::connection::ConnectionState;
 use crate::model::id::ConnectionId;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
+use crate::rest::Rest;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
 use crate::store::{ChangeRecord, Entity, Store, StoreError};
+use crate::templates::Catalogue;
 
 /// What more than one part of the daemon works with.
 pub(super) struct Parts {
@@ -42,6 +45,7 @@ pub(super) struct Parts {
     pub is_migrated: bool,
     pub audit: Audit,
     secrets: Arc<dyn SecretStore>,
+    catalogue: Catalogue,
     cache: SecretCache,
     run_tokens: Arc<RunTokens>,
     resolver: Arc<Resolver>,
@@ -60,6 +64,7 @@ impl Parts {
         drain: &CancellationToken,
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
+        let catalogue = backends::catalogue(config)?;
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
@@ -84,6 +89,7 @@ impl Parts {
             is_migrated,
             audit,
             secrets,
+            catalogue,
             cache,
             run_tokens,
             resolver: Arc::new(resolver),
@@ -155,13 +161,16 @@ impl Parts {
         }
     }
 
-    /// Metrics, probes, and the config of MCP processes.
+    /// Metrics, probes, the REST API, and the config of MCP processes.
     pub(super) fn http(&self, config: &Config, readiness: Readiness, quit: &CancellationToken) -> http::Routes {
         let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         let (audit, clock) = (self.audit.clone(), self.clock.clone());
         let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
-        http::Routes::with_mcp_config(state, mcp_config, config.http.quit.then(|| quit.clone()))
+        let control =
+            Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone());
+        let rest = Rest::new(control, Arc::clone(&self.authenticator));
+        http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }
 

@@ -185,13 +185,15 @@ impl Opened {
         let spec = ConnectionSpec {
             name: create.name.clone(),
             template: create.template.clone(),
+            provider: None,
+            service: None,
             account_label: create.account.clone(),
             environment: create.environment.clone(),
             services: None,
             lease_path: create.lease_path.clone(),
             credentials: create.secrets.read(Some(template).filter(|template| !template.is_leased()))?,
         };
-        let saved = control.connection_create(&self.project, spec).await.map_err(failed)?;
+        let saved = control.connection_create(&self.project, spec, None).await.map_err(failed)?;
         tell("created", &saved);
         Ok(())
     }
@@ -220,7 +222,7 @@ impl Opened {
     }
 
     async fn delete(&self, asked: &str, force: bool) -> Result<(), Failure> {
-        let deleted = self.workspace.control.connection_delete(&self.project, asked, force).await.map_err(failed)?;
+        let deleted = self.workspace.control.connection_delete(&self.project, asked, None, force).await.map_err(failed)?;
         say!("deleted {:?} ({})", deleted.name, deleted.id);
         Ok(())
     }

@@ -98,7 +98,7 @@ impl Opened {
                     scopes: create.scopes.iter().copied().collect(),
                     expires_at,
                 };
-                control.token_create(&self.project.tenant, spec).await
+                control.token_create(&self.project.tenant, spec, None).await
             }
         };
         let (record, text) = created.map_err(|error| of_control(&error))?;

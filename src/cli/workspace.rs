@@ -86,7 +86,7 @@ impl Workspace {
             scopes: Scope::ALL.into_iter().map(|(scope, _)| scope).collect(),
             expires_at: None,
         };
-        let (_, token) = self.control.token_create(&workspace.tenant, spec).await.map_err(failed)?;
+        let (_, token) = self.control.token_create(&workspace.tenant, spec, None).await.map_err(failed)?;
         self.close().await;
         Ok(SecretString::from(token.expose()))
     }
@@ -94,10 +94,8 @@ impl Workspace {
 
 const DEV_TOKEN: &str = "credway dev";
 
-/// The built-in templates, and those of the directory that the config names.
 fn catalogue(config: &Config) -> Result<Catalogue, Failure> {
-    let Some(dir) = &config.template_dir else { return Ok(Catalogue::built_in()) };
-    Catalogue::with_directory(dir).map_err(|error| {
+    backends::catalogue(config).map_err(|error| {
         Failure::new(Exit::Usage, "TEMPLATES", "the connection templates are not usable").why(error.to_string())
     })
 }
@@ -154,11 +152,14 @@ impl Outside for World {
 /// A change that was not made.
 pub(super) fn of_control(error: &ControlError) -> Failure {
     let exit = match error {
-        ControlError::Mistakes(_) | ControlError::Ambiguous { .. } => Exit::Usage,
+        ControlError::Mistakes(_) | ControlError::Ambiguous { .. } | ControlError::ProjectUnnamed => Exit::Usage,
         ControlError::NotFound { .. } => Exit::NotFound,
-        ControlError::Taken { .. } | ControlError::InUse { .. } | ControlError::ChangedMeanwhile { .. } => {
-            Exit::Conflict
-        }
+        ControlError::Taken { .. }
+        | ControlError::InUse { .. }
+        | ControlError::ChangedMeanwhile { .. }
+        | ControlError::OtherVersion { .. }
+        | ControlError::KeyReused
+        | ControlError::ShownOnce { .. } => Exit::Conflict,
         ControlError::TokenFile { .. } | ControlError::Randomness(_) => Exit::Failed,
         ControlError::Secrets(_) | ControlError::Database(_) => Exit::Unreachable,
     };

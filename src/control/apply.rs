@@ -267,7 +267,7 @@ impl Control {
     }
 
     async fn write_rows(&self, plans: &[Plan], tokens: &[TokenRecord]) -> Result<(), ControlError> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         for plan in plans {
             for change in &plan.changes {
                 write_row(&mut tx, &plan.workspace, &change.write).await?;

@@ -12,19 +12,37 @@ use crate::model::id::ConnectionId;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
-use crate::store::ProjectState;
+use crate::store::{ConnectionsPage, Once, References};
 use crate::templates::credential::{self, Accepted, FieldMistake};
+
+/// The template whose fields are whatever one is given.
+const BLANK: &str = "custom";
 
 /// What a new connection is made from.
 #[derive(Clone, Debug)]
 pub struct ConnectionSpec {
     pub name: String,
     pub template: String,
+    /// Whose account it is, and what for, if not as the template says.
+    pub provider: Option<String>,
+    pub service: Option<String>,
     pub account_label: Option<String>,
     pub environment: Option<String>,
     pub services: Option<AccountServices>,
     /// Where its credentials are leased from, for a template whose are.
     pub lease_path: Option<String>,
+    pub credentials: SecretFields,
+}
+
+/// What is to change of a connection; what is absent stays.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionPatch {
+    pub name: Option<String>,
+    pub account_label: Option<Option<String>>,
+    pub environment: Option<Option<String>>,
+    /// Whether it is turned on.
+    pub is_enabled: Option<bool>,
+    /// Fields of its credential; the others stay.
     pub credentials: SecretFields,
 }
 
@@ -42,11 +60,18 @@ impl Control {
         &self,
         workspace: &Workspace,
         spec: ConnectionSpec,
+        once: Option<&Once>,
     ) -> Result<SavedConnection, ControlError> {
+        if let Some(made) = self.made_before(once).await? {
+            let connection = self.connection_get(workspace, &made).await?;
+            return Ok(SavedConnection { connection, trimmed: Vec::new() });
+        }
         let template = self.template(&spec.template)?.clone();
         let names = [
             ("name", Some(&spec.name)),
-            ("account", spec.account_label.as_ref()),
+            ("provider", spec.provider.as_ref()),
+            ("service", spec.service.as_ref()),
+            ("account_label", spec.account_label.as_ref()),
             ("environment", spec.environment.as_ref()),
         ];
         let faults = names.into_iter().filter_map(|(place, text)| Some(mistake(place, name_fault(text?)?)));
@@ -59,8 +84,8 @@ impl Control {
         if !mistakes.is_empty() {
             return Err(ControlError::Mistakes(mistakes));
         }
-        let state = self.store.project_state(workspace.project.id).await?;
-        if state.connections.iter().any(|held| held.name == spec.name) {
+        let held = self.store.connection_get(workspace.project.id, &spec.name).await?;
+        if held.is_some_and(|held| held.name == spec.name) {
             return Err(ControlError::Taken { what: format!("connection {:?}", spec.name) });
         }
         let fields = match source {
@@ -71,7 +96,8 @@ impl Control {
             id: ConnectionId::generate(),
             name: spec.name,
             template: template.name,
-            provider: template.provider,
+            provider: spec.provider.unwrap_or(template.provider),
+            service: spec.service,
             account_label: spec.account_label,
             fields,
             source,
@@ -84,7 +110,7 @@ impl Control {
         if connection.source == SecretSource::Stored {
             self.secrets.write(&address, &accepted.fields, 0).await?;
         }
-        if let Err(error) = self.connection_insert(workspace, &connection).await {
+        if let Err(error) = self.connection_insert(workspace, &connection, once).await {
             self.forget_unless_unsure(&address, &error).await;
             return Err(error);
         }
@@ -105,8 +131,16 @@ impl Control {
         })
     }
 
-    async fn connection_insert(&self, workspace: &Workspace, connection: &Connection) -> Result<(), ControlError> {
-        let mut tx = self.store.begin().await?;
+    async fn connection_insert(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+        once: Option<&Once>,
+    ) -> Result<(), ControlError> {
+        let mut tx = self.begin().await?;
+        if let Some(once) = once {
+            tx.once_insert(once, &connection.id.to_string()).await?;
+        }
         tx.connection_insert(&workspace.project, connection).await?;
         Ok(tx.commit().await?)
     }
@@ -126,9 +160,33 @@ impl Control {
         Ok(connections)
     }
 
+    /// Some connections of a project, in the order in which they were made.
+    pub async fn connection_page(
+        &self,
+        workspace: &Workspace,
+        page: &ConnectionsPage,
+    ) -> Result<Vec<Connection>, ControlError> {
+        Ok(self.store.connections_page(workspace.project.id, page).await?)
+    }
+
     /// The connection of this name or id.
     pub async fn connection_get(&self, workspace: &Workspace, asked: &str) -> Result<Connection, ControlError> {
-        find(self.store.project_state(workspace.project.id).await?, asked).map(|(connection, _)| connection)
+        match self.store.connection_get(workspace.project.id, asked).await? {
+            Some(connection) => Ok(connection),
+            None => {
+                let held = self.connection_list(workspace).await?;
+                Err(not_found(asked, &hint(asked, held.iter().map(|connection| connection.name.as_str()))))
+            }
+        }
+    }
+
+    /// What refers to a connection.
+    pub async fn connection_references(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+    ) -> Result<References, ControlError> {
+        Ok(self.store.connection_references(workspace.project.id, connection.id).await?)
     }
 
     /// Turns a connection off: it is refused with CONNECTION_DISABLED until it is turned on.
@@ -153,7 +211,7 @@ impl Control {
             return Ok(connection);
         }
         connection.status = Status { state, reason, since: self.clock.now() };
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         if !tx.connection_set_status(&workspace.project, connection.id, &connection.status).await? {
             return Err(not_found(asked, ""));
         }
@@ -169,13 +227,64 @@ impl Control {
         asked: &str,
         given: SecretFields,
     ) -> Result<SavedConnection, ControlError> {
+        let patch = ConnectionPatch { credentials: given, ..ConnectionPatch::default() };
+        self.connection_patch(workspace, asked, None, patch).await
+    }
+
+    /// Changes a connection, if it is at the version that is expected.
+    pub async fn connection_patch(
+        &self,
+        workspace: &Workspace,
+        asked: &str,
+        expected: Option<u64>,
+        patch: ConnectionPatch,
+    ) -> Result<SavedConnection, ControlError> {
         let mut connection = self.connection_get(workspace, asked).await?;
+        expect_version(&connection, expected)?;
+        let ConnectionPatch { name, account_label, environment, is_enabled, credentials } = patch;
+        let names = [
+            ("name", name.as_ref()),
+            ("account_label", account_label.as_ref().and_then(Option::as_ref)),
+            ("environment", environment.as_ref().and_then(Option::as_ref)),
+        ];
+        let faults: Vec<Mistake> =
+            names.into_iter().filter_map(|(place, text)| Some(mistake(place, name_fault(text?)?))).collect();
+        if !faults.is_empty() {
+            return Err(ControlError::Mistakes(faults));
+        }
+        connection.name = name.unwrap_or(connection.name);
+        connection.account_label = account_label.unwrap_or(connection.account_label);
+        connection.environment = environment.unwrap_or(connection.environment);
+        let trimmed = match credentials.is_empty() {
+            true => Vec::new(),
+            false => self.credentials_save(workspace, &mut connection, credentials).await?,
+        };
+        if let Some(is_enabled) = is_enabled {
+            let (state, reason) = if is_enabled { turned_on(&connection.status) } else { turned_off(&connection.status) };
+            if state != connection.status.state {
+                connection.status = Status { state, reason, since: self.clock.now() };
+            }
+        }
+        let mut tx = self.begin().await?;
+        tx.connection_update(&workspace.project, &connection).await?;
+        tx.commit().await?;
+        connection.version += 1;
+        Ok(SavedConnection { connection, trimmed })
+    }
+
+    /// Writes the secret anew; returns the fields around whose values white space was cut off.
+    async fn credentials_save(
+        &self,
+        workspace: &Workspace,
+        connection: &mut Connection,
+        given: SecretFields,
+    ) -> Result<Vec<String>, ControlError> {
         if let Some(path) = connection.source.lease_path() {
             let reason = format!("they are issued from {path}: there are none to save");
             return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
         }
         let template = self.template(&connection.template)?;
-        let address = workspace.address(&connection);
+        let address = workspace.address(connection);
         let stored = self.secret_find(&address).await?;
         let previous = stored.as_ref().map_or(0, |document| document.version);
         let mut fields = stored.map(|document| document.fields).unwrap_or_default();
@@ -184,11 +293,7 @@ impl Control {
         self.secrets.write(&address, &fields, previous).await?;
         connection.fields = fields.keys().cloned().collect();
         connection.status = status_with_new_credentials(&connection.status, self.clock.now());
-        let mut tx = self.store.begin().await?;
-        tx.connection_update(&workspace.project, &connection).await?;
-        tx.commit().await?;
-        connection.version += 1;
-        Ok(SavedConnection { connection, trimmed: accepted.trimmed })
+        Ok(accepted.trimmed)
     }
 
     /// Deletes a connection and its secret. One that is still wired or overridden to is deleted only by `force`.
@@ -196,15 +301,18 @@ impl Control {
         &self,
         workspace: &Workspace,
         asked: &str,
+        expected: Option<u64>,
         force: bool,
     ) -> Result<Connection, ControlError> {
-        let (connection, used_by) = find(self.store.project_state(workspace.project.id).await?, asked)?;
+        let connection = self.connection_get(workspace, asked).await?;
+        expect_version(&connection, expected)?;
+        let used_by = self.connection_references(workspace, &connection).await?.names();
         if !used_by.is_empty() && !force {
-            return Err(ControlError::InUse { what: format!("connection {:?}", connection.name), by: used_by });
+            return Err(ControlError::InUse { what: label(&connection), by: used_by });
         }
         // As long as the row is there, a deletion that ends in between is found again, and done again.
         self.secrets.delete(&workspace.address(&connection)).await?;
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         tx.connection_delete(&workspace.project, connection.id).await?;
         tx.commit().await?;
         Ok(connection)
@@ -216,6 +324,21 @@ impl Control {
             Err(SecretError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The template that a new connection is made from: the one that is named, else the one called like the service or the
+    /// provider, else the blank one.
+    pub fn template_for(
+        &self,
+        named: Option<&str>,
+        service: Option<&str>,
+        provider: &str,
+    ) -> Result<String, ControlError> {
+        if let Some(name) = named {
+            return self.template(name).map(|template| template.name.clone());
+        }
+        let known = [service, Some(provider)].into_iter().flatten().find_map(|name| self.catalogue.get(name));
+        Ok(known.map_or_else(|| BLANK.to_owned(), |template| template.name.clone()))
     }
 
     fn template(&self, name: &str) -> Result<&Template, ControlError> {
@@ -281,33 +404,23 @@ fn accept_update(
     if mistakes.is_empty() { Ok(accepted) } else { Err(ControlError::Mistakes(mistakes)) }
 }
 
-/// The connection of this name or id, and what refers to it.
-fn find(state: ProjectState, asked: &str) -> Result<(Connection, Vec<String>), ControlError> {
-    let id: Option<ConnectionId> = asked.parse().ok();
-    let found = state.connections.iter().find(|connection| connection.name == asked || Some(connection.id) == id);
-    let Some(connection) = found.cloned() else {
-        return Err(not_found(
-            asked,
-            &hint(asked, state.connections.iter().map(|connection| connection.name.as_str())),
-        ));
-    };
-    let used_by = references(&state, connection.id);
-    Ok((connection, used_by))
+impl References {
+    /// Each by what people call it.
+    fn names(&self) -> Vec<String> {
+        let profiles = self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
+        profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
+    }
 }
 
-fn references(state: &ProjectState, id: ConnectionId) -> Vec<String> {
-    let instance_name = |id| {
-        let found = state.instances.iter().find(|instance| instance.id == id);
-        found.map_or_else(|| id.to_string(), |instance| instance.name.to_string())
-    };
-    let profiles =
-        state.profiles.iter().filter(|(_, profile)| profile.source_spec.values().any(|w| w.connection == id));
-    let profiles = profiles.map(|(instance, profile)| format!("profile {}/{}", instance_name(*instance), profile.name));
-    let names = |workflow: &&crate::store::WorkflowRecord| {
-        workflow.overrides.iter().any(|rule| rule.connection == id || rule.replaces == Some(id))
-    };
-    let workflows = state.workflows.iter().filter(names).map(|workflow| format!("workflow {}", workflow.workflow));
-    profiles.chain(workflows).collect()
+fn expect_version(connection: &Connection, expected: Option<u64>) -> Result<(), ControlError> {
+    match expected.is_some_and(|expected| expected != connection.version) {
+        true => Err(ControlError::OtherVersion { what: label(connection), version: connection.version }),
+        false => Ok(()),
+    }
+}
+
+fn label(connection: &Connection) -> String {
+    format!("connection {:?}", connection.name)
 }
 
 fn not_found(asked: &str, hint: &str) -> ControlError {

@@ -25,15 +25,18 @@ use crate::model::name::Slug;
 use crate::model::reason::Reason;
 use crate::model::token::NoRandomness;
 use crate::secrets::{SecretError, SecretStore};
-use crate::store::{ProjectRecord, Store, StoreError, TenantRecord};
+use crate::store::{Actor, Once, ProjectRecord, Store, StoreError, TenantRecord, Tx};
 use crate::templates::Catalogue;
 
 pub use apply::{Applied, Mode, NewToken};
 pub use check::{Mistake, Warning};
-pub use connections::{ConnectionSpec, SavedConnection};
+pub use connections::{ConnectionPatch, ConnectionSpec, SavedConnection};
 pub use credentials::Outside;
 pub use diff::Change;
 pub use tokens::TokenSpec;
+
+/// Who works on the stores of this machine directly.
+const LOCAL: &str = "local";
 
 /// The demo workspace of `credway dev`, as a manifest. Its credentials are evident fakes.
 pub const DEMO_MANIFEST: &str = include_str!("demo.yaml");
@@ -45,6 +48,7 @@ pub struct Control {
     secrets: Arc<dyn SecretStore>,
     catalogue: Arc<Catalogue>,
     clock: Clock,
+    by: Arc<Actor>,
 }
 
 /// A project and its tenant.
@@ -75,6 +79,18 @@ pub enum ControlError {
     /// Someone else changed it while we did.
     #[error("{what} was changed by someone else meanwhile")]
     ChangedMeanwhile { what: String },
+    /// The caller named the version that it had seen, and that is not the present one.
+    #[error("{what} is at version {version}, not at the one that was named")]
+    OtherVersion { what: String, version: u64 },
+    /// Another request was sent with the same Idempotency-Key.
+    #[error("the Idempotency-Key was used for another request")]
+    KeyReused,
+    /// What the request made when it was sent before can be shown once only, and was.
+    #[error("{what} was made by the first request with this Idempotency-Key, and is shown only once")]
+    ShownOnce { what: String },
+    /// The token spans several projects.
+    #[error("the caller may work in several projects, and named none")]
+    ProjectUnnamed,
     /// A new token could not be written to its file; nothing else was done.
     #[error("the token {name:?} cannot be written to {}: {reason}", .file.display())]
     TokenFile { name: String, file: std::path::PathBuf, reason: String },
@@ -95,7 +111,10 @@ impl ControlError {
             Self::Taken { .. } => "ALREADY_EXISTS",
             Self::Ambiguous { .. } => "AMBIGUOUS",
             Self::InUse { .. } => "IN_USE",
-            Self::ChangedMeanwhile { .. } => "CHANGED_MEANWHILE",
+            Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => "CHANGED_MEANWHILE",
+            Self::KeyReused => "IDEMPOTENCY_KEY_REUSED",
+            Self::ShownOnce { .. } => "SHOWN_ONCE",
+            Self::ProjectUnnamed => "PROJECT_UNNAMED",
             Self::TokenFile { .. } => "TOKEN_FILE_NOT_WRITTEN",
             Self::Secrets(SecretError::Missing { .. }) => Reason::SecretMissing.code(),
             Self::Secrets(SecretError::Unreadable { .. }) => "SECRET_UNREADABLE",
@@ -116,7 +135,10 @@ impl ControlError {
             Self::InUse { .. } => {
                 "rewire those first, or force the deletion: they are then refused with CONNECTION_MISSING".to_owned()
             }
-            Self::ChangedMeanwhile { .. } => "look at it again, and repeat the change if it is still wanted".to_owned(),
+            Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => "look at it again, and repeat the change if it is still wanted".to_owned(),
+            Self::KeyReused => "send another request with another key".to_owned(),
+            Self::ShownOnce { .. } => "revoke it, and make another with another key".to_owned(),
+            Self::ProjectUnnamed => "name one by its id or slug: `X-Project-Id: SLUG`".to_owned(),
             Self::TokenFile { .. } => "make the file's directory writable, or name another file".to_owned(),
             Self::Secrets(error) => secrets_remedy(error).to_owned(),
             Self::Database(error) => database_remedy(error).to_owned(),
@@ -179,7 +201,27 @@ impl fmt::Display for MistakeLines<'_> {
 
 impl Control {
     pub fn new(store: Store, secrets: Arc<dyn SecretStore>, catalogue: Catalogue, clock: Clock) -> Self {
-        Self { store, secrets, catalogue: Arc::new(catalogue), clock }
+        let by = Arc::new(Actor { name: LOCAL.to_owned(), request_id: None });
+        Self { store, secrets, catalogue: Arc::new(catalogue), clock, by }
+    }
+
+    /// The same operations, done by `actor`: so the audit names them.
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self { by: Arc::new(actor), ..self.clone() }
+    }
+
+    async fn begin(&self) -> Result<Tx, StoreError> {
+        self.store.begin_as(&self.by).await
+    }
+
+    /// What the request made when it was sent before; `None` if it was not. A key is good for one request.
+    async fn made_before(&self, once: Option<&Once>) -> Result<Option<String>, ControlError> {
+        let Some(once) = once else { return Ok(None) };
+        match self.store.once_find(once).await? {
+            Some(found) if found.request == once.request => Ok(Some(found.made)),
+            Some(_) => Err(ControlError::KeyReused),
+            None => Ok(None),
+        }
     }
 
     /// The templates from which connections can be made.
@@ -196,6 +238,37 @@ impl Control {
         Ok(Workspace { tenant: held, project: found })
     }
 
+    /// The project in which a caller works: the one it is limited to, else the one it asks for by id or slug, else the only one.
+    pub async fn workspace_of(
+        &self,
+        tenant: TenantId,
+        limited_to: Option<ProjectId>,
+        asked: Option<&str>,
+    ) -> Result<Workspace, ControlError> {
+        let not_found = |what: String| ControlError::NotFound { what, hint: String::new() };
+        let held = self.store.tenant_get(tenant).await?.ok_or_else(|| not_found(format!("tenant {tenant}")))?;
+        let (id, slug): (Option<ProjectId>, Option<Slug>) =
+            (asked.and_then(|asked| asked.parse().ok()), asked.and_then(|asked| asked.parse().ok()));
+        let found = match (limited_to.or(id), slug) {
+            (Some(id), _) => self.store.project_get(id).await?,
+            (None, Some(slug)) => self.store.project_find(tenant, &slug).await?,
+            (None, None) if asked.is_some() => None,
+            (None, None) => {
+                let mut projects = self.store.projects_of(tenant, 2).await?;
+                if projects.len() > 1 {
+                    return Err(ControlError::ProjectUnnamed);
+                }
+                projects.pop()
+            }
+        };
+        let is_meant = |project: &ProjectRecord| {
+            project.tenant == tenant && asked.is_none_or(|asked| Some(project.id) == id || project.slug.as_str() == asked)
+        };
+        let project = found.filter(is_meant);
+        let what = || asked.map_or_else(|| "project".to_owned(), |asked| format!("project {asked:?}"));
+        Ok(Workspace { tenant: held, project: project.ok_or_else(|| not_found(what()))? })
+    }
+
     /// A project, made with its tenant where they are missing.
     pub async fn workspace_ensure(&self, tenant: &Slug, project: &Slug) -> Result<Workspace, ControlError> {
         let held_tenant = self.store.tenant_find(tenant).await?;
@@ -206,7 +279,7 @@ impl Control {
         let tenant_record = held_tenant.clone().unwrap_or_else(|| new_tenant(tenant));
         let project_record = held_project.clone().unwrap_or_else(|| new_project(tenant_record.id, project));
         if held_project.is_none() {
-            let mut tx = self.store.begin().await?;
+            let mut tx = self.begin().await?;
             if held_tenant.is_none() {
                 tx.tenant_insert(&tenant_record).await?;
             }

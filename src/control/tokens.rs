@@ -6,9 +6,9 @@ use super::check::name_fault;
 use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace};
 use crate::model::caller::{Role, Scope, ScopeSet};
-use crate::model::id::{InstanceId, ProjectId, TenantId, TokenId};
+use crate::model::id::{AuditId, InstanceId, ProjectId, TenantId, TokenId};
 use crate::model::token::TokenText;
-use crate::store::{TenantRecord, TokenRecord};
+use crate::store::{AuditRecord, Once, TenantRecord, TokenRecord};
 
 /// What a new token is made from.
 #[derive(Clone, Debug)]
@@ -27,8 +27,12 @@ impl Control {
         &self,
         tenant: &TenantRecord,
         spec: TokenSpec,
+        once: Option<&Once>,
     ) -> Result<(TokenRecord, TokenText), ControlError> {
-        self.token_insert(tenant.id, spec, None).await
+        if let Some(made) = self.made_before(once).await? {
+            return Err(ControlError::ShownOnce { what: format!("token {made}") });
+        }
+        self.token_insert(tenant.id, spec, None, once).await
     }
 
     /// Makes the token of an MCP process: it gets the config of that instance, and nothing else.
@@ -48,7 +52,7 @@ impl Control {
         })?;
         let scopes = [Scope::McpExecute].into_iter().collect();
         let spec = TokenSpec { project: Some(workspace.project.id), name, role: Role::Viewer, scopes, expires_at };
-        self.token_insert(workspace.tenant.id, spec, Some(meant.id)).await
+        self.token_insert(workspace.tenant.id, spec, Some(meant.id), None).await
     }
 
     async fn token_insert(
@@ -56,6 +60,7 @@ impl Control {
         tenant: TenantId,
         spec: TokenSpec,
         instance: Option<InstanceId>,
+        once: Option<&Once>,
     ) -> Result<(TokenRecord, TokenText), ControlError> {
         let now = self.clock.now();
         let faults = [
@@ -72,7 +77,10 @@ impl Control {
         }
         let text = TokenText::generate()?;
         let record = TokenRecord { instance, ..token_record(tenant, spec, &text, now) };
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
+        if let Some(once) = once {
+            tx.once_insert(once, &record.id.to_string()).await?;
+        }
         tx.token_insert(&record).await?;
         tx.commit().await?;
         Ok((record, text))
@@ -81,7 +89,7 @@ impl Control {
     /// Revokes the run tokens that were issued so far for the project. They work no longer than daemons take to hear of it.
     pub async fn run_tokens_revoke(&self, workspace: &Workspace) -> Result<Timestamp, ControlError> {
         let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         tx.run_tokens_revoke(&workspace.project, now).await?;
         tx.commit().await?;
         Ok(now)
@@ -92,6 +100,26 @@ impl Control {
         let mut tokens = self.store.project_state(workspace.project.id).await?.tokens;
         tokens.sort_by_key(|token| std::cmp::Reverse(token.created_at));
         Ok(tokens)
+    }
+
+    /// Some tokens of a project, newest first: at most `limit` that are older than `before`.
+    pub async fn token_page(
+        &self,
+        workspace: &Workspace,
+        before: Option<TokenId>,
+        limit: usize,
+    ) -> Result<Vec<TokenRecord>, ControlError> {
+        Ok(self.store.tokens_page(workspace.tenant.id, workspace.project.id, before, limit).await?)
+    }
+
+    /// What was done in a project, newest first.
+    pub async fn audit_page(
+        &self,
+        workspace: &Workspace,
+        before: Option<AuditId>,
+        limit: usize,
+    ) -> Result<Vec<AuditRecord>, ControlError> {
+        Ok(self.store.audit_page(workspace.tenant.id, workspace.project.id, before, limit).await?)
     }
 
     /// Revokes the live token of this id, shown prefix or name. It works no longer than the token cache remembers it.
@@ -108,7 +136,7 @@ impl Control {
         }
         let mut token = meant.pop().ok_or_else(not_found)?;
         let now = self.clock.now();
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.begin().await?;
         if !tx.token_revoke(workspace.tenant.id, token.id, now).await? {
             return Err(not_found());
         }

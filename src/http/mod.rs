@@ -1,4 +1,4 @@
-//! Metrics, probes and the config of MCP processes over HTTP/1.1. Metrics and probes are answered at once from memory.
+//! Metrics, probes, the REST API and the config of MCP processes over HTTP/1.1. Metrics and probes are answered at once from memory.
 
 mod mcp_config;
 mod quit;
@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::rest::Rest;
 
 pub use mcp_config::McpConfig;
 
@@ -50,9 +51,15 @@ impl Routes {
         Self { here: router.clone(), elsewhere: router }
     }
 
-    /// These, the config of MCP processes and, if it may be cancelled by `POST /quit`, that.
-    pub fn with_mcp_config(state: HttpState, mcp_config: Arc<McpConfig>, quit: Option<CancellationToken>) -> Self {
-        let (mut here, mut elsewhere) = (mcp_config.here(), McpConfig::elsewhere());
+    /// These, the REST API, the config of MCP processes and, if it may be cancelled by `POST /quit`, that.
+    pub fn with_all(
+        state: HttpState,
+        rest: Rest,
+        mcp_config: Arc<McpConfig>,
+        quit: Option<CancellationToken>,
+    ) -> Self {
+        let rest = rest.router();
+        let (mut here, mut elsewhere) = (mcp_config.here().merge(rest.clone()), McpConfig::elsewhere().merge(rest));
         if let Some(quit) = quit {
             here = here.merge(quit::here(quit));
             elsewhere = elsewhere.merge(quit::elsewhere());
@@ -67,12 +74,12 @@ impl Routes {
     }
 }
 
-fn router(state: HttpState, mcp_config: Router<HttpState>) -> Router {
+fn router(state: HttpState, more: Router<HttpState>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get("ok\n"))
         .route("/readyz", get(readyz))
-        .merge(mcp_config)
+        .merge(more)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_response(no_store))
@@ -102,7 +109,7 @@ async fn readyz(State(state): State<HttpState>, RawQuery(query): RawQuery) -> (S
 
 async fn not_found(uri: Uri) -> Response {
     let message =
-        format!("there is nothing at {}: this port has /metrics, /livez, /readyz and /mcp/config", uri.path());
+        format!("there is nothing at {}: this port has /metrics, /livez, /readyz, /mcp/config and /v1", uri.path());
     problem(StatusCode::NOT_FOUND, "NOT_FOUND", "not found", &message)
 }
 

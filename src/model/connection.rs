@@ -17,6 +17,8 @@ pub struct Connection {
     /// The template it was made from: `postgres`.
     pub template: String,
     pub provider: String,
+    /// What it is for at its provider, where the template does not say so.
+    pub service: Option<String>,
     /// The provider's account, as people know it: an e-mail address, a shop.
     pub account_label: Option<String>,
     /// The names of the credential fields it offers.

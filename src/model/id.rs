@@ -97,6 +97,10 @@ typed_id!(
     TokenId, "tok", "a token"
 );
 typed_id!(
+    /// A line of the audit.
+    AuditId, "aud", "an audit record"
+);
+typed_id!(
     /// A run token: what logs name it by, as no database knows it.
     RunTokenId, "rtok", "a run token"
 );

@@ -74,6 +74,22 @@ impl Refusal {
         )
     }
 
+    pub fn role_denied(role: impl fmt::Display) -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            format!("the caller's role is less than {role}"),
+            format!("ask somebody who is at least {role}, or use a token with that role"),
+        )
+    }
+
+    pub fn process_token_misused() -> Self {
+        Self::new(
+            Reason::PermissionDenied,
+            "a run token or an instance token is good for resolving, and for nothing else",
+            "send the access token of a person or a program: `credway token create`",
+        )
+    }
+
     pub fn invalid_request(field: &'static str, message: impl Into<String>) -> Self {
         let mut refusal = Self::new(Reason::InvalidRequest, message, format!("correct `{field}` and call again"));
         refusal.field = Some(field);

@@ -79,6 +79,7 @@ fn connection(name: &str, environment: &str) -> Connection {
         name: name.into(),
         template: "generic-api-key".into(),
         provider: "generic".into(),
+        service: None,
         account_label: None,
         fields: BTreeSet::from(["api_key".into()]),
         source: SecretSource::Stored,

@@ -1,6 +1,6 @@
 //! The change log: what changed, in the order in which it became visible.
 
-use super::records::{ChangeRecord, Entity};
+use super::records::{Act, ChangeRecord, Entity};
 use super::rows::{parsed, parsed_optional};
 use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
@@ -48,17 +48,18 @@ impl Tx {
         Ok(Sequence(sequence))
     }
 
-    /// Enters a change in the log.
+    /// Enters a change in the log, and in the audit who made it.
     pub(super) async fn change_insert(
         &mut self,
         Sequence(sequence): Sequence,
         tenant: TenantId,
         project: Option<ProjectId>,
+        act: Act,
         entity: Entity,
         id: &str,
     ) -> Result<(), StoreError> {
         let at = self.now.as_microsecond();
-        let word = Entity::ALL.iter().find(|(known, _)| *known == entity).map_or("unknown", |(_, word)| word);
+        let word = entity.word();
         execute!(
             self,
             sqlx::query(CHANGE_INSERT)
@@ -70,7 +71,7 @@ impl Tx {
                 .bind(at)
         )?;
         self.has_changes = true;
-        Ok(())
+        self.audit_insert(tenant, project, act, entity, id).await
     }
 }
 

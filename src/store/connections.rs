@@ -1,26 +1,50 @@
 //! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
 
-use super::records::{ConnectionFound, Entity, ProjectRecord, ProjectScope};
+use super::records::{
+    Act, ConnectionFound, ConnectionsPage, Entity, ProjectRecord, ProjectScope, References, WiredProfile,
+};
 use super::rows::{ConnectionRow, connection_columns, parsed, parsed_optional, services_json, stored_version, to_json};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
 use crate::model::connection::{Connection, ConnectionState, Status};
-use crate::model::id::ConnectionId;
+use crate::limits;
+use crate::model::id::{ConnectionId, ProjectId};
 use crate::model::secret::{LeasePath, SecretAddress};
 
 const CONNECTION_STATE: &str = "SELECT status FROM connections WHERE id = $1";
 const CONNECTION_INSERT: &str =
     "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
-        environment, services, status, status_reason, status_since, lease_path, version, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, 1, $13, $13)";
+        environment, services, status, status_reason, status_since, lease_path, service, version, created_at, updated_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, 1, $13, $13)";
 const CONNECTION_UPDATE: &str = "UPDATE connections SET name = $3, template = $4, provider = $5, account_label = $6,
         fields = $7, environment = $8, services = $9, status = $10, status_reason = $11, status_since = $12,
-        lease_path = $14, version = version + 1, updated_at = $13
-    WHERE id = $1 AND project_id = $2 AND version = $15";
+        lease_path = $14, service = $15, version = version + 1, updated_at = $13
+    WHERE id = $1 AND project_id = $2 AND version = $16";
 const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_reason = $4, status_since = $5,
         version = version + 1, updated_at = $6
     WHERE id = $1 AND project_id = $2";
 const CONNECTION_DELETE: &str = "DELETE FROM connections WHERE id = $1 AND project_id = $2";
+
+/// One of the project's, by its id or its name.
+const CONNECTION_GET: &str = concat!(
+    "SELECT ",
+    connection_columns!(),
+    " FROM connections c WHERE c.project_id = $1 AND (c.id = $2 OR c.name = $2) ORDER BY c.id = $2 DESC LIMIT 1"
+);
+/// By their ids, which is in the order they were made: what is made meanwhile comes last.
+const CONNECTIONS_PAGE: &str = concat!(
+    "SELECT ",
+    connection_columns!(),
+    " FROM connections c WHERE c.project_id = $1 AND c.id > $2
+        AND ($3 IS NULL OR lower(c.name) LIKE $3 ESCAPE '!' OR c.provider LIKE $3 ESCAPE '!' OR c.template LIKE $3 ESCAPE '!')
+        AND ($4 IS NULL OR c.status = $4)
+    ORDER BY c.id LIMIT $5"
+);
+const PROFILES_WIRED: &str = "SELECT DISTINCT i.id, i.name, f.id, f.name, i.active_profile_id = f.id
+    FROM profile_wires x JOIN profiles f ON f.id = x.profile_id JOIN instances i ON i.id = f.instance_id
+    WHERE x.connection_id = $1 AND i.project_id = $2 ORDER BY i.name, f.name LIMIT $3";
+const WORKFLOWS_OVERRIDDEN: &str = "SELECT DISTINCT workflow_id FROM overrides
+    WHERE (connection_id = $1 OR replaces = $1) AND project_id = $2 ORDER BY workflow_id LIMIT $3";
 
 /// The columns that insert and update bind alike, from `$1` on.
 macro_rules! bind_columns {
@@ -40,6 +64,7 @@ macro_rules! bind_columns {
             .bind($connection.status.since.as_microsecond())
             .bind($tx.now.as_microsecond())
             .bind($connection.source.lease_path().map(LeasePath::as_str))
+            .bind(&$connection.service)
     };
 }
 
@@ -61,6 +86,61 @@ struct FoundRow {
 }
 
 impl Store {
+    /// The connection of a project that has this id or this name.
+    pub async fn connection_get(&self, project: ProjectId, asked: &str) -> Result<Option<Connection>, StoreError> {
+        if asked.contains('\0') {
+            return Ok(None);
+        }
+        let row: Option<ConnectionRow> = read!(self, |connection| {
+            sqlx::query_as(CONNECTION_GET).bind(project.to_string()).bind(asked).fetch_optional(connection)
+        })?;
+        Ok(row.map(ConnectionRow::read).transpose()?.flatten())
+    }
+
+    /// Connections of a project, in the order in which they were made.
+    pub async fn connections_page(
+        &self,
+        project: ProjectId,
+        page: &ConnectionsPage,
+    ) -> Result<Vec<Connection>, StoreError> {
+        let rows: Vec<ConnectionRow> = read!(self, |connection| {
+            sqlx::query_as(CONNECTIONS_PAGE)
+                .bind(project.to_string())
+                .bind(page.after.map_or_else(String::new, |id| id.to_string()))
+                .bind(page.containing.as_deref().map(like))
+                .bind(page.state.map(|state| state.to_string()))
+                .bind(i64::try_from(page.limit).unwrap_or(i64::MAX))
+                .fetch_all(connection)
+        })?;
+        rows.into_iter().map(ConnectionRow::read).filter_map(Result::transpose).collect()
+    }
+
+    /// What refers to a connection: at most `limits::REFERENCES_MAX` of each kind.
+    pub async fn connection_references(
+        &self,
+        project: ProjectId,
+        id: ConnectionId,
+    ) -> Result<References, StoreError> {
+        let (id, project, limit) = (id.to_string(), project.to_string(), limits::REFERENCES_MAX);
+        let profiles: Vec<(String, String, String, String, Option<bool>)> = read!(self, |connection| {
+            sqlx::query_as(PROFILES_WIRED).bind(&id).bind(&project).bind(limit).fetch_all(connection)
+        })?;
+        let workflows: Vec<String> = read!(self, |connection| {
+            sqlx::query_scalar(WORKFLOWS_OVERRIDDEN).bind(&id).bind(&project).bind(limit).fetch_all(connection)
+        })?;
+        let wired = |(instance, instance_name, profile, profile_name, is_active): (_, _, _, _, Option<bool>)| {
+            let (instance, profile): (String, String) = (instance, profile);
+            Ok(WiredProfile {
+                instance: parsed("instances.id", &instance)?,
+                instance_name,
+                profile: parsed("profiles.id", &profile)?,
+                profile_name,
+                is_active: is_active.unwrap_or(false),
+            })
+        };
+        Ok(References { profiles: profiles.into_iter().map(wired).collect::<Result<_, StoreError>>()?, workflows })
+    }
+
     /// A connection, if it is in one of these projects.
     pub async fn connection_find(
         &self,
@@ -106,7 +186,7 @@ impl Tx {
         let json = json_columns(connection)?;
         execute!(self, bind_columns!(sqlx::query(CONNECTION_INSERT), self, project, connection, json))
             .map_err(|error| error.about(|| label(connection)))?;
-        self.project_change(sequence, project, Entity::Connection, connection.id).await
+        self.project_change(sequence, project, Act::Create, Entity::Connection, connection.id).await
     }
 
     /// Writes a connection's metadata as the version after `connection.version`; `Conflict` if it is no longer at that one.
@@ -125,7 +205,7 @@ impl Tx {
         if query.map_err(|error| error.about(|| label(connection)))? == 0 {
             return Err(StoreError::Conflict { what: label(connection) });
         }
-        self.project_change(sequence, project, Entity::Connection, connection.id).await
+        self.project_change(sequence, project, Act::Update, Entity::Connection, connection.id).await
     }
 
     /// Changes a connection's status, whatever its version, and counts the version up; `false` if it does not exist.
@@ -147,7 +227,7 @@ impl Tx {
                 .bind(self.now.as_microsecond())
         )?;
         if changed > 0 {
-            self.project_change(sequence, project, Entity::Connection, id).await?;
+            self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         }
         Ok(changed > 0)
     }
@@ -157,10 +237,22 @@ impl Tx {
         let sequence = self.sequence_next().await?;
         let deleted = execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
         if deleted > 0 {
-            self.project_change(sequence, project, Entity::Connection, id).await?;
+            self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
         }
         Ok(deleted > 0)
     }
+}
+
+/// A pattern for what contains `text`, in lower case.
+fn like(text: &str) -> String {
+    let mut pattern = String::from("%");
+    for character in text.to_lowercase().chars().filter(|character| *character != '\0') {
+        if matches!(character, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(character);
+    }
+    pattern + "%"
 }
 
 /// `fields` and `services`.

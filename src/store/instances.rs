@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::records::{Entity, InstanceRecord, ProjectRecord};
+use super::records::{Act, Entity, InstanceRecord, ProjectRecord};
 use super::rows::{counted, from_json, parsed, parsed_optional, stored_version, to_json};
 use super::tx::execute;
 use super::{StoreError, Tx};
@@ -94,7 +94,7 @@ impl Tx {
         if inserted.map_err(|error| error.about(label))? == 0 {
             return Err(StoreError::Conflict { what: format!("the server of {}", label()) });
         }
-        self.project_change(sequence, project, Entity::Instance, instance.id).await
+        self.project_change(sequence, project, Act::Create, Entity::Instance, instance.id).await
     }
 
     /// Makes another profile of the instance the active one, or none; `Conflict` if it has no such profile.
@@ -115,7 +115,7 @@ impl Tx {
         if set == 0 {
             return Err(StoreError::Conflict { what: format!("instance {instance} or its profile") });
         }
-        self.project_change(sequence, project, Entity::Instance, instance).await
+        self.project_change(sequence, project, Act::Update, Entity::Instance, instance).await
     }
 
     /// Inserts a profile at version 1.
@@ -141,7 +141,7 @@ impl Tx {
             return Err(StoreError::Conflict { what: format!("the instance of {}", label(profile)) });
         }
         self.wires_insert(profile).await?;
-        self.project_change(sequence, project, Entity::Profile, profile.id).await
+        self.project_change(sequence, project, Act::Create, Entity::Profile, profile.id).await
     }
 
     /// Writes a profile as the version after `profile.version`; `Conflict` if it is no longer at that one.
@@ -163,7 +163,7 @@ impl Tx {
         }
         execute!(self, sqlx::query(WIRES_DELETE).bind(profile.id.to_string()))?;
         self.wires_insert(profile).await?;
-        self.project_change(sequence, project, Entity::Profile, profile.id).await
+        self.project_change(sequence, project, Act::Update, Entity::Profile, profile.id).await
     }
 
     async fn wires_insert(&mut self, profile: &ConfigProfile) -> Result<(), StoreError> {

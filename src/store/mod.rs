@@ -3,6 +3,7 @@
 //! Time and ids come from Rust, times are microseconds since 1970 in BIGINT, JSON is TEXT, ids are TEXT.
 //! Every change writes its line of the change log in the same transaction.
 
+mod audit;
 mod changes;
 mod connections;
 mod error;
@@ -10,6 +11,7 @@ mod feed;
 mod instances;
 mod lease;
 mod migrations;
+mod once;
 mod projects;
 mod records;
 mod rows;
@@ -44,9 +46,10 @@ use crate::model::secret::ExposeSecret;
 pub use error::StoreError;
 pub use feed::ChangeFeed;
 pub use records::{
-    ChangeRecord, ConnectionFound, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, RunTokenKey,
-    RunTokenTrust, TenantRecord, TokenRecord, WiringFound, WorkflowRecord,
+    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey,
+    RunTokenTrust, TenantRecord, TokenRecord, WiredProfile, WiringFound, WorkflowRecord,
 };
+pub use once::{MadeOnce, Once};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
 
@@ -190,13 +193,22 @@ impl Store {
     /// Begins a transaction that writes (`BEGIN IMMEDIATE` on SQLite). A process has one at a time: whoever holds one and
     /// begins another waits for itself.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
+        self.begin_by(None).await
+    }
+
+    /// The same, and the audit notes each change as made by `actor`.
+    pub async fn begin_as(&self, actor: &Arc<Actor>) -> Result<Tx, StoreError> {
+        self.begin_by(Some(Arc::clone(actor))).await
+    }
+
+    async fn begin_by(&self, by: Option<Arc<Actor>>) -> Result<Tx, StoreError> {
         let turn = tokio::time::timeout(limits::DATABASE_TURN_DEADLINE, Arc::clone(&self.turn).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             let cause = format!("earlier changes have not been written for {:?}", limits::DATABASE_TURN_DEADLINE);
             return Err(StoreError::Unavailable { cause });
         };
         let lease = self.lend_begun("BEGIN IMMEDIATE", "BEGIN").await?;
-        Ok(Tx::new(lease, self.clock.now(), Arc::clone(&self.commits), turn))
+        Ok(Tx::new(lease, self.clock.now(), by, Arc::clone(&self.commits), turn))
     }
 
     /// Whether this process has changed something, of which daemons are to hear.

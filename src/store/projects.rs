@@ -5,7 +5,7 @@ use std::fmt;
 use super::changes::Sequence;
 use super::instances::{INSTANCES_OF_PROJECT, InstanceRow, PROFILES_OF_PROJECT, ProfileRow, WIRES_OF_PROJECT, WireRow};
 use super::lease::bounded;
-use super::records::{Entity, ProjectRecord, ProjectState, TenantRecord};
+use super::records::{Act, Entity, ProjectRecord, ProjectState, TenantRecord};
 use super::rows::{ConnectionRow, connection_columns, parsed};
 use super::servers::{SERVERS_OF_TENANT, ServerRow};
 use super::tokens::{TOKENS_OF_PROJECT, TokenRow};
@@ -16,23 +16,44 @@ use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
 
 const TENANT_FIND: &str = "SELECT id, slug, name FROM tenants WHERE slug = $1";
+const TENANT_GET: &str = "SELECT id, slug, name FROM tenants WHERE id = $1";
 const TENANT_INSERT: &str = "INSERT INTO tenants (id, slug, name, created_at) VALUES ($1, $2, $3, $4)";
 const PROJECT_FIND: &str = "SELECT id, tenant_id, slug, name FROM projects WHERE tenant_id = $1 AND slug = $2";
 const PROJECT_GET: &str = "SELECT id, tenant_id, slug, name FROM projects WHERE id = $1";
+const PROJECTS_OF_TENANT: &str =
+    "SELECT id, tenant_id, slug, name FROM projects WHERE tenant_id = $1 ORDER BY slug LIMIT $2";
 const PROJECT_INSERT: &str = "INSERT INTO projects (id, tenant_id, slug, name, created_at) VALUES ($1, $2, $3, $4, $5)";
 const CONNECTIONS_OF_PROJECT: &str =
     concat!("SELECT ", connection_columns!(), " FROM connections c WHERE c.project_id = $1 ORDER BY c.id");
 
+type TenantRow = (String, String, String);
 type ProjectRow = (String, String, String, String);
 
 impl Store {
     pub async fn tenant_find(&self, slug: &Slug) -> Result<Option<TenantRecord>, StoreError> {
-        let row: Option<(String, String, String)> =
+        let row: Option<TenantRow> =
             read!(self, |connection| sqlx::query_as(TENANT_FIND).bind(slug.as_str()).fetch_optional(connection))?;
-        let tenant = |(id, slug, name): (String, String, String)| {
-            Ok(TenantRecord { id: parsed("tenants.id", &id)?, slug: parsed("tenants.slug", &slug)?, name })
-        };
-        row.map(tenant).transpose()
+        row.map(tenant_record).transpose()
+    }
+
+    pub async fn tenant_get(&self, id: TenantId) -> Result<Option<TenantRecord>, StoreError> {
+        let row: Option<TenantRow> =
+            read!(self, |connection| sqlx::query_as(TENANT_GET).bind(id.to_string()).fetch_optional(connection))?;
+        row.map(tenant_record).transpose()
+    }
+
+    pub async fn project_get(&self, id: ProjectId) -> Result<Option<ProjectRecord>, StoreError> {
+        let row: Option<ProjectRow> =
+            read!(self, |connection| sqlx::query_as(PROJECT_GET).bind(id.to_string()).fetch_optional(connection))?;
+        row.map(project_record).transpose()
+    }
+
+    /// The first `limit` projects of a tenant, by their slugs.
+    pub async fn projects_of(&self, tenant: TenantId, limit: u32) -> Result<Vec<ProjectRecord>, StoreError> {
+        let rows: Vec<ProjectRow> = read!(self, |connection| {
+            sqlx::query_as(PROJECTS_OF_TENANT).bind(tenant.to_string()).bind(i64::from(limit)).fetch_all(connection)
+        })?;
+        rows.into_iter().map(project_record).collect()
     }
 
     pub async fn project_find(&self, tenant: TenantId, slug: &Slug) -> Result<Option<ProjectRecord>, StoreError> {
@@ -119,7 +140,7 @@ impl Tx {
                 .bind(self.now.as_microsecond())
         )
         .map_err(|error| error.about(|| format!("tenant {:?}", tenant.slug)))?;
-        self.change_insert(sequence, tenant.id, None, Entity::Tenant, &id).await
+        self.change_insert(sequence, tenant.id, None, Act::Create, Entity::Tenant, &id).await
     }
 
     pub async fn project_insert(&mut self, project: &ProjectRecord) -> Result<(), StoreError> {
@@ -134,7 +155,7 @@ impl Tx {
                 .bind(self.now.as_microsecond())
         )
         .map_err(|error| error.about(|| format!("project {:?}", project.slug)))?;
-        self.project_change(sequence, project, Entity::Project, project.id).await
+        self.project_change(sequence, project, Act::Create, Entity::Project, project.id).await
     }
 
     /// Enters a change of something of the project in the log.
@@ -142,11 +163,16 @@ impl Tx {
         &mut self,
         sequence: Sequence,
         project: &ProjectRecord,
+        act: Act,
         entity: Entity,
         id: impl fmt::Display,
     ) -> Result<(), StoreError> {
-        self.change_insert(sequence, project.tenant, Some(project.id), entity, &id.to_string()).await
+        self.change_insert(sequence, project.tenant, Some(project.id), act, entity, &id.to_string()).await
     }
+}
+
+fn tenant_record((id, slug, name): TenantRow) -> Result<TenantRecord, StoreError> {
+    Ok(TenantRecord { id: parsed("tenants.id", &id)?, slug: parsed("tenants.slug", &slug)?, name })
 }
 
 fn project_record((id, tenant, slug, name): ProjectRow) -> Result<ProjectRecord, StoreError> {

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::model::caller::{Role, ScopeSet};
-use crate::model::connection::Connection;
-use crate::model::id::{InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
+use crate::model::connection::{Connection, ConnectionState};
+use crate::model::id::{AuditId, ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
 use crate::model::name::Slug;
 use crate::model::overrides::Override;
 use crate::model::profile::ConfigProfile;
@@ -40,6 +40,35 @@ pub struct ConnectionFound {
     pub project: ProjectId,
     pub address: SecretAddress,
     pub connection: Connection,
+}
+
+/// Which connections of a project are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionsPage {
+    /// The last one of the page before.
+    pub after: Option<ConnectionId>,
+    /// Text that its name, provider or template contains.
+    pub containing: Option<String>,
+    pub state: Option<ConnectionState>,
+    pub limit: usize,
+}
+
+/// What refers to a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    pub profiles: Vec<WiredProfile>,
+    /// The workflows that override with it, or replace it.
+    pub workflows: Vec<String>,
+}
+
+/// A profile that wires a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WiredProfile {
+    pub instance: InstanceId,
+    pub instance_name: String,
+    pub profile: ProfileId,
+    pub profile_name: String,
+    pub is_active: bool,
 }
 
 /// A token as the database knows it: by its hash.
@@ -142,6 +171,53 @@ pub struct ChangeRecord {
     pub at: i64,
 }
 
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    Create,
+    Update,
+    Delete,
+    Revoke,
+    /// Looked at something that tells of a credential.
+    Read,
+}
+
+impl Act {
+    /// Each act, with its word in the audit.
+    pub const ALL: [(Act, &'static str); 5] = [
+        (Self::Create, "create"),
+        (Self::Update, "update"),
+        (Self::Delete, "delete"),
+        (Self::Revoke, "revoke"),
+        (Self::Read, "read"),
+    ];
+
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(known, _)| *known == self).map_or("unknown", |(_, word)| word)
+    }
+}
+
+/// Who changes something, as the audit names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// A caller's subject, such as `tok_…`, or a user of this machine.
+    pub name: String,
+    /// The request by which they do so.
+    pub request_id: Option<String>,
+}
+
+/// One line of the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    pub id: AuditId,
+    pub project: Option<ProjectId>,
+    pub at: Timestamp,
+    pub actor: Actor,
+    pub act: String,
+    pub entity: String,
+    pub entity_id: String,
+}
+
 /// What kind of thing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Entity {
@@ -170,4 +246,8 @@ impl Entity {
         (Self::Token, "token"),
         (Self::RunTokens, "run_tokens"),
     ];
+
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(known, _)| *known == self).map_or("unknown", |(_, word)| word)
+    }
 }

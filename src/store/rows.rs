@@ -60,6 +60,7 @@ pub(super) struct ConnectionRow {
     c_account_label: Option<String>,
     c_fields: Option<String>,
     c_lease_path: Option<String>,
+    c_service: Option<String>,
     c_environment: Option<String>,
     c_services: Option<String>,
     c_status: Option<String>,
@@ -72,7 +73,7 @@ pub(super) struct ConnectionRow {
 macro_rules! connection_columns {
     () => {
         "c.id AS c_id, c.name AS c_name, c.template AS c_template, c.provider AS c_provider,
-         c.account_label AS c_account_label, c.fields AS c_fields, c.lease_path AS c_lease_path, c.environment AS c_environment,
+         c.account_label AS c_account_label, c.fields AS c_fields, c.lease_path AS c_lease_path, c.service AS c_service, c.environment AS c_environment,
          c.services AS c_services, c.status AS c_status, c.status_reason AS c_status_reason,
          c.status_since AS c_status_since, c.version AS c_version"
     };
@@ -94,6 +95,7 @@ impl ConnectionRow {
             template: text("connections.template", self.c_template)?,
             provider: text("connections.provider", self.c_provider)?,
             account_label: self.c_account_label,
+            service: self.c_service,
             fields: from_json("connections.fields", &text("connections.fields", self.c_fields)?)?,
             source: SecretSource::from(parsed_optional("connections.lease_path", self.c_lease_path.as_deref())?),
             environment: self.c_environment,

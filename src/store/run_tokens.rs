@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::records::{Entity, ProjectRecord, RunTokenKey, RunTokenTrust};
+use super::records::{Act, Entity, ProjectRecord, RunTokenKey, RunTokenTrust};
 use super::rows::{parsed, timestamp, unreadable};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
@@ -68,6 +68,6 @@ impl Tx {
     pub async fn run_tokens_revoke(&mut self, project: &ProjectRecord, at: Timestamp) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
         execute!(self, sqlx::query(REVOKE).bind(project.id.to_string()).bind(at.as_microsecond()))?;
-        self.project_change(sequence, project, Entity::RunTokens, project.id).await
+        self.project_change(sequence, project, Act::Revoke, Entity::RunTokens, project.id).await
     }
 }

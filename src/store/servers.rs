@@ -1,6 +1,6 @@
 //! MCP servers: the platform's, which all tenants share, and each tenant's own.
 
-use super::records::Entity;
+use super::records::{Act, Entity};
 use super::rows::{from_json, parsed, parsed_optional, to_json};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
@@ -78,6 +78,6 @@ impl Tx {
         if put.map_err(|error| error.about(label))? == 0 {
             return Err(StoreError::Conflict { what: label() });
         }
-        self.change_insert(sequence, tenant, None, Entity::Server, &server.id.to_string()).await
+        self.change_insert(sequence, tenant, None, Act::Update, Entity::Server, &server.id.to_string()).await
     }
 }

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::records::{Entity, TokenRecord};
+use super::records::{Act, Entity, TokenRecord};
 use super::rows::{parsed, parsed_optional, timestamp, unreadable};
 use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
-use crate::model::id::{TenantId, TokenId};
+use crate::model::id::{ProjectId, TenantId, TokenId};
 
 macro_rules! token_columns {
     () => {
@@ -25,6 +25,15 @@ pub(super) const TOKENS_OF_PROJECT: &str = concat!(
     token_columns!(),
     " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) ORDER BY id"
 );
+
+/// Newest first, before `$3`.
+const TOKENS_PAGE: &str = concat!(
+    "SELECT ",
+    token_columns!(),
+    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4"
+);
+/// After all ids.
+const NEWEST: &str = "tok_~";
 
 #[derive(sqlx::FromRow)]
 pub(super) struct TokenRow {
@@ -72,6 +81,26 @@ impl Store {
             read!(self, |connection| sqlx::query_as(TOKENS_FIND).bind(shown_prefix).fetch_all(connection))?;
         rows.into_iter().map(TokenRow::read).collect()
     }
+
+    /// The tokens of a project and of its whole tenant, newest first: at most `limit` that are older than `before`.
+    pub async fn tokens_page(
+        &self,
+        tenant: TenantId,
+        project: ProjectId,
+        before: Option<TokenId>,
+        limit: usize,
+    ) -> Result<Vec<TokenRecord>, StoreError> {
+        let before = before.map_or_else(|| NEWEST.to_owned(), |id| id.to_string());
+        let rows: Vec<TokenRow> = read!(self, |connection| {
+            sqlx::query_as(TOKENS_PAGE)
+                .bind(tenant.to_string())
+                .bind(project.to_string())
+                .bind(&before)
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(connection)
+        })?;
+        rows.into_iter().map(TokenRow::read).collect()
+    }
 }
 
 impl Tx {
@@ -95,7 +124,7 @@ impl Tx {
                 .bind(token.revoked_at.map(Timestamp::as_microsecond))
         )
         .map_err(|error| error.about(|| format!("token {:?}", token.name)))?;
-        self.change_insert(sequence, token.tenant, token.project, Entity::Token, &id).await
+        self.change_insert(sequence, token.tenant, token.project, Act::Create, Entity::Token, &id).await
     }
 
     /// `false` if there is no such token that is not yet revoked.
@@ -110,7 +139,7 @@ impl Tx {
         })?;
         let Some(project) = revoked else { return Ok(false) };
         let project = parsed_optional("tokens.project_id", project.as_deref())?;
-        self.change_insert(sequence, tenant, project, Entity::Token, &id.to_string()).await?;
+        self.change_insert(sequence, tenant, project, Act::Revoke, Entity::Token, &id.to_string()).await?;
         Ok(true)
     }
 }

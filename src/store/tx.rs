@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::lease::bounded;
+use super::records::Actor;
 use super::{Db, Lent, StoreError, feed};
 
 /// One transaction that changes something; dropped without `commit` it changes nothing.
@@ -17,6 +18,8 @@ pub struct Tx {
     pub(super) now: Timestamp,
     /// Whether it has entered something in the change log.
     pub(super) has_changes: bool,
+    /// Who makes the change; `None` for what daemons do by themselves, of which no audit is kept.
+    pub(super) by: Option<Arc<Actor>>,
     commits: Arc<Commits>,
     /// Whether a statement failed. PostgreSQL then takes no more, and would answer a commit by rolling back.
     has_failed: bool,
@@ -67,8 +70,14 @@ macro_rules! execute {
 pub(super) use {execute, in_tx};
 
 impl Tx {
-    pub(super) fn new(lease: Lent, now: Timestamp, commits: Arc<Commits>, turn: OwnedSemaphorePermit) -> Self {
-        Self { lease, now, has_changes: false, commits, has_failed: false, _turn: turn }
+    pub(super) fn new(
+        lease: Lent,
+        now: Timestamp,
+        by: Option<Arc<Actor>>,
+        commits: Arc<Commits>,
+        turn: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { lease, now, has_changes: false, by, commits, has_failed: false, _turn: turn }
     }
 
     /// Makes all of it lasting, or none of it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::records::{Entity, ProjectRecord, WorkflowRecord};
+use super::records::{Act, Entity, ProjectRecord, WorkflowRecord};
 use super::rows::{parsed, parsed_optional};
 use super::tx::execute;
 use super::{StoreError, Tx};
@@ -72,7 +72,7 @@ impl Tx {
                 self.override_insert(project, workflow, rule, position).await?;
             }
         }
-        self.change_insert(sequence, project.tenant, Some(project.id), Entity::Workflow, &workflow.workflow).await
+        self.change_insert(sequence, project.tenant, Some(project.id), Act::Update, Entity::Workflow, &workflow.workflow).await
     }
 
     async fn override_insert(

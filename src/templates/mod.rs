@@ -12,6 +12,7 @@ use crate::limits;
 use crate::model::template::Template;
 
 const BUILT_IN: [(&str, &str); 13] = [
+    ("custom.toml", include_str!("custom.toml")),
     ("generic-api-key.toml", include_str!("generic-api-key.toml")),
     ("generic-token.toml", include_str!("generic-token.toml")),
     ("generic-basic.toml", include_str!("generic-basic.toml")),

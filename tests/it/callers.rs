@@ -88,7 +88,7 @@ async fn token_of_rival(world: &World) -> String {
         scopes: Scope::ALL.into_iter().map(|(scope, _)| scope).collect(),
         expires_at: None,
     };
-    world.control.token_create(&rival.tenant, spec).await.unwrap().1.expose().to_owned()
+    world.control.token_create(&rival.tenant, spec, None).await.unwrap().1.expose().to_owned()
 }
 
 #[tokio::test]

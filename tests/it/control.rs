@@ -29,6 +29,8 @@ fn spec(name: &str, template: &str, credentials: &[(&str, &str)]) -> ConnectionS
     ConnectionSpec {
         name: name.into(),
         template: template.into(),
+        provider: None,
+        service: None,
         account_label: None,
         environment: Some("production".into()),
         services: None,
@@ -49,7 +51,7 @@ async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
     let shelf = Arc::new(Shelf::default());
     let control = control(&fresh.store, &shelf);
     let workspace = workspace(&control).await;
-    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t-1\n")])).await.unwrap();
+    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t-1\n")]), None).await.unwrap();
     assert_eq!((saved.trimmed, shelf.values("token")), (vec!["token".to_owned()], vec!["t-1".to_owned()]));
 
     let listed = control.connection_list(&workspace).await.unwrap();
@@ -65,7 +67,7 @@ async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
     assert_eq!((held.status.state, held.version), (ConnectionState::Active, 4));
     assert_eq!(shelf.values("token"), ["t-2"]);
 
-    control.connection_delete(&workspace, "Hub", false).await.unwrap();
+    control.connection_delete(&workspace, "Hub", None, false).await.unwrap();
     assert_eq!(shelf.len(), 0);
     let gone = control.connection_get(&workspace, "Hub").await.unwrap_err();
     assert_eq!(gone.to_string(), "there is no connection \"Hub\"");
@@ -83,11 +85,11 @@ async fn what_does_not_fit_is_refused_and_nothing_is_written(fresh: Fresh) {
         (spec("A", "gihub", &[]), "there is no template \"gihub\": did you mean \"github\"?"),
     ];
     for (spec, expected) in table {
-        assert_eq!(control.connection_create(&workspace, spec).await.unwrap_err().to_string(), expected);
+        assert_eq!(control.connection_create(&workspace, spec, None).await.unwrap_err().to_string(), expected);
     }
     assert_eq!(shelf.len(), 0);
-    control.connection_create(&workspace, spec("A", "github", &[("token", "k")])).await.unwrap();
-    let taken = control.connection_create(&workspace, spec("A", "github", &[("token", "k")])).await.unwrap_err();
+    control.connection_create(&workspace, spec("A", "github", &[("token", "k")]), None).await.unwrap();
+    let taken = control.connection_create(&workspace, spec("A", "github", &[("token", "k")]), None).await.unwrap_err();
     assert_eq!((taken.to_string().as_str(), shelf.len()), ("connection \"A\" exists already", 1));
     let asked = control.connection_get(&workspace, "B-side").await.unwrap_err();
     assert_eq!(asked.to_string(), "there is no connection \"B-side\"");
@@ -98,7 +100,7 @@ async fn a_new_host_needs_the_password_again(fresh: Fresh) {
     let control = control(&fresh.store, &shelf);
     let workspace = workspace(&control).await;
     let credentials = [("host", "db-1"), ("database", "d"), ("user", "u"), ("password", "p")];
-    control.connection_create(&workspace, spec("Db", "mysql", &credentials)).await.unwrap();
+    control.connection_create(&workspace, spec("Db", "mysql", &credentials), None).await.unwrap();
     let moved = fields(&[("host", "db-2")]);
     let refused = control.connection_update_credentials(&workspace, "Db", moved).await.unwrap_err();
     let expected = "password: must be given again, because the change decides where it is sent";
@@ -114,7 +116,7 @@ async fn a_connection_in_use_is_deleted_only_by_force(fresh: Fresh) {
     let shelf = Arc::new(Shelf::default());
     let control = control(&fresh.store, &shelf);
     let workspace = workspace(&control).await;
-    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
     let server = a_server(&workspace.tenant, "https://mcp.example.com/hub");
     let profile = a_profile("default", &[("api_key", &saved.connection, "token")]);
     let instance = an_instance("hub", &server, None);
@@ -134,10 +136,10 @@ async fn a_connection_in_use_is_deleted_only_by_force(fresh: Fresh) {
     tx.profile_insert(&workspace.project, instance.id, &profile).await.unwrap();
     tx.workflow_put(&workspace.project, &workflow).await.unwrap();
     tx.commit().await.unwrap();
-    let refused = control.connection_delete(&workspace, "Hub", false).await.unwrap_err();
+    let refused = control.connection_delete(&workspace, "Hub", None, false).await.unwrap_err();
     let expected = "connection \"Hub\" is still used by profile hub/default, workflow nightly";
     assert_eq!((refused.to_string().as_str(), shelf.len()), (expected, 1));
-    control.connection_delete(&workspace, "Hub", true).await.unwrap();
+    control.connection_delete(&workspace, "Hub", None, true).await.unwrap();
     assert_eq!(shelf.len(), 0);
 }
 
@@ -145,20 +147,20 @@ async fn a_deletion_that_fails_in_between_is_completed_by_the_next(fresh: Fresh)
     let shelf = Arc::new(Shelf::default());
     let first = control(&fresh.store, &shelf);
     let workspace = workspace(&first).await;
-    first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
     let before = first.connection_get(&workspace, "Hub").await.unwrap();
     shelf.meet(Accident::Outage);
-    let error = first.connection_delete(&workspace, "Hub", false).await.unwrap_err();
+    let error = first.connection_delete(&workspace, "Hub", None, false).await.unwrap_err();
     assert!(matches!(error, ControlError::Secrets(_)), "{error}");
     let held = first.connection_get(&workspace, "Hub").await.unwrap();
     assert_eq!((format!("{held:?}"), shelf.len()), (format!("{before:?}"), 1));
 
     shelf.meet(Accident::DatabaseGone(fresh.store.clone()));
-    let error = first.connection_delete(&workspace, "Hub", false).await.unwrap_err();
+    let error = first.connection_delete(&workspace, "Hub", None, false).await.unwrap_err();
     assert!(matches!(error, ControlError::Database(_)), "{error}");
     shelf.recover();
     let again = control(&fresh.reopened().await, &shelf);
-    again.connection_delete(&workspace, "Hub", false).await.unwrap();
+    again.connection_delete(&workspace, "Hub", None, false).await.unwrap();
     assert_eq!((again.connection_list(&workspace).await.unwrap().len(), shelf.len()), (0, 0));
 }
 
@@ -167,18 +169,18 @@ async fn a_secret_without_a_row_is_never_named(fresh: Fresh) {
     let first = control(&fresh.store, &shelf);
     let workspace = workspace(&first).await;
     shelf.meet(Accident::DatabaseGone(fresh.store.clone()));
-    let error = first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap_err();
+    let error = first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap_err();
     assert!(matches!(error, ControlError::Database(_)), "{error}");
     shelf.recover();
     let again = control(&fresh.reopened().await, &shelf);
     assert!(again.connection_list(&workspace).await.unwrap().is_empty());
-    again.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    again.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
 }
 
 async fn what_was_turned_off_comes_back_as_it_was(fresh: Fresh) {
     let control = control(&fresh.store, &Arc::default());
     let workspace = workspace(&control).await;
-    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")])).await.unwrap();
+    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
     for (former, _) in ConnectionState::ALL.into_iter().filter(|(state, _)| *state != ConnectionState::Disabled) {
         let status = Status { state: former, reason: None, since: saved.connection.status.since };
         let mut tx = fresh.store.begin().await.unwrap();
@@ -208,10 +210,10 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
         scopes: [Scope::McpExecute].into_iter().collect(),
         expires_at: None,
     };
-    let (record, text) = control.token_create(&workspace.tenant, spec.clone()).await.unwrap();
+    let (record, text) = control.token_create(&workspace.tenant, spec.clone(), None).await.unwrap();
     let found = fresh.store.tokens_find(text.shown_prefix()).await.unwrap();
     assert!(found.iter().any(|held| held.id == record.id && text.matches(&held.hash)));
-    let (second, _) = control.token_create(&workspace.tenant, spec.clone()).await.unwrap();
+    let (second, _) = control.token_create(&workspace.tenant, spec.clone(), None).await.unwrap();
     assert!(matches!(control.token_revoke(&workspace, "ci").await, Err(ControlError::Ambiguous { .. })));
     control.token_revoke(&workspace, &record.shown_prefix).await.unwrap();
     let last = control.token_revoke(&workspace, "ci").await.unwrap();
@@ -226,7 +228,7 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
         expires_at: Some(jiff::Timestamp::UNIX_EPOCH),
         ..spec
     };
-    let refused = control.token_create(&workspace.tenant, amiss).await.unwrap_err();
+    let refused = control.token_create(&workspace.tenant, amiss, None).await.unwrap_err();
     assert_eq!(refused.to_string().lines().count(), 4, "{refused}");
 }
 

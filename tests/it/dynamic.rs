@@ -223,7 +223,7 @@ async fn a_login_is_given_back_when_another_process_disables_or_deletes_its_conn
     sidecar.caught_up().await;
     let second = user().await;
     assert!(database.has(&second).await && second != first);
-    world.control.connection_delete(&world.workspace, "reporting", true).await.unwrap();
+    world.control.connection_delete(&world.workspace, "reporting", None, true).await.unwrap();
     until("the login of the deleted connection is gone", async || !database.has(&second).await).await;
     assert_eq!(refused(ask().await), "CONNECTION_MISSING");
     assert_eq!(database.issues(bao), 2);

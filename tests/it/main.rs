@@ -24,6 +24,7 @@ mod readme;
 mod refusals;
 mod rejected;
 mod resolve;
+mod rest;
 mod run_tokens;
 mod sealed;
 mod shutdown;

@@ -114,6 +114,7 @@ fn new_connection(declared: &manifest::Connection, template: &Template, now: Tim
         name: declared.name.clone(),
         template: template.name.clone(),
         provider: template.provider.clone(),
+        service: None,
         account_label: None,
         fields: BTreeSet::new(),
         source: SecretSource::Stored,

@@ -133,6 +133,7 @@ pub(crate) fn a_connection(name: &str) -> Connection {
         name: name.into(),
         template: "generic-token".into(),
         provider: "echo".into(),
+        service: Some("orders".into()),
         account_label: Some("ops@example.com".into()),
         fields: BTreeSet::from(["token".to_owned(), "user".to_owned()]),
         source: SecretSource::Stored,

@@ -146,7 +146,7 @@ impl World {
     ) -> String {
         let name = super::openbao::fresh_name("token");
         let spec = TokenSpec { project, name, role, scopes: scopes.iter().copied().collect(), expires_at };
-        self.control.token_create(&self.workspace.tenant, spec).await.unwrap().1.expose().to_owned()
+        self.control.token_create(&self.workspace.tenant, spec, None).await.unwrap().1.expose().to_owned()
     }
 
     /// Another project of the world.

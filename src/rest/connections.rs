@@ -1,0 +1,277 @@
+//! `/v1/connections`: made, listed, changed, deleted. Their credentials go in, and never come out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Rest;
+use super::asker::{Asker, Read, Write};
+use super::body::{self, JsonBody, PathOf, QueryOf};
+use super::page::{Page, PageQuery};
+use super::problem::{Problem, ProblemBody};
+use super::tags::{IfMatch, Tagged};
+use crate::control::{ConnectionPatch, ConnectionSpec, SavedConnection};
+use crate::model::connection::{AccountServices, Connection};
+use crate::model::id::ConnectionId;
+use crate::model::refusal::Refusal;
+use crate::model::secret::SecretFields;
+use crate::store::ConnectionsPage;
+
+pub(super) fn routes() -> OpenApiRouter<Rest> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, patch, delete)).layer(body::limit())
+}
+
+/// A connection, without its credentials.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Connection)]
+pub(super) struct ConnectionView {
+    id: String,
+    name: String,
+    provider: String,
+    service: String,
+    /// What it was made from: see `/v1/connection-templates`.
+    template: String,
+    status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_reason: Option<String>,
+    #[schema(format = DateTime)]
+    status_since: String,
+    /// The names of its credentials.
+    credential_keys: BTreeSet<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<String>,
+    /// Where the secret store issues its credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enabled_services: Option<BTreeSet<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    granted_scopes: Option<BTreeSet<String>>,
+    /// Grows with every change; it is the ETag too.
+    version: u64,
+}
+
+impl From<Connection> for ConnectionView {
+    fn from(connection: Connection) -> Self {
+        let (enabled_services, granted_scopes) = match connection.services {
+            Some(AccountServices { enabled, scopes_granted }) => (Some(enabled), Some(scopes_granted)),
+            None => (None, None),
+        };
+        Self {
+            id: connection.id.to_string(),
+            name: connection.name,
+            provider: connection.provider,
+            service: connection.service.unwrap_or_else(|| connection.template.clone()),
+            template: connection.template,
+            status: connection.status.state.to_string(),
+            status_reason: connection.status.reason,
+            status_since: connection.status.since.to_string(),
+            credential_keys: connection.fields,
+            account_label: connection.account_label,
+            environment: connection.environment,
+            lease_path: connection.source.lease_path().map(ToString::to_string),
+            enabled_services,
+            granted_scopes,
+            version: connection.version,
+        }
+    }
+}
+
+/// A connection after its credentials were saved.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Saved {
+    #[serde(flatten)]
+    connection: ConnectionView,
+    /// The fields around whose values white space was cut off.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    trimmed: Vec<String>,
+}
+
+impl From<SavedConnection> for Saved {
+    fn from(SavedConnection { connection, trimmed }: SavedConnection) -> Self {
+        Self { connection: connection.into(), trimmed }
+    }
+}
+
+/// What credentials are given as; it cannot be shown.
+type Credentials = BTreeMap<String, SecretString>;
+
+/// A new connection.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewConnection {
+    #[schema(min_length = 1, max_length = 200)]
+    display_name: String,
+    /// Whose account it is: `github`.
+    #[schema(min_length = 1, max_length = 200)]
+    provider: String,
+    /// What for, where the provider has several services.
+    #[schema(min_length = 1, max_length = 200)]
+    service: Option<String>,
+    /// What to make it from; without one, the template that is named like the service or the provider.
+    template: Option<String>,
+    account_label: Option<String>,
+    environment: Option<String>,
+    lease_path: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    credentials: Credentials,
+}
+
+/// What is to change; what is absent stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectionChange {
+    #[schema(min_length = 1, max_length = 200)]
+    display_name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    account_label: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    environment: Option<Option<String>>,
+    status: Option<SwitchedStatus>,
+    /// Fields of its credential. One that decides where others are sent is changed only together with those.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    credentials: Credentials,
+}
+
+/// What people turn a connection to.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SwitchedStatus {
+    Active,
+    Disabled,
+}
+
+/// A field that is there, be it null.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(field).map(Some)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Text that the name, the provider or the template contains.
+    q: Option<String>,
+    /// Only those in this status: `pending`, `active`, `degraded`, `reconnect` or `disabled`.
+    status: Option<String>,
+    page_size: Option<usize>,
+    page_token: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteQuery {
+    /// Deletes it even if profiles or overrides refer to it: their resolutions then fail. For administrators.
+    #[serde(default)]
+    force: bool,
+}
+
+/// The connections of the project, in the order in which they were made.
+#[utoipa::path(get, path = "", params(ListQuery), tag = "connections", security(("token" = ["mcp:read"])),
+    responses((status = 200, body = Page<ConnectionView>), (status = "4XX", body = ProblemBody)))]
+async fn list(asker: Asker<Read>, QueryOf(query): QueryOf<ListQuery>) -> Result<Json<Page<ConnectionView>>, Problem> {
+    let ListQuery { q, status, page_size, page_token } = query;
+    let state = status.map(|status| status.parse()).transpose();
+    let state = state.map_err(|error| Problem::malformed(StatusCode::BAD_REQUEST, format!("status: {error}")))?;
+    let wanted = PageQuery { page_size, page_token }.wanted::<ConnectionId>()?;
+    let page = ConnectionsPage { after: wanted.after, containing: q, state, limit: wanted.limit() };
+    let found = asker.control.connection_page(&asker.workspace, &page).await?;
+    Ok(Json(wanted.page(found, |connection| connection.id, ConnectionView::from)))
+}
+
+/// Makes a connection and stores its credentials.
+#[utoipa::path(post, path = "", request_body = NewConnection, tag = "connections", security(("token" = ["mcp:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
+    responses((status = 201, body = Saved), (status = "4XX", body = ProblemBody)))]
+async fn create(asker: Asker<Write>, body: JsonBody<NewConnection>) -> Result<Response, Problem> {
+    let once = asker.once("connections.create", &body.bytes)?;
+    let new = body.value;
+    let template = asker.control.template_for(new.template.as_deref(), new.service.as_deref(), &new.provider)?;
+    let spec = ConnectionSpec {
+        name: new.display_name,
+        template,
+        provider: Some(new.provider),
+        service: new.service,
+        account_label: new.account_label,
+        environment: new.environment,
+        services: None,
+        lease_path: new.lease_path,
+        credentials: fields(new.credentials),
+    };
+    let saved = asker.control.connection_create(&asker.workspace, spec, once.as_ref()).await;
+    let saved = Saved::from(saved.map_err(|error| Problem::of(error, pointer))?);
+    Ok((StatusCode::CREATED, Tagged(saved.connection.version, Json(saved))).into_response())
+}
+
+/// One connection.
+#[utoipa::path(get, path = "/{id}", params(("id" = String, Path)), tag = "connections", security(("token" = ["mcp:read"])),
+    responses((status = 200, body = ConnectionView), (status = "4XX", body = ProblemBody)))]
+async fn get(asker: Asker<Read>, PathOf(id): PathOf<String>) -> Result<Response, Problem> {
+    let connection = asker.control.connection_get(&asker.workspace, &id).await?;
+    Ok(Tagged(connection.version, Json(ConnectionView::from(connection))).into_response())
+}
+
+/// Changes a connection: its name, its labels, its credentials, or whether it is on.
+#[utoipa::path(patch, path = "/{id}", request_body = ConnectionChange, tag = "connections", security(("token" = ["mcp:write"])),
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header, description = "The ETag that is to be changed")),
+    responses((status = 200, body = Saved), (status = "4XX", body = ProblemBody)))]
+async fn patch(
+    asker: Asker<Write>,
+    PathOf(id): PathOf<String>,
+    IfMatch(expected): IfMatch,
+    body: JsonBody<ConnectionChange>,
+) -> Result<Response, Problem> {
+    let change = body.value;
+    let patch = ConnectionPatch {
+        name: change.display_name,
+        account_label: change.account_label,
+        environment: change.environment,
+        is_enabled: change.status.map(|status| status == SwitchedStatus::Active),
+        credentials: fields(change.credentials),
+    };
+    let saved = asker.control.connection_patch(&asker.workspace, &id, expected, patch).await;
+    let saved = Saved::from(saved.map_err(|error| Problem::of(error, pointer))?);
+    Ok(Tagged(saved.connection.version, Json(saved)).into_response())
+}
+
+/// Deletes a connection that nothing refers to, with its secret.
+#[utoipa::path(delete, path = "/{id}", tag = "connections", security(("token" = ["mcp:write"])),
+    params(("id" = String, Path), DeleteQuery),
+    responses((status = 204), (status = "4XX", body = ProblemBody)))]
+async fn delete(
+    asker: Asker<Write>,
+    PathOf(id): PathOf<String>,
+    IfMatch(expected): IfMatch,
+    QueryOf(query): QueryOf<DeleteQuery>,
+) -> Result<StatusCode, Problem> {
+    if query.force && !asker.is_admin() {
+        return Err(Refusal::role_denied(crate::model::caller::Role::Admin).into());
+    }
+    asker.control.connection_delete(&asker.workspace, &id, expected, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn fields(credentials: Credentials) -> SecretFields {
+    credentials.into_iter().collect()
+}
+
+/// Where the body has what an operation calls by `place`: its own names, or else fields of the credential.
+fn pointer(place: &str) -> String {
+    match place {
+        "name" => "/display_name".to_owned(),
+        "provider" | "service" | "template" | "account_label" | "environment" | "lease_path" | "credentials" => {
+            format!("/{place}")
+        }
+        field => format!("/credentials/{}", field.replace('~', "~0").replace('/', "~1")),
+    }
+}

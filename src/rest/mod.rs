@@ -1,0 +1,80 @@
+//! The control plane's REST API, `/v1`: what people and scripts manage. Each handler asks the same operations as the CLI.
+//!
+//! A handler takes an [`Asker`], whose type says what its caller must be allowed to do; what it answers with no is a
+//! [`Problem`]. The OpenAPI description is made of the handlers, and served beside them.
+
+mod asker;
+mod audit;
+mod body;
+mod connections;
+mod front;
+mod openapi;
+mod page;
+mod problem;
+mod tags;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::http::{Method, Uri};
+use axum::routing::any;
+use axum::{Router, middleware};
+use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::auth::Authenticator;
+use crate::control::Control;
+use crate::limits;
+use asker::Rates;
+use problem::Problem;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Rest(Arc<Shared>);
+
+struct Shared {
+    control: Control,
+    authenticator: Arc<Authenticator>,
+    rates: Rates,
+    places: Semaphore,
+}
+
+impl Rest {
+    pub fn new(control: Control, authenticator: Arc<Authenticator>) -> Self {
+        let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
+        Self(Arc::new(Shared { control, authenticator, rates, places }))
+    }
+
+    /// Everything under `/v1`.
+    pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+        let (router, api) = described().split_for_parts();
+        router
+            .merge(openapi::served(&api))
+            .route("/v1", any(not_found))
+            .route("/v1/{*rest}", any(not_found))
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), front::answer))
+            .with_state(self)
+    }
+}
+
+/// Every route with its description.
+fn described() -> OpenApiRouter<Rest> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .nest("/v1/connections", connections::routes())
+        .nest("/v1/pats", tokens::routes())
+        .merge(audit::routes())
+}
+
+/// The OpenAPI description, as text.
+pub fn openapi() -> String {
+    openapi::text(&described().split_for_parts().1)
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()), "see /v1/openapi.json for what there is")
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
+}

@@ -1,0 +1,232 @@
+//! What is answered with no: problem details (RFC 9457), with the code and the remedy that CLI and gRPC tell too.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::control::{ControlError, Mistake};
+use crate::model::reason::{Class, Reason};
+use crate::model::refusal::Refusal;
+use crate::secrets::SecretError;
+use crate::store::StoreError;
+
+/// A no. Its body is written on the way out, where the request's id is known.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: Cow<'static, str>,
+    detail: String,
+    remedy: String,
+    errors: Vec<PointedError>,
+    references: Vec<String>,
+    retry_after: Option<Duration>,
+}
+
+/// One thing wrong with the request's body.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct PointedError {
+    /// Where, as a JSON pointer (RFC 6901).
+    pub pointer: String,
+    pub detail: String,
+    /// The refusal that a resolution would meet, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// Problem details (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'a str,
+    status: u16,
+    /// What was refused, and why.
+    detail: &'a str,
+    /// The path that was asked for.
+    instance: &'a str,
+    /// Stable, for scripts.
+    code: &'a str,
+    /// The status in words.
+    error: &'a str,
+    /// What to do about it.
+    message: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [PointedError],
+    /// What still refers to the thing.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    references: &'a [String],
+    /// Names this request in the log and in the audit.
+    request_id: &'a str,
+}
+
+pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+impl Problem {
+    fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        let (code, detail) = (code.into(), detail.into());
+        Self {
+            status,
+            code,
+            detail,
+            remedy: String::new(),
+            errors: Vec::new(),
+            references: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>, remedy: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", detail).remedy(remedy)
+    }
+
+    pub(super) fn method_not_allowed(detail: String) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+            .remedy("use one of the methods that the header Allow names")
+    }
+
+    /// The body or a parameter cannot be understood.
+    pub(super) fn malformed(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self::new(status, Reason::InvalidRequest.code(), detail).remedy("correct the request: /v1/openapi.json describes it")
+    }
+
+    /// A part of the body is wrong.
+    pub(super) fn pointed(errors: Vec<PointedError>) -> Self {
+        let detail = match errors.as_slice() {
+            [only] => format!("{} {}", only.pointer, only.detail),
+            several => format!("{} things are wrong with the request", several.len()),
+        };
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, Reason::InvalidRequest.code(), detail)
+            .remedy("correct what is listed and send it again; nothing was changed");
+        problem.errors = errors;
+        problem
+    }
+
+    pub(super) fn at(pointer: &str, detail: impl Into<String>) -> Self {
+        Self::pointed(vec![PointedError { pointer: pointer.to_owned(), detail: detail.into(), code: None }])
+    }
+
+    pub(super) fn rate_limited(pause: Duration) -> Self {
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "this token asks too often")
+            .remedy("wait as long as Retry-After says, and ask less often");
+        problem.retry_after = Some(pause);
+        problem
+    }
+
+    /// The mistakes that an operation found, each where the body has it.
+    pub(super) fn of_mistakes(mistakes: &[Mistake], pointer: impl Fn(&str) -> String) -> Self {
+        let pointed = |mistake: &Mistake| PointedError {
+            pointer: pointer(&mistake.place),
+            detail: mistake.reason.clone(),
+            code: mistake.code.map(|code| code.code().to_owned()),
+        };
+        Self::pointed(mistakes.iter().map(pointed).collect())
+    }
+
+    /// An operation's error, its mistakes placed by `pointer`.
+    pub(super) fn of(error: ControlError, pointer: impl Fn(&str) -> String) -> Self {
+        match error {
+            ControlError::Mistakes(mistakes) => Self::of_mistakes(&mistakes, pointer),
+            other => other.into(),
+        }
+    }
+
+    pub(super) fn body(&self, instance: &str, request_id: &str) -> Vec<u8> {
+        let title = self.status.canonical_reason().unwrap_or("error");
+        let body = ProblemBody {
+            kind: "about:blank",
+            title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            instance,
+            code: &self.code,
+            error: title,
+            message: &self.remedy,
+            errors: &self.errors,
+            references: &self.references,
+            request_id,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        let status = status_of(&error);
+        let mut problem = Self::new(status, error.code(), error.to_string()).remedy(error.remedy());
+        match error {
+            ControlError::Mistakes(mistakes) => return Self::of_mistakes(&mistakes, |place| format!("/{place}")),
+            ControlError::InUse { by, .. } => problem.references = by,
+            ControlError::Ambiguous { candidates, .. } => problem.references = candidates,
+            _ => {}
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            problem.retry_after = Some(crate::limits::DATABASE_RETRY_PAUSE);
+        }
+        problem
+    }
+}
+
+fn status_of(error: &ControlError) -> StatusCode {
+    match error {
+        ControlError::Mistakes(_) | ControlError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
+        ControlError::ProjectUnnamed => StatusCode::BAD_REQUEST,
+        ControlError::OtherVersion { .. } => StatusCode::PRECONDITION_FAILED,
+        ControlError::Taken { .. }
+        | ControlError::Ambiguous { .. }
+        | ControlError::InUse { .. }
+        | ControlError::ShownOnce { .. }
+        | ControlError::ChangedMeanwhile { .. }
+        | ControlError::Secrets(SecretError::Missing { .. } | SecretError::Conflict { .. }) => StatusCode::CONFLICT,
+        ControlError::Secrets(SecretError::Unavailable { .. } | SecretError::Denied { .. })
+        | ControlError::Database(StoreError::Unavailable { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+        ControlError::Secrets(SecretError::Unreadable { .. })
+        | ControlError::Database(_)
+        | ControlError::TokenFile { .. }
+        | ControlError::Randomness(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.reason.class() {
+            Class::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Class::Forbidden => StatusCode::FORBIDDEN,
+            Class::NotFound => StatusCode::NOT_FOUND,
+            Class::Invalid | Class::Config => StatusCode::UNPROCESSABLE_ENTITY,
+            Class::Precondition => StatusCode::CONFLICT,
+            Class::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Class::Unavailable | Class::Late => StatusCode::SERVICE_UNAVAILABLE,
+            Class::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut problem = Self::new(status, refusal.reason.code(), refusal.message).remedy(refusal.remedy);
+        problem.retry_after = refusal.retry_after;
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
+        if let Some(pause) = self.retry_after {
+            let seconds = u64::try_from(pause.as_millis().div_ceil(1000).max(1)).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,89 @@
+-- What people and scripts manage over REST.
+
+-- What account of its provider a connection is for, where the template alone does not say so.
+ALTER TABLE connections ADD COLUMN service TEXT;
+CREATE INDEX connections_by_project ON connections (project_id, id);
+
+-- Names of a credential's fields with when each was set, and a keyed digest by which people tell values apart.
+CREATE TABLE connection_fields (
+    connection_id TEXT NOT NULL,
+    field TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    set_at INTEGER NOT NULL,
+    PRIMARY KEY (connection_id, field)
+) STRICT;
+
+-- A connection that is given a new credential while the old one is kept.
+CREATE TABLE rotations (
+    connection_id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects (id),
+    old_version INTEGER NOT NULL,
+    new_version INTEGER NOT NULL,
+    began_at INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX rotations_by_end ON rotations (ends_at);
+
+-- When each version of a connection's credential was last handed out, and to which instance.
+CREATE TABLE connection_uses (
+    connection_id TEXT NOT NULL,
+    secret_version INTEGER NOT NULL,
+    instance_id TEXT NOT NULL,
+    last_at INTEGER NOT NULL,
+    PRIMARY KEY (connection_id, secret_version, instance_id)
+) STRICT;
+
+-- Deleted connections, which can be restored until their secrets are destroyed.
+CREATE TABLE deleted_connections (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL REFERENCES projects (id),
+    name TEXT NOT NULL,
+    kept TEXT NOT NULL,
+    deleted_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX deleted_connections_by_project ON deleted_connections (project_id, id);
+CREATE INDEX deleted_connections_by_age ON deleted_connections (deleted_at);
+
+ALTER TABLE instances ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX instances_by_project ON instances (project_id, id);
+
+ALTER TABLE servers ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+-- What a server was found to offer: a JSON list of its tools.
+ALTER TABLE servers ADD COLUMN tools TEXT;
+CREATE TABLE server_versions (
+    server_id TEXT NOT NULL REFERENCES servers (id),
+    number INTEGER NOT NULL,
+    config_schema TEXT NOT NULL,
+    tools TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (server_id, number)
+) STRICT;
+
+ALTER TABLE workflows ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+
+ALTER TABLE tokens ADD COLUMN last_used_at INTEGER;
+
+-- What was made by a request that may be sent again, so that it is made once.
+CREATE TABLE once (
+    caller TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request BLOB NOT NULL,
+    made TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (caller, key)
+) STRICT;
+CREATE INDEX once_by_age ON once (at);
+
+-- Who did what: a line for each change, and for each look at a credential.
+CREATE TABLE audit_log (
+    id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    project_id TEXT,
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    request_id TEXT,
+    act TEXT NOT NULL,
+    entity TEXT NOT NULL,
+    entity_id TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_log_by_project ON audit_log (tenant_id, project_id, id);
