@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use credway::clock::Clock;
-use credway::config::{Config, SecretStore, Vault};
+use credway::config::{CachePolicy, Config, SecretStore, Vault};
 use credway::control::TokenSpec;
 use credway::grpc::proto::ResolveCredentialsRequest;
 use credway::limits;
@@ -61,18 +61,28 @@ fn vault(config: &Config) -> &Vault {
     vault
 }
 
+/// What is too old is not served, however long a busy machine takes to read it anew.
+fn patient(config: &mut Config) {
+    config.cache.policy = CachePolicy::Fidelity;
+    config.grpc.call_deadline = limits::CALL_DEADLINE_MAX;
+}
+
 /// Callers of one daemon, each with all that it may ask, and with what is to come: `acme-payments-production`.
 struct Callers(Vec<(Client, ResolveCredentialsRequest, String)>);
 
 impl Callers {
     /// A token for each project, and one for all of a tenant's, which names them.
     async fn of(world: &World, sidecar: &Sidecar) -> Self {
-        let mut callers = Vec::new();
+        let (mut callers, mut wide_tokens) = (Vec::new(), BTreeMap::new());
+        for place in PROJECTS {
+            if !wide_tokens.contains_key(place.0) {
+                wide_tokens.insert(place.0, token(world, place, |_| None).await);
+            }
+        }
         for (tenant, project) in PROJECTS {
             let narrow = token(world, (tenant, project), Some).await;
-            let wide = token(world, (tenant, project), |_| None).await;
             sidecar.caught_up().await;
-            let wide = format!("Bearer {wide}");
+            let wide = format!("Bearer {}", wide_tokens[tenant]);
             let wide = sidecar.client_with(&[("authorization", &wide), ("x-project-id", project)]).await;
             for client in [sidecar.client(&narrow).await, wide] {
                 for connection in CONNECTIONS {
@@ -130,9 +140,13 @@ async fn places(world: &World) -> BTreeMap<String, String> {
 async fn b7_tenants_projects_and_connections_of_the_same_names_get_each_its_own_secret_and_version() {
     let (bao, world) = (Bao::shared().await, World::postgres_and_openbao(&alike()).await);
     let (clock, places) = (manual_clock(), places(&world).await);
-    let roomy = world.sidecar(Clock::Manual(clock.clone())).await;
-    // In so little room the secrets push each other out.
-    let cramped = world.sidecar_with(Clock::Manual(clock.clone()), |config| config.cache.entries_max = 3).await;
+    let roomy = world.sidecar_with(Clock::Manual(clock.clone()), patient).await;
+    let no_room = |config: &mut Config| {
+        patient(config);
+        config.cache.entries_max = 3;
+    };
+    // The secrets push each other out.
+    let cramped = world.sidecar_with(Clock::Manual(clock.clone()), no_room).await;
     let callers = [Callers::of(&world, &roomy).await, Callers::of(&world, &cramped).await];
     let mut versions: BTreeMap<String, u64> = places.keys().map(|secret| (secret.clone(), 1)).collect();
     for round in 0..4 {
@@ -171,7 +185,10 @@ async fn b7_the_same_path_in_another_mount_prefix_or_namespace_is_another_secret
     let (clock, mut daemons) = (manual_clock(), Vec::new());
     let token = world.token(&[Scope::McpExecute]).await;
     for place in &places {
-        let there = |config: &mut Config| config.secret_store = SecretStore::Vault(Box::new(place.clone()));
+        let there = |config: &mut Config| {
+            patient(config);
+            config.secret_store = SecretStore::Vault(Box::new(place.clone()));
+        };
         let sidecar = world.sidecar_with(Clock::Manual(clock.clone()), there).await;
         daemons.push((sidecar.client(&token).await, sidecar));
     }
