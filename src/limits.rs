@@ -463,8 +463,9 @@ pub const CHANGES_HEARD_WITHIN: Duration = Duration::from_millis(100);
 /// How long a call that may be answered from memory waits for the rest of its message, before it goes the way of those that can
 /// wait. tonic's client writes head, message and end one after the other: they arrive within microseconds of each other.
 pub const WARM_MESSAGE_PATIENCE: Duration = Duration::from_millis(5);
-/// Audit records that wait to be written: at 100 000 calls a second, more than a second of them.
-pub const AUDIT_QUEUE_ENTRIES: usize = 131_072;
+/// Audit records that wait to be written: at 100 000 calls a second, more than two seconds of them, so that what an interval
+/// brings leaves half of it free, and their thread need not hurry. Memory is taken only as far as it is filled.
+pub const AUDIT_QUEUE_ENTRIES: usize = 262_144;
 
 /// Parts of that queue, each with its lock, so that those who answer at once seldom meet.
 pub const AUDIT_QUEUE_SHARDS: usize = 8;
