@@ -463,8 +463,9 @@ pub const CHANGES_HEARD_WITHIN: Duration = Duration::from_millis(100);
 /// How long a call that may be answered from memory waits for the rest of its message, before it goes the way of those that can
 /// wait. tonic's client writes head, message and end one after the other: they arrive within microseconds of each other.
 pub const WARM_MESSAGE_PATIENCE: Duration = Duration::from_millis(5);
-/// Audit records that wait to be written: at 100 000 calls a second, more than a second of them.
-pub const AUDIT_QUEUE_ENTRIES: usize = 131_072;
+/// Audit records that wait to be written: at 100 000 calls a second, more than two seconds of them, so that what an interval
+/// brings leaves half of it free, and their thread need not hurry. Memory is taken only as far as it is filled.
+pub const AUDIT_QUEUE_ENTRIES: usize = 262_144;
 
 /// Parts of that queue, each with its lock, so that those who answer at once seldom meet.
 pub const AUDIT_QUEUE_SHARDS: usize = 8;
@@ -476,8 +477,14 @@ pub const AUDIT_BATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Times that share one line of the audit, so that no line grows without end: some 3 KiB.
 pub const AUDIT_TIMES_PER_LINE: usize = 100;
 
-/// Text of the audit that is appended at once.
-pub const AUDIT_WRITE_BYTES: usize = 256 * 1024;
+/// Text of the audit that is appended at once: some tens of microseconds.
+pub const AUDIT_WRITE_BYTES: usize = 32 * 1024;
+
+/// After so many lines of the audit their thread pauses: calls that are answered on the same CPU wait no longer than for these.
+pub const AUDIT_LINES_AT_ONCE: u32 = 64;
+
+/// That pause. A full queue of other lines is written within a fraction of a second all the same.
+pub const AUDIT_PAUSE: Duration = Duration::from_micros(500);
 
 /// Text of the audit that waits for a disk that takes nothing: some 20 000 records. More are lost, or their calls refused.
 pub const AUDIT_WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;

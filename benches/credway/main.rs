@@ -115,7 +115,11 @@ fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let is_for_real = arguments.iter().any(|a| a == "--bench") && !arguments.iter().any(|a| a == "--test");
     let filter = arguments.iter().find(|argument| !argument.starts_with("--")).map_or("", String::as_str);
-    let plan = if is_for_real { MEASURE } else { TRY };
+    let mut plan = if is_for_real { MEASURE } else { TRY };
+    // So many that a profiler sees G5 and not what comes before it.
+    if let Ok(rounds) = std::env::var("CREDWAY_BENCH_WARM_ROUNDS") {
+        plan.warm.rounds = rounds.parse()?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(run(&plan, filter))?;
     println!("{}", machine());

@@ -92,6 +92,8 @@ pub(super) struct Writer {
     /// What is to be written, and how many records that is.
     lines: Lines,
     records: u64,
+    /// Lines made since the thread has paused.
+    at_once: u32,
     /// Why the file took nothing the last time.
     failure: Option<io::Error>,
     /// When it was last logged that something is wrong.
@@ -102,7 +104,7 @@ impl Writer {
     /// Opens the file: a caller is to know from the first call on whether it can be written.
     pub(super) fn new(shared: Arc<Shared>, path: PathBuf, bytes_max: u64, clock: Clock) -> Self {
         let (file, lines) = (RecordFile::new(path, bytes_max), Lines::default());
-        let mut writer = Self { shared, file, clock, lines, records: 0, failure: None, complained: None };
+        let mut writer = Self { shared, file, clock, lines, records: 0, at_once: 0, failure: None, complained: None };
         writer.write();
         writer
     }
@@ -156,8 +158,22 @@ impl Writer {
         if self.lines.text.len() >= limits::AUDIT_WAITING_BYTES_MAX {
             self.shared.lost(told.len() as u64);
         } else if let [first, ..] = told {
+            self.pause();
             self.lines.add(&first.told.view(), told.iter().map(|entry| time_of(entry.at, now)));
             self.records += told.len() as u64;
+        }
+    }
+
+    /// Leaves the CPU to those who answer, now and then, unless the queue fills meanwhile or the daemon ends.
+    fn pause(&mut self) {
+        self.at_once += 1;
+        if self.at_once < limits::AUDIT_LINES_AT_ONCE {
+            return;
+        }
+        self.at_once = 0;
+        let signals = *self.shared.signals();
+        if !(signals.is_half_full || signals.is_closing) {
+            std::thread::sleep(limits::AUDIT_PAUSE);
         }
     }
 

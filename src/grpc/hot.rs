@@ -14,7 +14,7 @@ use std::{option, vec};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -35,6 +35,10 @@ use crate::metrics::{Metrics, Tier};
 
 const RESOLVE: &str = "/credway.v1.CredentialService/ResolveCredentials";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+// Names that are parsed once: by their text each look-up costs as much as half a SHA-256.
+static PROJECT: HeaderName = HeaderName::from_static("x-project-id");
+static TRACE: HeaderName = HeaderName::from_static("traceparent");
 
 /// Requests longer than this are asked anew each time: an honest one has some hundred bytes.
 const QUESTION_BYTES_MAX: usize = 1024;
@@ -67,7 +71,7 @@ impl Warm {
             return None;
         }
         let claim = self.authenticator.claim(&admission::evidence(headers, peer))?;
-        Some(Question::new(&claim, headers.get("x-project-id").map(HeaderValue::as_bytes)))
+        Some(Question::new(&claim, headers.get(&PROJECT).map(HeaderValue::as_bytes)))
     }
 
     /// The framed answer to `question`, if it is held and may be told.
@@ -85,7 +89,7 @@ impl Warm {
 
 /// Whether the caller wants a trace of this call (W3C trace context, flag `sampled`).
 fn is_traced(headers: &HeaderMap) -> bool {
-    headers.get("traceparent").is_some_and(|value| !value.as_bytes().ends_with(b"-00"))
+    headers.get(&TRACE).is_some_and(|value| !value.as_bytes().ends_with(b"-00"))
 }
 
 impl<S> Hot<S>

@@ -100,7 +100,7 @@ impl Database {
         found.fetch_one(&mut owner).await.unwrap()
     }
 
-    fn issues(&self, bao: &Bao) -> usize {
+    pub(crate) fn issues(&self, bao: &Bao) -> usize {
         bao.reads_of(&self.path)
     }
 

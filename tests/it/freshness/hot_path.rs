@@ -165,7 +165,7 @@ async fn a7_every_call_ends_within_its_deadline_even_if_everything_is_stopped() 
 }
 
 /// A project of `count` instances, each with a connection of its own.
-fn many(count: usize) -> String {
+pub(super) fn many(count: usize) -> String {
     let mut yaml = "tenant: acme\nprojects:\n- project: payments\n  servers:\n  - service: pay\n    \
         url: https://mcp.example.com/pay\n    config: {API_KEY: {required: true, secret: true}}\n  connections:\n"
         .to_owned();

@@ -18,29 +18,35 @@ use crate::support::sidecar::{Client, Sidecar};
 const BOUND: Duration = limits::SECRET_MAX_STALE_DEFAULT;
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Stage {
-    _world: World,
-    clock: ManualClock,
+pub(super) struct Stage {
+    world: World,
+    pub(super) clock: ManualClock,
     client: Client,
     sidecar: Sidecar,
 }
 
 impl Stage {
     /// A daemon that has read the secret of `pay` just now.
-    async fn start(bao: &Bao) -> Self {
+    pub(super) async fn start(bao: &Bao) -> Self {
         let (world, clock) = (World::openbao(bao, ACME).await, manual_clock());
         // The store's own deadline is to be seen, and not the call's.
         let sidecar = world
             .sidecar_with(Clock::Manual(clock.clone()), |config| config.grpc.call_deadline = limits::CALL_DEADLINE_MAX)
             .await;
         let client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
-        let mut stage = Self { _world: world, clock, client, sidecar };
+        let mut stage = Self { world, clock, client, sidecar };
         assert_eq!(stage.used().await.unwrap().freshness(), Freshness::Fresh);
         stage
     }
 
+    /// Where that secret lies in OpenBao.
+    pub(super) async fn path(&self) -> String {
+        let SecretStore::Vault(vault) = &self.world.config.secret_store else { panic!("not in OpenBao") };
+        format!("{}/data/{}/{}", vault.mount, vault.prefix, self.world.address("production").await)
+    }
+
     /// How the one connection of `pay` was used. Its value is always the one that there is.
-    async fn used(&mut self) -> Result<ConnectionUse, Status> {
+    pub(super) async fn used(&mut self) -> Result<ConnectionUse, Status> {
         let answer = self.client.resolve_credentials(asking("pay")).await?.into_inner();
         assert_eq!(value(&answer, "API_KEY"), "\"canary-production-key\"");
         Ok(answer.provenance.unwrap().connections.remove(0))

@@ -39,6 +39,11 @@ impl Gate {
         self.is_open.send_replace(true);
     }
 
+    /// Holds back again what comes from now on.
+    pub(crate) fn close(&self) {
+        self.is_open.send_replace(false);
+    }
+
     /// The requests that came and hold the name.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -24,6 +25,7 @@ pub(crate) struct Bao {
 
 /// One request that the server saw.
 pub(crate) struct Audited {
+    pub(crate) at: Timestamp,
     pub(crate) operation: String,
     pub(crate) path: String,
 }
@@ -116,7 +118,8 @@ impl Bao {
         self.audited().iter().filter(|audited| matches(audited)).count()
     }
 
-    fn audited(&self) -> Vec<Audited> {
+    /// The requests that the server saw, in the order it saw them.
+    pub(crate) fn audited(&self) -> Vec<Audited> {
         let log = std::fs::read_to_string(self.dir.path().join("audit.log")).unwrap_or_default();
         log.lines().filter_map(audited).collect()
     }
@@ -295,7 +298,11 @@ fn audited(line: &str) -> Option<Audited> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let request = &line["request"];
     let is_request = line["type"] == "request";
-    is_request.then(|| Audited { operation: text(&request["operation"]), path: text(&request["path"]) })
+    is_request.then(|| Audited {
+        at: text(&line["time"]).parse().expect("a time"),
+        operation: text(&request["operation"]),
+        path: text(&request["path"]),
+    })
 }
 
 fn free_port() -> u16 {
