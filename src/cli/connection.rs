@@ -222,7 +222,8 @@ impl Opened {
     }
 
     async fn delete(&self, asked: &str, force: bool) -> Result<(), Failure> {
-        let deleted = self.workspace.control.connection_delete(&self.project, asked, None, force).await.map_err(failed)?;
+        let deleted =
+            self.workspace.control.connection_delete(&self.project, asked, None, force).await.map_err(failed)?;
         say!("deleted {:?} ({})", deleted.name, deleted.id);
         Ok(())
     }

@@ -260,7 +260,8 @@ impl Control {
             false => self.credentials_save(workspace, &mut connection, credentials).await?,
         };
         if let Some(is_enabled) = is_enabled {
-            let (state, reason) = if is_enabled { turned_on(&connection.status) } else { turned_off(&connection.status) };
+            let (state, reason) =
+                if is_enabled { turned_on(&connection.status) } else { turned_off(&connection.status) };
             if state != connection.status.state {
                 connection.status = Status { state, reason, since: self.clock.now() };
             }
@@ -407,7 +408,8 @@ fn accept_update(
 impl References {
     /// Each by what people call it.
     fn names(&self) -> Vec<String> {
-        let profiles = self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
+        let profiles =
+            self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
         profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
     }
 }

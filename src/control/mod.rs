@@ -135,7 +135,9 @@ impl ControlError {
             Self::InUse { .. } => {
                 "rewire those first, or force the deletion: they are then refused with CONNECTION_MISSING".to_owned()
             }
-            Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => "look at it again, and repeat the change if it is still wanted".to_owned(),
+            Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => {
+                "look at it again, and repeat the change if it is still wanted".to_owned()
+            }
             Self::KeyReused => "send another request with another key".to_owned(),
             Self::ShownOnce { .. } => "revoke it, and make another with another key".to_owned(),
             Self::ProjectUnnamed => "name one by its id or slug: `X-Project-Id: SLUG`".to_owned(),
@@ -262,7 +264,8 @@ impl Control {
             }
         };
         let is_meant = |project: &ProjectRecord| {
-            project.tenant == tenant && asked.is_none_or(|asked| Some(project.id) == id || project.slug.as_str() == asked)
+            project.tenant == tenant
+                && asked.is_none_or(|asked| Some(project.id) == id || project.slug.as_str() == asked)
         };
         let project = found.filter(is_meant);
         let what = || asked.map_or_else(|| "project".to_owned(), |asked| format!("project {asked:?}"));

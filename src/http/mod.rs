@@ -52,12 +52,7 @@ impl Routes {
     }
 
     /// These, the REST API, the config of MCP processes and, if it may be cancelled by `POST /quit`, that.
-    pub fn with_all(
-        state: HttpState,
-        rest: Rest,
-        mcp_config: Arc<McpConfig>,
-        quit: Option<CancellationToken>,
-    ) -> Self {
+    pub fn with_all(state: HttpState, rest: Rest, mcp_config: Arc<McpConfig>, quit: Option<CancellationToken>) -> Self {
         let rest = rest.router();
         let (mut here, mut elsewhere) = (mcp_config.here().merge(rest.clone()), McpConfig::elsewhere().merge(rest));
         if let Some(quit) = quit {

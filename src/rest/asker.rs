@@ -43,8 +43,6 @@ pub(super) struct Read;
 pub(super) struct Write;
 /// Manages tokens, and sees the audit.
 pub(super) struct Manage;
-/// Looks at workflows.
-pub(super) struct ReadWorkflows;
 
 impl Need for Read {
     const ROLE: Role = Role::Viewer;
@@ -59,11 +57,6 @@ impl Need for Write {
 impl Need for Manage {
     const ROLE: Role = Role::Admin;
     const SCOPE: Scope = Scope::McpWrite;
-}
-
-impl Need for ReadWorkflows {
-    const ROLE: Role = Role::Viewer;
-    const SCOPE: Scope = Scope::WorkflowRead;
 }
 
 /// Requests by their callers.
@@ -109,9 +102,9 @@ fn within_rate(rest: &Rest, caller: &Caller) -> Result<(), Problem> {
     if rates.len() > limits::REST_CALLERS_MAX {
         rates.retain_recent();
     }
-    rates.check_key(&caller.subject.to_string()).map_err(|until| {
-        Problem::rate_limited(until.wait_time_from(DefaultClock::default().now()))
-    })
+    rates
+        .check_key(&caller.subject.to_string())
+        .map_err(|until| Problem::rate_limited(until.wait_time_from(DefaultClock::default().now())))
 }
 
 /// The project that is named, or the only one there is. That of another tenant is not there.
@@ -135,7 +128,8 @@ impl<N> Asker<N> {
         let key = key.to_str().unwrap_or_default();
         if key.is_empty() || key.len() > limits::IDEMPOTENCY_KEY_BYTES_MAX {
             let most = limits::IDEMPOTENCY_KEY_BYTES_MAX;
-            let detail = format!("the header Idempotency-Key is to have 1 to {most} visible characters, such as a UUID");
+            let detail =
+                format!("the header Idempotency-Key is to have 1 to {most} visible characters, such as a UUID");
             return Err(Problem::malformed(axum::http::StatusCode::BAD_REQUEST, detail));
         }
         let mut asked = Sha256::new();

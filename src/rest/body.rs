@@ -61,7 +61,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             serde_json::error::Category::Data => Problem::at(&pointer(&path), shape(&cause.to_string())),
             _ => {
                 let (line, column) = (cause.line(), cause.column());
-                Problem::malformed(StatusCode::BAD_REQUEST, format!("the body is no JSON: see line {line}, column {column}"))
+                Problem::malformed(
+                    StatusCode::BAD_REQUEST,
+                    format!("the body is no JSON: see line {line}, column {column}"),
+                )
             }
         }
     })?;

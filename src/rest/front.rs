@@ -38,8 +38,8 @@ pub(super) async fn answer(State(rest): State<Rest>, mut request: Request, next:
         Err(_) => Problem::from(Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE)).into_response(),
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        if problem.status.is_server_error() {
-            tracing::warn!(request_id = %id, code = %problem.code, "{path} could not be answered");
+        if problem.status().is_server_error() {
+            tracing::warn!(request_id = %id, code = problem.code(), "{path} could not be answered");
         }
         let body = problem.body(&path, &id);
         response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);

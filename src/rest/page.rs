@@ -49,7 +49,8 @@ impl PageQuery {
             String::from_utf8(bytes).ok()?.parse().ok()
         };
         let after = self.page_token.as_ref().filter(|token| !token.is_empty());
-        let after = after.map(|token| read(token).ok_or_else(|| wrong("page_token is none of ours".into()))).transpose()?;
+        let after =
+            after.map(|token| read(token).ok_or_else(|| wrong("page_token is none of ours".into()))).transpose()?;
         Ok(Wanted { after, size })
     }
 }

@@ -16,9 +16,12 @@ use crate::store::StoreError;
 
 /// A no. Its body is written on the way out, where the request's id is known.
 #[derive(Clone, Debug)]
-pub struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) code: Cow<'static, str>,
+pub(super) struct Problem(Box<Told>);
+
+#[derive(Clone, Debug)]
+struct Told {
+    status: StatusCode,
+    code: Cow<'static, str>,
     detail: String,
     remedy: String,
     errors: Vec<PointedError>,
@@ -69,7 +72,7 @@ pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("applicati
 impl Problem {
     fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         let (code, detail) = (code.into(), detail.into());
-        Self {
+        Self(Box::new(Told {
             status,
             code,
             detail,
@@ -77,11 +80,19 @@ impl Problem {
             errors: Vec::new(),
             references: Vec::new(),
             retry_after: None,
-        }
+        }))
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    pub(super) fn code(&self) -> &str {
+        &self.0.code
     }
 
     fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = remedy.into();
+        self.0.remedy = remedy.into();
         self
     }
 
@@ -96,7 +107,8 @@ impl Problem {
 
     /// The body or a parameter cannot be understood.
     pub(super) fn malformed(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self::new(status, Reason::InvalidRequest.code(), detail).remedy("correct the request: /v1/openapi.json describes it")
+        Self::new(status, Reason::InvalidRequest.code(), detail)
+            .remedy("correct the request: /v1/openapi.json describes it")
     }
 
     /// A part of the body is wrong.
@@ -107,7 +119,7 @@ impl Problem {
         };
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, Reason::InvalidRequest.code(), detail)
             .remedy("correct what is listed and send it again; nothing was changed");
-        problem.errors = errors;
+        problem.0.errors = errors;
         problem
     }
 
@@ -118,7 +130,7 @@ impl Problem {
     pub(super) fn rate_limited(pause: Duration) -> Self {
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "this token asks too often")
             .remedy("wait as long as Retry-After says, and ask less often");
-        problem.retry_after = Some(pause);
+        problem.0.retry_after = Some(pause);
         problem
     }
 
@@ -141,18 +153,18 @@ impl Problem {
     }
 
     pub(super) fn body(&self, instance: &str, request_id: &str) -> Vec<u8> {
-        let title = self.status.canonical_reason().unwrap_or("error");
+        let title = self.0.status.canonical_reason().unwrap_or("error");
         let body = ProblemBody {
             kind: "about:blank",
             title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
+            status: self.0.status.as_u16(),
+            detail: &self.0.detail,
             instance,
-            code: &self.code,
+            code: &self.0.code,
             error: title,
-            message: &self.remedy,
-            errors: &self.errors,
-            references: &self.references,
+            message: &self.0.remedy,
+            errors: &self.0.errors,
+            references: &self.0.references,
             request_id,
         };
         serde_json::to_vec(&body).unwrap_or_default()
@@ -165,12 +177,12 @@ impl From<ControlError> for Problem {
         let mut problem = Self::new(status, error.code(), error.to_string()).remedy(error.remedy());
         match error {
             ControlError::Mistakes(mistakes) => return Self::of_mistakes(&mistakes, |place| format!("/{place}")),
-            ControlError::InUse { by, .. } => problem.references = by,
-            ControlError::Ambiguous { candidates, .. } => problem.references = candidates,
+            ControlError::InUse { by, .. } => problem.0.references = by,
+            ControlError::Ambiguous { candidates, .. } => problem.0.references = candidates,
             _ => {}
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            problem.retry_after = Some(crate::limits::DATABASE_RETRY_PAUSE);
+            problem.0.retry_after = Some(crate::limits::DATABASE_RETRY_PAUSE);
         }
         problem
     }
@@ -210,20 +222,20 @@ impl From<Refusal> for Problem {
             Class::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut problem = Self::new(status, refusal.reason.code(), refusal.message).remedy(refusal.remedy);
-        problem.retry_after = refusal.retry_after;
+        problem.0.retry_after = refusal.retry_after;
         problem
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
+        let mut response = self.0.status.into_response();
         let headers = response.headers_mut();
-        if let Some(pause) = self.retry_after {
+        if let Some(pause) = self.0.retry_after {
             let seconds = u64::try_from(pause.as_millis().div_ceil(1000).max(1)).unwrap_or(u64::MAX);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self);

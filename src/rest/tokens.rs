@@ -123,11 +123,14 @@ async fn create(asker: Asker<Manage>, body: JsonBody<NewPat>) -> Result<Response
         word.parse::<Scope>().map_err(|error| Problem::at(&format!("/scopes/{index}"), error.to_string()))
     });
     let scopes: ScopeSet = scopes.collect::<Result<_, _>>()?;
-    if let Some(missing) = Scope::ALL.iter().find(|(scope, _)| scopes.contains(*scope) && !asker.caller.scopes.contains(*scope)) {
+    if let Some(missing) =
+        Scope::ALL.iter().find(|(scope, _)| scopes.contains(*scope) && !asker.caller.scopes.contains(*scope))
+    {
         return Err(Refusal::permission_denied(missing.1).into());
     }
     let expires_at = new.expires_at.map(|text| text.parse::<Timestamp>()).transpose();
-    let expires_at = expires_at.map_err(|_| Problem::at("/expires_at", "is to be a time, such as 2027-01-31T00:00:00Z"))?;
+    let expires_at =
+        expires_at.map_err(|_| Problem::at("/expires_at", "is to be a time, such as 2027-01-31T00:00:00Z"))?;
     let spec = TokenSpec { project: Some(asker.workspace.project.id), name: new.name, role, scopes, expires_at };
     let (record, text) = asker.control.token_create(&asker.workspace.tenant, spec, once.as_ref()).await?;
     let made = MadePat { pat: record.into(), token: text.expose().to_owned() };

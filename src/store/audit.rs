@@ -7,7 +7,8 @@ use super::{Store, StoreError, Tx, read};
 use crate::limits;
 use crate::model::id::{AuditId, ProjectId, TenantId};
 
-const AUDIT_INSERT: &str = "INSERT INTO audit_log (id, tenant_id, project_id, at, actor, request_id, act, entity, entity_id)
+const AUDIT_INSERT: &str =
+    "INSERT INTO audit_log (id, tenant_id, project_id, at, actor, request_id, act, entity, entity_id)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 /// Newest first, before `$3`.
 const AUDIT_OF_PROJECT: &str = "SELECT id, project_id, at, actor, request_id, act, entity, entity_id FROM audit_log
@@ -78,9 +79,7 @@ impl Tx {
     }
 }
 
-fn record(
-    (id, project, at, name, request_id, act, entity, entity_id): AuditRow,
-) -> Result<AuditRecord, StoreError> {
+fn record((id, project, at, name, request_id, act, entity, entity_id): AuditRow) -> Result<AuditRecord, StoreError> {
     Ok(AuditRecord {
         id: parsed("audit_log.id", &id)?,
         project: parsed_optional("audit_log.project_id", project.as_deref())?,

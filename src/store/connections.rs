@@ -6,8 +6,8 @@ use super::records::{
 use super::rows::{ConnectionRow, connection_columns, parsed, parsed_optional, services_json, stored_version, to_json};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
-use crate::model::connection::{Connection, ConnectionState, Status};
 use crate::limits;
+use crate::model::connection::{Connection, ConnectionState, Status};
 use crate::model::id::{ConnectionId, ProjectId};
 use crate::model::secret::{LeasePath, SecretAddress};
 
@@ -116,11 +116,7 @@ impl Store {
     }
 
     /// What refers to a connection: at most `limits::REFERENCES_MAX` of each kind.
-    pub async fn connection_references(
-        &self,
-        project: ProjectId,
-        id: ConnectionId,
-    ) -> Result<References, StoreError> {
+    pub async fn connection_references(&self, project: ProjectId, id: ConnectionId) -> Result<References, StoreError> {
         let (id, project, limit) = (id.to_string(), project.to_string(), limits::REFERENCES_MAX);
         let profiles: Vec<(String, String, String, String, Option<bool>)> = read!(self, |connection| {
             sqlx::query_as(PROFILES_WIRED).bind(&id).bind(&project).bind(limit).fetch_all(connection)

@@ -45,11 +45,12 @@ use crate::model::secret::ExposeSecret;
 
 pub use error::StoreError;
 pub use feed::ChangeFeed;
-pub use records::{
-    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey,
-    RunTokenTrust, TenantRecord, TokenRecord, WiredProfile, WiringFound, WorkflowRecord,
-};
 pub use once::{MadeOnce, Once};
+pub use records::{
+    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord,
+    ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, TenantRecord, TokenRecord, WiredProfile,
+    WiringFound, WorkflowRecord,
+};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
 

@@ -72,7 +72,15 @@ impl Tx {
                 self.override_insert(project, workflow, rule, position).await?;
             }
         }
-        self.change_insert(sequence, project.tenant, Some(project.id), Act::Update, Entity::Workflow, &workflow.workflow).await
+        self.change_insert(
+            sequence,
+            project.tenant,
+            Some(project.id),
+            Act::Update,
+            Entity::Workflow,
+            &workflow.workflow,
+        )
+        .await
     }
 
     async fn override_insert(

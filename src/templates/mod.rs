@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::model::template::Template;
 
-const BUILT_IN: [(&str, &str); 13] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("custom.toml", include_str!("custom.toml")),
     ("generic-api-key.toml", include_str!("generic-api-key.toml")),
     ("generic-token.toml", include_str!("generic-token.toml")),

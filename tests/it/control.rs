@@ -51,7 +51,8 @@ async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
     let shelf = Arc::new(Shelf::default());
     let control = control(&fresh.store, &shelf);
     let workspace = workspace(&control).await;
-    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t-1\n")]), None).await.unwrap();
+    let saved =
+        control.connection_create(&workspace, spec("Hub", "github", &[("token", "t-1\n")]), None).await.unwrap();
     assert_eq!((saved.trimmed, shelf.values("token")), (vec!["token".to_owned()], vec!["t-1".to_owned()]));
 
     let listed = control.connection_list(&workspace).await.unwrap();

@@ -118,7 +118,7 @@ async fn token(
     let scopes = [Scope::McpExecute].into_iter().collect();
     let name = crate::support::openbao::fresh_name("token");
     let spec = TokenSpec { project: of(workspace.project.id), name, role: Role::Viewer, scopes, expires_at: None };
-    world.control.token_create(&workspace.tenant, spec).await.unwrap().1.expose().to_owned()
+    world.control.token_create(&workspace.tenant, spec, None).await.unwrap().1.expose().to_owned()
 }
 
 /// Where each secret lies in OpenBao, as `alike` calls it.

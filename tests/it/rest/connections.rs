@@ -32,9 +32,14 @@ async fn a_connection_lives_its_life(api: Api) {
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", bearer.as_str()), ("if-match", etag.as_str())];
     let changed = api.send("PATCH", &path, &headers, Some(&change)).await.ok();
-    assert_eq!((&changed["name"], &changed["status"], &changed["environment"]), (&json!("Mail EU"), &json!("disabled"), &json!("production")));
+    assert_eq!(
+        (&changed["name"], &changed["status"], &changed["environment"]),
+        (&json!("Mail EU"), &json!("disabled"), &json!("production"))
+    );
     // The second of two writers who saw the same version.
-    api.send("PATCH", &path, &headers, Some(&json!({ "display_name": "Mail US" }))).await.problem(412, "CHANGED_MEANWHILE");
+    api.send("PATCH", &path, &headers, Some(&json!({ "display_name": "Mail US" })))
+        .await
+        .problem(412, "CHANGED_MEANWHILE");
     let cleared = api.ask(&token, "PATCH", &path, Some(&json!({ "environment": null, "status": "active" }))).await.ok();
     assert_eq!((cleared.get("environment"), &cleared["status"]), (None, &json!("active")));
 
@@ -60,9 +65,17 @@ async fn what_is_wrong_with_a_new_connection_is_pointed_at() {
     let table = [
         (json!({ "provider": "resend" }), "", "missing field `display_name`"),
         (json!({ "display_name": 7, "provider": "resend" }), "/display_name", "is to be a string"),
-        (json!({ "display_name": "", "provider": "resend", "credentials": { "api_key": CANARY } }), "/display_name", ""),
+        (
+            json!({ "display_name": "", "provider": "resend", "credentials": { "api_key": CANARY } }),
+            "/display_name",
+            "",
+        ),
         (json!({ "display_name": "A", "provider": "resend", "credentials": {} }), "/credentials/api_key", ""),
-        (json!({ "display_name": "A", "provider": "resend", "credentials": { "api_key": { "a": CANARY } } }), "/credentials/api_key", "is to be a string"),
+        (
+            json!({ "display_name": "A", "provider": "resend", "credentials": { "api_key": { "a": CANARY } } }),
+            "/credentials/api_key",
+            "is to be a string",
+        ),
     ];
     for (body, pointer, detail) in table {
         let problem = api.ask(&token, "POST", "/v1/connections", Some(&body)).await.problem(422, "INVALID_REQUEST");
@@ -89,7 +102,8 @@ async fn a_connection_that_is_used_is_deleted_only_by_force_and_by_an_administra
 async fn a_walk_through_the_pages_sees_each_connection_once_while_others_are_made_and_deleted() {
     let api = Api::embedded().await;
     let token = api.token(Role::Contributor).await;
-    let before = api.ask(&token, "GET", "/v1/connections?page_size=200", None).await.ok()["items"].as_array().unwrap().len();
+    let before =
+        api.ask(&token, "GET", "/v1/connections?page_size=200", None).await.ok()["items"].as_array().unwrap().len();
     let mut ids = Vec::new();
     for number in 0..7 {
         let made = api.ask(&token, "POST", "/v1/connections", Some(&new_key(&format!("Walk {number}")))).await.ok();

@@ -108,6 +108,9 @@ async fn every_change_is_in_the_audit_with_who_made_it_and_by_which_request() {
     let acts: Vec<&str> = lines["items"].as_array().unwrap().iter().map(|line| line["act"].as_str().unwrap()).collect();
     assert_eq!(acts, ["delete", "update", "create"], "{lines}");
     let first = &lines["items"][2];
-    assert_eq!((&first["request_id"], &first["entity"], &first["entity_id"]), (&json!("the-making"), &json!("connection"), &made["id"]));
+    assert_eq!(
+        (&first["request_id"], &first["entity"], &first["entity_id"]),
+        (&json!("the-making"), &json!("connection"), &made["id"])
+    );
     assert!(first["actor"].as_str().unwrap().starts_with("tok_"), "{first}");
 }
