@@ -539,9 +539,6 @@ pub const REST_BURST: u32 = 200;
 /// A request id that a client gives; ours have 36 bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// A name that people give to things.
-pub const DISPLAY_NAME_CHARS_MAX: usize = 200;
-
 /// Profiles, and workflows, that are named as referring to one connection.
 pub const REFERENCES_MAX: i64 = 200;
 

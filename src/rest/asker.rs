@@ -130,7 +130,7 @@ impl<N> Asker<N> {
             let most = limits::IDEMPOTENCY_KEY_BYTES_MAX;
             let detail =
                 format!("the header Idempotency-Key is to have 1 to {most} visible characters, such as a UUID");
-            return Err(Problem::malformed(axum::http::StatusCode::BAD_REQUEST, detail));
+            return Err(Problem::malformed(axum::http::StatusCode::UNPROCESSABLE_ENTITY, detail));
         }
         let mut asked = Sha256::new();
         for part in [operation.as_bytes(), self.workspace.project.id.to_string().as_bytes(), body] {

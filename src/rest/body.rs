@@ -110,7 +110,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathOf<
         let path = Path::from_request_parts(parts, state).await;
         path.map(|Path(value)| Self(value)).map_err(|rejection: PathRejection| {
             let detail = format!("the path cannot be read: {}", rejection.status());
-            Problem::malformed(StatusCode::BAD_REQUEST, detail)
+            Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, detail)
         })
     }
 }
@@ -126,7 +126,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryOf<T> {
         query.map(|Query(value)| Self(value)).map_err(|rejection: QueryRejection| {
             let text = rejection.body_text();
             let detail = text.rsplit("string: ").next().unwrap_or_default();
-            Problem::malformed(StatusCode::BAD_REQUEST, format!("a parameter of the query is wrong: {}", shape(detail)))
+            Problem::malformed(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("a parameter of the query is wrong: {}", shape(detail)),
+            )
         })
     }
 }

@@ -14,11 +14,12 @@ use utoipa_axum::routes;
 use super::Rest;
 use super::asker::{Asker, Read, Write};
 use super::body::{self, JsonBody, PathOf, QueryOf};
+use super::openapi::words;
 use super::page::{Page, PageQuery};
 use super::problem::{Problem, ProblemBody};
 use super::tags::{IfMatch, Tagged};
 use crate::control::{ConnectionPatch, ConnectionSpec, SavedConnection};
-use crate::model::connection::{AccountServices, Connection};
+use crate::model::connection::{AccountServices, Connection, ConnectionState};
 use crate::model::id::ConnectionId;
 use crate::model::refusal::Refusal;
 use crate::model::secret::SecretFields;
@@ -109,13 +110,13 @@ type Credentials = BTreeMap<String, SecretString>;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewConnection {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     display_name: String,
     /// Whose account it is: `github`.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     provider: String,
     /// What for, where the provider has several services.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     service: Option<String>,
     /// What to make it from; without one, the template that is named like the service or the provider.
     template: Option<String>,
@@ -131,7 +132,7 @@ pub(super) struct NewConnection {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConnectionChange {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     display_name: Option<String>,
     #[serde(default, deserialize_with = "given")]
     account_label: Option<Option<String>>,
@@ -162,8 +163,10 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Opt
 pub(super) struct ListQuery {
     /// Text that the name, the provider or the template contains.
     q: Option<String>,
-    /// Only those in this status: `pending`, `active`, `degraded`, `reconnect` or `disabled`.
+    /// Only those in this status.
+    #[param(schema_with = states)]
     status: Option<String>,
+    #[param(minimum = 1, maximum = 200)]
     page_size: Option<usize>,
     page_token: Option<String>,
 }
@@ -182,7 +185,8 @@ pub(super) struct DeleteQuery {
 async fn list(asker: Asker<Read>, QueryOf(query): QueryOf<ListQuery>) -> Result<Json<Page<ConnectionView>>, Problem> {
     let ListQuery { q, status, page_size, page_token } = query;
     let state = status.map(|status| status.parse()).transpose();
-    let state = state.map_err(|error| Problem::malformed(StatusCode::BAD_REQUEST, format!("status: {error}")))?;
+    let state =
+        state.map_err(|error| Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, format!("status: {error}")))?;
     let wanted = PageQuery { page_size, page_token }.wanted::<ConnectionId>()?;
     let page = ConnectionsPage { after: wanted.after, containing: q, state, limit: wanted.limit() };
     let found = asker.control.connection_page(&asker.workspace, &page).await?;
@@ -259,6 +263,11 @@ async fn delete(
     }
     asker.control.connection_delete(&asker.workspace, &id, expected, query.force).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The words for a connection's state.
+fn states() -> utoipa::openapi::schema::Object {
+    words(ConnectionState::ALL.map(|(_, word)| word))
 }
 
 fn fields(credentials: Credentials) -> SecretFields {

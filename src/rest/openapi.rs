@@ -4,8 +4,12 @@ use axum::Router;
 use axum::http::header;
 use axum::response::Html;
 use axum::routing::get;
+use serde_json::{Value, json};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder};
+
+use crate::limits;
 
 pub(super) const TOKEN: &str = "token";
 
@@ -22,8 +26,56 @@ pub(super) fn head() -> OpenApi {
     OpenApiBuilder::new().info(info).paths(PathsBuilder::new().build()).components(Some(components)).build()
 }
 
+/// The description as JSON, with what holds for every operation.
 pub(super) fn text(api: &OpenApi) -> String {
-    api.to_pretty_json().expect("a description made of names and schemas has a JSON form")
+    serde_json::to_string_pretty(&whole(api)).expect("a JSON value has a text")
+}
+
+fn whole(api: &OpenApi) -> Value {
+    let mut whole = serde_json::to_value(api).expect("a description made of names and schemas has a JSON form");
+    for item in members(&mut whole["paths"]) {
+        for operation in members(item).filter(|operation| operation.is_object()) {
+            add_problems(operation);
+            operation["parameters"].as_array_mut().into_iter().flatten().for_each(sharpen);
+        }
+    }
+    whole
+}
+
+fn members(object: &mut Value) -> impl Iterator<Item = &mut Value> {
+    object.as_object_mut().into_iter().flat_map(|object| object.iter_mut().map(|(_, member)| member))
+}
+
+/// Whatever is asked may be refused, and then in one form.
+fn add_problems(operation: &mut Value) {
+    let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+    for (status, description) in [("4XX", "Refused: why, and what to do"), ("5XX", "Failed, or not possible now")] {
+        operation["responses"][status] = json!({ "description": description, "content": problem });
+    }
+}
+
+/// A parameter is left out or has a value: there is no null in a URL or a header. Some have a form of their own.
+fn sharpen(parameter: &mut Value) {
+    let schema = match parameter["name"].as_str().unwrap_or_default() {
+        "If-Match" => json!({ "type": "string", "pattern": r#"^(\*|(W/)?"[0-9]{1,18}")$"# }),
+        "Idempotency-Key" => {
+            let most = limits::IDEMPOTENCY_KEY_BYTES_MAX;
+            json!({ "type": "string", "pattern": format!("^[!-~]{{1,{most}}}$") })
+        }
+        _ => {
+            let kinds = parameter["schema"]["type"].as_array().cloned().unwrap_or_default();
+            if let Some(kind) = kinds.into_iter().find(|kind| kind != "null") {
+                parameter["schema"]["type"] = kind;
+            }
+            return;
+        }
+    };
+    parameter["schema"] = schema;
+}
+
+/// One of these words.
+pub(super) fn words(words: impl IntoIterator<Item = &'static str>) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
 }
 
 /// The routes that serve it.

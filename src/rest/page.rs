@@ -39,7 +39,7 @@ pub(super) struct Wanted<I> {
 
 impl PageQuery {
     pub(super) fn wanted<I: FromStr>(&self) -> Result<Wanted<I>, Problem> {
-        let wrong = |detail: String| Problem::malformed(StatusCode::BAD_REQUEST, detail);
+        let wrong = |detail: String| Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, detail);
         let size = self.page_size.unwrap_or(limits::PAGE_SIZE_DEFAULT);
         if !(1..=limits::PAGE_SIZE_MAX).contains(&size) {
             return Err(wrong(format!("page_size is to be 1 to {}", limits::PAGE_SIZE_MAX)));

@@ -192,7 +192,7 @@ fn status_of(error: &ControlError) -> StatusCode {
     match error {
         ControlError::Mistakes(_) | ControlError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
-        ControlError::ProjectUnnamed => StatusCode::BAD_REQUEST,
+        ControlError::ProjectUnnamed => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::OtherVersion { .. } => StatusCode::PRECONDITION_FAILED,
         ControlError::Taken { .. }
         | ControlError::Ambiguous { .. }

@@ -33,8 +33,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         if text == "*" {
             return Ok(Self(None));
         }
-        let version = text.trim_start_matches("W/").trim_matches('"').parse().ok();
+        let quoted = text.trim_start_matches("W/").strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        let version = quoted.and_then(|version| version.parse().ok());
         let detail = "If-Match is to be the ETag of an answer about the same thing, such as \"3\"";
-        version.map(|version| Self(Some(version))).ok_or_else(|| Problem::malformed(StatusCode::BAD_REQUEST, detail))
+        version
+            .map(|version| Self(Some(version)))
+            .ok_or_else(|| Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, detail))
     }
 }

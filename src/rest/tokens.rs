@@ -6,12 +6,14 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Array, ArrayBuilder, Object};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Rest;
 use super::asker::{Asker, Manage};
 use super::body::{self, JsonBody, PathOf, QueryOf};
+use super::openapi;
 use super::page::{Page, PageQuery};
 use super::problem::{Problem, ProblemBody};
 use crate::control::TokenSpec;
@@ -85,15 +87,24 @@ pub(super) struct MadePat {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPat {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     name: String,
     /// `project_viewer` unless said otherwise; none above the caller's own.
+    #[schema(schema_with = roles)]
     role: Option<String>,
-    /// `mcp:read`, `mcp:write`, `mcp:execute`, `workflow:read`, `workflow:run`.
+    #[schema(schema_with = scopes)]
     scopes: Vec<String>,
     /// When it ends (RFC 3339); never, unless said otherwise.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
+}
+
+fn roles() -> Object {
+    openapi::words(Role::ALL.map(|(_, word)| word))
+}
+
+fn scopes() -> Array {
+    ArrayBuilder::new().items(openapi::words(Scope::ALL.map(|(_, word)| word))).build()
 }
 
 /// The tokens of the project, newest first; revoked and expired ones included.

@@ -119,13 +119,13 @@ async fn readiness_names_every_part_that_does_not_work() {
 #[tokio::test]
 async fn what_is_not_there_is_a_problem_that_says_what_is() {
     let port = Port::open().await;
-    let (head, body) = port.get("/v1/connections").await;
+    let (head, body) = port.get("/v2/connections").await;
     assert!(head.starts_with("HTTP/1.1 404 ") && head.contains("content-type: application/problem+json"), "{head}");
     let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(problem["code"], "NOT_FOUND");
     assert_eq!(
         problem["message"],
-        "there is nothing at /v1/connections: this port has /metrics, /livez, /readyz and /mcp/config"
+        "there is nothing at /v2/connections: this port has /metrics, /livez, /readyz, /mcp/config and /v1"
     );
     let post = "POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let (head, _) = port.ask(post).await;

@@ -31,7 +31,7 @@ async fn the_same_key_twice_makes_one_thing() {
     api.send("POST", "/v1/connections", &headers, Some(&new("Other"))).await.problem(422, "IDEMPOTENCY_KEY_REUSED");
     let long = "k".repeat(limits::IDEMPOTENCY_KEY_BYTES_MAX + 1);
     let headers = [("authorization", bearer.as_str()), ("idempotency-key", long.as_str())];
-    api.send("POST", "/v1/connections", &headers, Some(&body)).await.problem(400, "INVALID_REQUEST");
+    api.send("POST", "/v1/connections", &headers, Some(&body)).await.problem(422, "INVALID_REQUEST");
 }
 
 #[tokio::test]
@@ -70,10 +70,10 @@ async fn what_cannot_be_read_is_told_without_its_content() {
     assert!(wrong.headers.contains_key("allow"));
     wrong.problem(405, "METHOD_NOT_ALLOWED");
     api.ask(&token, "GET", "/v1/nothing", None).await.problem(404, "NOT_FOUND");
-    api.ask(&token, "GET", "/v1/connections?page_size=0", None).await.problem(400, "INVALID_REQUEST");
-    api.ask(&token, "GET", "/v1/connections?page_size=many", None).await.problem(400, "INVALID_REQUEST");
-    api.ask(&token, "GET", "/v1/connections?page_token=%21", None).await.problem(400, "INVALID_REQUEST");
-    api.ask(&token, "GET", "/v1/connections?status=broken", None).await.problem(400, "INVALID_REQUEST");
+    api.ask(&token, "GET", "/v1/connections?page_size=0", None).await.problem(422, "INVALID_REQUEST");
+    api.ask(&token, "GET", "/v1/connections?page_size=many", None).await.problem(422, "INVALID_REQUEST");
+    api.ask(&token, "GET", "/v1/connections?page_token=%21", None).await.problem(422, "INVALID_REQUEST");
+    api.ask(&token, "GET", "/v1/connections?status=broken", None).await.problem(422, "INVALID_REQUEST");
 }
 
 #[tokio::test]

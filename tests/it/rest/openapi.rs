@@ -1,6 +1,12 @@
 //! The description of the API: served, browsable, and in step with the handlers.
 
+use std::time::Duration;
+
+use credway::model::caller::Role;
+use tokio::process::Command;
+
 use super::Api;
+use crate::support::tools::tool;
 
 #[tokio::test]
 async fn the_description_is_served_as_it_is_recorded_and_as_a_page() {
@@ -13,4 +19,36 @@ async fn the_description_is_served_as_it_is_recorded_and_as_a_page() {
     for path in served["paths"].as_object().unwrap().keys() {
         assert!(page.contains(path.as_str()), "{path} is not on the page");
     }
+}
+
+/// Requests of one token in a second, less than it may send.
+const RATE: &str = "45/s";
+
+/// Longer than schemathesis takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Schemathesis, all checks on, with requests made of the description alone. It prints how many.
+async fn schemathesis_finds_nothing(api: Api) {
+    let token = api.token(Role::Admin).await;
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/rest/schemathesis.toml");
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(tool("schemathesis"));
+    command.current_dir(dir.path()).kill_on_drop(true).env("NO_PROXY", "*");
+    command.args(["--config-file", config, "run", &format!("http://{}/v1/openapi.json", api.address)]);
+    command.args(["--checks", "all", "--max-examples", "15", "--seed", "1", "--rate-limit", RATE, "--no-color"]);
+    command.args(["-H", &format!("Authorization: Bearer {token}")]);
+    let run = tokio::time::timeout(PATIENCE, command.output()).await.expect("schemathesis hangs").unwrap();
+    let printed = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{printed}{}", String::from_utf8_lossy(&run.stderr));
+    eprintln!("{}", printed.lines().filter(|line| line.contains("generated")).collect::<String>());
+}
+
+#[tokio::test]
+async fn schemathesis_finds_nothing_on_sqlite() {
+    schemathesis_finds_nothing(Api::embedded().await).await;
+}
+
+#[tokio::test]
+async fn schemathesis_finds_nothing_on_postgres_and_openbao() {
+    schemathesis_finds_nothing(Api::on_servers().await).await;
 }
