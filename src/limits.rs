@@ -544,3 +544,9 @@ pub const REFERENCES_MAX: i64 = 200;
 
 /// Callers whose rates are remembered before those that have not asked for a while are dropped.
 pub const REST_CALLERS_MAX: usize = 10_000;
+
+/// Copying or checking a whole SQLite file: a minute for some GiB.
+pub const BACKUP_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Sealed secrets that are looked at in one go.
+pub const SEALED_PAGE: i64 = 500;

@@ -1,6 +1,7 @@
 //! The commands. Data goes to standard output, everything else to standard error; nothing here decides about credentials.
 
 mod apply;
+mod backup;
 mod client;
 mod config_show;
 mod connection;
@@ -63,6 +64,8 @@ enum Command {
     #[command(subcommand)]
     Key(key::Key),
     #[command(subcommand)]
+    Backup(backup::Backup),
+    #[command(subcommand)]
     Config(config_show::Config),
     Healthcheck(healthcheck::Healthcheck),
     /// Prints the completions for a shell
@@ -118,6 +121,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Connection(connection) => connection.run().await,
         Command::Token(token) => token.run().await,
         Command::Key(key) => key.run().await,
+        Command::Backup(backup) => backup.run().await,
         Command::Config(config) => config.run(),
         Command::Healthcheck(healthcheck) => healthcheck.run().await,
         Command::Completion { shell } => {

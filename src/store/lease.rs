@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use sqlx::Database;
 use sqlx::pool::PoolConnection;
@@ -57,10 +58,18 @@ impl<DB: Database> fmt::Debug for Lease<DB> {
 
 /// One statement, which must be answered in time.
 pub(super) async fn bounded<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(limits::DATABASE_STATEMENT_DEADLINE, statement).await {
+    bounded_by(limits::DATABASE_STATEMENT_DEADLINE, statement).await
+}
+
+/// The same for one that takes long.
+pub(super) async fn bounded_by<T>(
+    deadline: Duration,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(deadline, statement).await {
         Ok(answer) => answer,
         Err(_) => {
-            let cause = format!("no answer within {:?}", limits::DATABASE_STATEMENT_DEADLINE);
+            let cause = format!("no answer within {deadline:?}");
             Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, cause)))
         }
     }

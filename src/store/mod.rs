@@ -4,6 +4,7 @@
 //! Every change writes its line of the change log in the same transaction.
 
 mod audit;
+mod backup;
 mod changes;
 mod connections;
 mod error;

@@ -45,6 +45,8 @@ const SECRET_PRUNE: &str = "DELETE FROM sealed_secrets WHERE address = $1 AND ve
 const SECRET_DELETE: &str = "DELETE FROM sealed_secrets WHERE address = $1";
 const WRAPS_AFTER: &str = "SELECT address, version, key_id, wrapped_key FROM sealed_secrets
     WHERE (address, version) > ($1, $2) ORDER BY address, version LIMIT $3";
+const SECRETS_AFTER: &str = "SELECT address, version, key_id, wrapped_key, sealed FROM sealed_secrets
+    WHERE (address, version) > ($1, $2) ORDER BY address, version LIMIT $3";
 const WRAP_UPDATE: &str = "UPDATE sealed_secrets SET key_id = $3, wrapped_key = $4 WHERE address = $1 AND version = $2";
 
 impl Store {
@@ -55,6 +57,13 @@ impl Store {
     /// The newest version of a secret.
     pub async fn sealed_find(&self, address: &str) -> Result<Option<SealedRecord>, StoreError> {
         read!(self, |connection| sqlx::query_as(SECRET_FIND).bind(address).fetch_optional(connection))
+    }
+
+    /// The next secrets in the order of address and version, after the given ones.
+    pub async fn sealed_after(&self, address: &str, version: i64, limit: i64) -> Result<Vec<SealedRecord>, StoreError> {
+        read!(self, |connection| {
+            sqlx::query_as(SECRETS_AFTER).bind(address).bind(version).bind(limit).fetch_all(connection)
+        })
     }
 }
 

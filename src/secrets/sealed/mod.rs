@@ -75,6 +75,22 @@ impl SealedStore {
         Ok(id)
     }
 
+    /// How many secrets there are, each version counted, and the addresses of those that our keys do not open.
+    pub async fn survey(&self) -> Result<(u64, Vec<String>), SealedError> {
+        let (mut address, mut version) = (String::new(), 0);
+        let (mut count, mut closed) = (0, Vec::new());
+        let ring = self.ring.load_full();
+        loop {
+            let records = self.store.sealed_after(&address, version, limits::SEALED_PAGE).await?;
+            let Some(last) = records.last() else { return Ok((count, closed)) };
+            (address, version) = (last.address.clone(), last.version);
+            count += records.len() as u64;
+            let is_closed =
+                |record: &SealedRecord| ring.get(&record.key_id).is_none_or(|key| open(key, record).is_none());
+            closed.extend(records.iter().filter(|record| is_closed(record)).map(|record| record.address.clone()));
+        }
+    }
+
     async fn read_newest(&self, address: &SecretAddress) -> Result<SecretDocument, SecretError> {
         let place = address.to_string();
         let find = || async { self.store.sealed_find(&place).await.map_err(|error| at(address, error)) };

@@ -2,7 +2,7 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 27] = [
     "",
     "dev",
     "serve",
@@ -22,6 +22,10 @@ const COMMANDS: [&str; 23] = [
     "token revoke",
     "token revoke-runs",
     "key rotate",
+    "backup",
+    "backup create",
+    "backup verify",
+    "backup restore",
     "config",
     "config show",
     "healthcheck",

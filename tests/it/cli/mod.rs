@@ -1,6 +1,7 @@
 //! The program from outside: each command as a person or a script runs it.
 
 mod apply;
+mod backup;
 mod dev;
 mod exec;
 mod help;
