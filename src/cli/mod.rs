@@ -7,6 +7,7 @@ mod config_show;
 mod connection;
 mod dev;
 mod exec;
+mod export;
 mod failure;
 mod healthcheck;
 mod key;
@@ -55,6 +56,7 @@ enum Command {
     Dev(dev::Dev),
     Serve(serve::Serve),
     Apply(apply::Apply),
+    Export(export::Export),
     Resolve(resolve::Resolve),
     Exec(exec::Exec),
     #[command(subcommand)]
@@ -115,6 +117,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Dev(dev) => dev.run().await,
         Command::Serve(serve) => serve.run().await,
         Command::Apply(apply) => apply.run().await,
+        Command::Export(export) => export.run().await,
         Command::Resolve(resolve) => resolve.run().await,
         // It ends as the command does that it ran.
         Command::Exec(exec) => return exec.run().await,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_saphyr::{Error as YamlError, Location};
 
 use super::suggest::nearest;
@@ -21,68 +21,83 @@ pub struct Manifest {
 }
 
 /// One YAML document.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
     #[serde(default = "default_tenant")]
     pub tenant: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub projects: Vec<Project>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
     pub project: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<Server>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connections: Vec<Connection>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workflows: Vec<Workflow>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<Token>,
 }
 
 /// One of the tenant's own MCP servers. It belongs to the tenant, so that all its projects see it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     pub service: String,
     pub url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub required_scopes: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigSchema>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Connection {
     pub name: String,
     pub template: String,
+    /// Whose account it is, if not the template's provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// What for at that provider; an empty text takes it away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// An empty text takes the label away.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
     /// An empty text takes the label away.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
     /// Where its credentials are leased from, in place of `credentials`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_path: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, CredentialSource>,
 }
 
 /// The services of an account that has several.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Services {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scopes_granted: Option<Vec<String>>,
 }
 
 /// Where the value of a credential field comes from.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CredentialSource {
     /// A variable of the environment.
@@ -91,64 +106,73 @@ pub enum CredentialSource {
     File(PathBuf),
     /// A question to the person at the terminal, asked only when the field is not stored yet.
     Prompt(String),
-    /// The value itself: for what is no secret, and for demos.
+    /// The value itself: for what is no secret, and for demos. It is never written.
+    #[serde(skip_serializing)]
     Value(SecretString),
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Instance {
     pub name: String,
     /// The service of its server.
     pub server: String,
     /// The profile that is active.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<Profile>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<BTreeMap<String, ConfigValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub wiring: Option<BTreeMap<String, Wire>>,
 }
 
 /// Which credential feeds a config key.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wire {
     pub connection: String,
     pub credential: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workflow {
     pub workflow: String,
     /// The only environment whose connections it may use; an empty text takes the limit away.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub overrides: Option<Vec<Override>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     pub instance: String,
     pub connection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
     pub name: String,
     pub role: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
     /// Where a newly made token is written, readable by its owner alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
 }
 

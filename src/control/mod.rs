@@ -9,6 +9,7 @@ pub mod check;
 mod connections;
 mod credentials;
 mod diff;
+mod export;
 mod leased;
 pub mod manifest;
 mod suggest;

@@ -137,6 +137,10 @@ fn set_labels(connection: &mut Connection, declared: &manifest::Connection, plac
     };
     label(&mut connection.environment, "environment", &declared.environment);
     label(&mut connection.account_label, "account", &declared.account);
+    label(&mut connection.service, "service", &declared.service);
+    let mut provider = Some(std::mem::take(&mut connection.provider));
+    label(&mut provider, "provider", &declared.provider);
+    connection.provider = provider.unwrap_or_default();
     if let Some(services) = &declared.services {
         let held: &mut AccountServices = connection.services.get_or_insert_default();
         let set = |slot: &mut BTreeSet<String>, given: &Option<Vec<String>>| {

@@ -123,3 +123,20 @@ fn a_question_without_a_terminal_is_refused_by_its_words() {
     let told = home.refused(2, &format!("{APPLY} -f world.yaml"));
     assert!(told.contains("The live key"), "{told}");
 }
+
+#[test]
+fn what_is_exported_changes_nothing_where_it_came_from_and_makes_the_same_elsewhere() {
+    let (home, other) = (Home::new().with("LIVE_KEY", "canary-live-key"), Home::new());
+    home.write("sandbox.key", "canary-sandbox-key");
+    home.write("manifest.yaml", super::WORLD);
+    home.must("credway apply --data-dir data -f manifest.yaml");
+    let exported = home.must("credway export --data-dir data --project acme/payments");
+    assert!(!exported.contains("canary") && !exported.contains("it's a charge"), "{exported}");
+    home.write("exported.yaml", &exported);
+    assert_eq!(home.must("credway apply --data-dir data -f exported.yaml").trim(), "nothing to change");
+
+    other.write("exported.yaml", &exported.replace("prompt:", "value:"));
+    other.must("credway apply --data-dir data -f exported.yaml");
+    let again = other.must("credway export --data-dir data --project acme/payments");
+    assert_eq!(again, exported);
+}

@@ -2,11 +2,12 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "",
     "dev",
     "serve",
     "apply",
+    "export",
     "resolve",
     "exec",
     "connection",
