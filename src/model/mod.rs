@@ -6,6 +6,8 @@ pub mod connection;
 pub mod id;
 pub mod name;
 pub mod overrides;
+pub mod pattern;
+pub mod probe;
 pub mod profile;
 pub mod reason;
 pub mod refusal;

@@ -1,6 +1,13 @@
 //! Connection templates: what a kind of connection asks for, as data.
 
-use serde::Deserialize;
+use data_encoding::BASE64;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use super::name::Slug;
+use super::pattern::Pattern;
+use super::probe::Probe;
+use super::secret::{ExposeSecret, SecretFields, SecretString};
 
 /// One kind of connection. The file format is this type, as TOML.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,6 +26,22 @@ pub struct Template {
     pub fields: Vec<TemplateField>,
     /// The header that carries the credential to the provider.
     pub header: Option<HeaderShape>,
+    /// How a connection is tried out.
+    #[serde(default)]
+    pub probe: Probe,
+    /// What its fields are for: the config keys that they feed, unless people wire them otherwise.
+    #[serde(default)]
+    pub feeds: Vec<Feed>,
+}
+
+/// A field feeds a config key of the servers of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Feed {
+    #[serde(deserialize_with = "slug")]
+    pub service: Slug,
+    pub key: String,
+    pub field: String,
 }
 
 /// One field of a credential.
@@ -73,18 +96,81 @@ pub enum AuthKind {
     Basic,
     Dsn,
     Fields,
+    /// A person grants access at the provider, which gives tokens that are to be refreshed.
+    #[serde(rename = "oauth2")]
+    OAuth2,
     /// The secret store issues the credentials from a lease path.
     Leased,
 }
 
-/// A request header made from the credential: `Authorization: Bearer {api_token}`.
+impl AuthKind {
+    /// Each kind with its word in files and answers.
+    pub const ALL: [(AuthKind, &'static str); 7] = [
+        (Self::ApiKey, "api_key"),
+        (Self::Token, "token"),
+        (Self::Basic, "basic"),
+        (Self::Dsn, "dsn"),
+        (Self::Fields, "fields"),
+        (Self::OAuth2, "oauth2"),
+        (Self::Leased, "leased"),
+    ];
+
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(known, _)| *known == self).map_or("unknown", |(_, word)| word)
+    }
+}
+
+/// A request header made from the credential: `Authorization: Bearer {api_token}`. What stands after `Basic ` is sent in
+/// base64, as RFC 7617 has it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderShape {
     pub name: String,
-    pub value: String,
+    pub value: Pattern,
+}
+
+impl HeaderShape {
+    /// The header's value; `None` if the credential lacks one of the fields.
+    pub fn fill(&self, fields: &SecretFields) -> Option<SecretString> {
+        let filled = self.value.fill(fields)?;
+        let Some(login) = filled.expose_secret().strip_prefix("Basic ") else { return Some(filled) };
+        Some(SecretString::from(format!("Basic {}", BASE64.encode(login.as_bytes()))))
+    }
 }
 
 fn yes() -> bool {
     true
+}
+
+fn slug<'de, D: Deserializer<'de>>(text: D) -> Result<Slug, D::Error> {
+    String::deserialize(text)?.parse().map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_basic_login_is_sent_in_base64_and_everything_else_as_it_is() {
+        let fields =
+            SecretFields::from([("user".to_owned(), "Aladdin".into()), ("key".to_owned(), "open sesame".into())]);
+        let table = [
+            ("Basic {user}:{key}", Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")),
+            ("Bearer {key}", Some("Bearer open sesame")),
+            ("{missing}", None),
+        ];
+        for (value, expected) in table {
+            let shape = HeaderShape { name: "Authorization".to_owned(), value: value.parse().unwrap() };
+            let filled = shape.fill(&fields);
+            assert_eq!(filled.as_ref().map(ExposeSecret::expose_secret), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_auth_kinds_are_those_of_the_files() {
+        for (kind, word) in AuthKind::ALL {
+            let read: AuthKind = serde_json::from_value(word.into()).unwrap();
+            assert_eq!(read, kind);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The connection templates: those compiled in, and those of a directory. A template is data; nothing here knows a provider.
 
 pub mod credential;
+pub mod servers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,21 +12,49 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::model::template::Template;
 
-const BUILT_IN: [(&str, &str); 14] = [
-    ("custom.toml", include_str!("custom.toml")),
-    ("generic-api-key.toml", include_str!("generic-api-key.toml")),
-    ("generic-token.toml", include_str!("generic-token.toml")),
-    ("generic-basic.toml", include_str!("generic-basic.toml")),
-    ("generic-dsn.toml", include_str!("generic-dsn.toml")),
-    ("postgres.toml", include_str!("postgres.toml")),
-    ("mysql.toml", include_str!("mysql.toml")),
-    ("github.toml", include_str!("github.toml")),
-    ("resend.toml", include_str!("resend.toml")),
-    ("notion.toml", include_str!("notion.toml")),
-    ("shopify.toml", include_str!("shopify.toml")),
-    ("slack.toml", include_str!("slack.toml")),
-    ("elevenlabs.toml", include_str!("elevenlabs.toml")),
-    ("vault-database.toml", include_str!("vault-database.toml")),
+/// Files beside this one, with their names.
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => {
+        &[$((concat!($name, ".toml"), include_str!(concat!($name, ".toml")))),+]
+    };
+}
+
+const BUILT_IN: &[(&str, &str)] = files![
+    "activecampaign",
+    "brave",
+    "browserless",
+    "clickup",
+    "cursor",
+    "custom",
+    "elevenlabs",
+    "exa",
+    "firestore",
+    "geminiimage",
+    "generic-api-key",
+    "generic-basic",
+    "generic-dsn",
+    "generic-token",
+    "github",
+    "gitlab",
+    "google",
+    "google-search",
+    "linkedin",
+    "mongodb",
+    "mysql",
+    "neo4j",
+    "notion",
+    "openaiimage",
+    "postgres",
+    "reddit",
+    "redis",
+    "resend",
+    "shopify",
+    "slack",
+    "vapi",
+    "vault-database",
+    "whatsapp",
+    "wrike",
+    "youtube",
 ];
 
 /// All templates, by name.
@@ -167,11 +196,20 @@ fn faults_of(template: &Template) -> Vec<String> {
     if template.is_leased() && (template.open || template.fields.iter().any(|field| field.default.is_some())) {
         faults.push("its credentials are leased, so it names the fields of the lease, without defaults".to_owned());
     }
+    let known = |field: &str| template.open || template.field(field).is_some();
     if let Some(header) = &template.header {
-        for placeholder in placeholders(&header.value) {
-            if template.field(placeholder).is_none() {
-                faults.push(format!("the header's value names {{{placeholder}}}, which is no field"));
-            }
+        let unknown = header.value.fields().filter(|field| !known(field));
+        faults.extend(unknown.map(|field| format!("the header's value names {{{field}}}, which is no field")));
+    }
+    let unknown = template.probe.fields().into_iter().filter(|field| !known(field));
+    faults.extend(unknown.map(|field| format!("the probe names {{{field}}}, which is no field")));
+    for (nth, feed) in template.feeds.iter().enumerate() {
+        let (service, key) = (&feed.service, &feed.key);
+        if !known(&feed.field) {
+            faults.push(format!("key {key:?} of {service} is fed by {:?}, which is no field", feed.field));
+        }
+        if template.feeds[..nth].iter().any(|other| (&other.service, &other.key) == (service, key)) {
+            faults.push(format!("key {key:?} of {service} is fed twice"));
         }
     }
     faults
@@ -183,10 +221,6 @@ fn is_name(text: &str, separator: char) -> bool {
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && !text.ends_with(separator)
         && text.chars().all(inner)
-}
-
-fn placeholders(value: &str) -> impl Iterator<Item = &str> {
-    value.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name)
 }
 
 /// A list, one entry a line.
@@ -234,6 +268,21 @@ mod tests {
             ("c.toml", head("C") + "[[fields]]\nname = \"a b\"\nlabel = \"x\"\ndefault = \"1\"\n"),
             ("d.toml", head("d") + "[header]\nname = \"X\"\nvalue = \"{token}\"\n"),
             ("e.toml", "name = ".to_owned()),
+            (
+                "f.toml",
+                head("f") + "[[fields]]\nname = \"a\"\nlabel = \"A\"\n[probe]\nkind = \"postgres\"\ndsn = \"{b}\"\n",
+            ),
+            (
+                "g.toml",
+                head("g")
+                    + "open = true\n[[feeds]]\nservice = \"x\"\nkey = \"K\"\nfield = \"a\"\n[[feeds]]\nservice = \"x\"\nkey = \"K\"\nfield = \"b\"\n",
+            ),
+            (
+                "h.toml",
+                head("h")
+                    + "[[fields]]\nname = \"a\"\nlabel = \"A\"\n[[feeds]]\nservice = \"x\"\nkey = \"K\"\nfield = \"b\"\n",
+            ),
+            ("i.toml", head("i") + "open = true\n[header]\nname = \"X\"\nvalue = \"{a\"\n"),
         ];
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
@@ -248,6 +297,10 @@ mod tests {
             "d.toml: it asks for no field",
             "d.toml: the header's value names {token}, which is no field",
             "e.toml: line 1:",
+            "f.toml: the probe names {b}, which is no field",
+            "g.toml: key \"K\" of x is fed twice",
+            "h.toml: key \"K\" of x is fed by \"b\", which is no field",
+            "i.toml: line 8: a field in it is written as {name}",
         ] {
             assert!(shown.contains(expected), "{expected:?} is not told in {shown}");
         }
