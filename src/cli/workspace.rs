@@ -158,6 +158,8 @@ pub(super) fn of_control(error: &ControlError) -> Failure {
         | ControlError::InUse { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::OtherVersion { .. }
+        | ControlError::Rotating { .. }
+        | ControlError::NotRotating { .. }
         | ControlError::KeyReused
         | ControlError::ShownOnce { .. } => Exit::Conflict,
         ControlError::TokenFile { .. } | ControlError::Randomness(_) => Exit::Failed,

@@ -198,6 +198,8 @@ fn status_of(error: &ControlError) -> StatusCode {
         | ControlError::Ambiguous { .. }
         | ControlError::InUse { .. }
         | ControlError::ShownOnce { .. }
+        | ControlError::Rotating { .. }
+        | ControlError::NotRotating { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::Secrets(SecretError::Missing { .. } | SecretError::Conflict { .. }) => StatusCode::CONFLICT,
         ControlError::Secrets(SecretError::Unavailable { .. } | SecretError::Denied { .. })

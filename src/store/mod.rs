@@ -6,20 +6,24 @@
 mod audit;
 mod changes;
 mod connections;
+mod deleted;
 mod error;
 mod feed;
+mod fields;
 mod instances;
 mod lease;
 mod migrations;
 mod once;
 mod projects;
 mod records;
+mod rotations;
 mod rows;
 mod run_tokens;
 mod sealed;
 mod servers;
 mod tokens;
 mod tx;
+mod uses;
 mod watched_file;
 mod wiring;
 mod workflows;
@@ -43,16 +47,20 @@ use crate::config;
 use crate::limits;
 use crate::model::secret::ExposeSecret;
 
+pub use deleted::DeletedConnection;
 pub use error::StoreError;
 pub use feed::ChangeFeed;
+pub use fields::FieldRecord;
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord,
     ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, TenantRecord, TokenRecord, WiredProfile,
     WiringFound, WorkflowRecord,
 };
+pub use rotations::{Due, DueKind, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
+pub use uses::UseRecord;
 
 use error::is_connection_lost;
 use lease::{Lease, bounded};
