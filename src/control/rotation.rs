@@ -48,6 +48,9 @@ impl Control {
         expect_version(&connection, expected)?;
         self.expect_no_rotation(workspace, &connection).await?;
         let kept = kept_for(spec.keep_old_for)?;
+        if spec.credentials.is_empty() {
+            return Err(ControlError::Mistakes(vec![mistake("credentials", "are to hold what changes")]));
+        }
         let address = stored_address(workspace, &connection)?;
         let held = self.secrets.read(&address).await?;
         let accepted = accept_update(self.template(&connection.template)?, spec.credentials, &held.fields)?;

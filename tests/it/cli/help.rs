@@ -2,7 +2,7 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 25] = [
     "",
     "dev",
     "serve",
@@ -15,7 +15,9 @@ const COMMANDS: [&str; 23] = [
     "connection create",
     "connection update",
     "connection disable",
+    "connection rotate",
     "connection delete",
+    "connection restore",
     "token",
     "token create",
     "token list",
