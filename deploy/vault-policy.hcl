@@ -10,6 +10,11 @@ path "secret/metadata/credway/*" {
   capabilities = ["read", "delete"]
 }
 
+# The old version of a credential that was rotated, once its time is over.
+path "secret/destroy/credway/*" {
+  capabilities = ["update"]
+}
+
 # To see at start that the mount is version 2.
 path "sys/internal/ui/mounts/secret" {
   capabilities = ["read"]

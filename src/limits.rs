@@ -567,3 +567,41 @@ pub const TOOLS_PAGE_SERVERS_MAX: usize = 20;
 
 /// Scopes that a server requires.
 pub const REQUIRED_SCOPES_MAX: usize = 50;
+// The life of a connection.
+
+/// How long the old version of a credential is kept beside the new one, unless the request says otherwise: a working day, and
+/// the night of those who run at night.
+pub const ROTATION_KEPT_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest that it is. What is to be kept for longer is no rotation but a second connection.
+pub const ROTATION_KEPT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long a deleted connection can be restored; then its secret is destroyed.
+pub const CONNECTION_RESTORABLE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often it is looked for rotations and deletions whose time is over. It costs the database one statement.
+pub const LIFECYCLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Rotations and deletions that are brought to their end at once; the others come with the next look.
+pub const LIFECYCLE_BATCH: i64 = 1000;
+
+/// How often it is written down which credentials were used: the last use of an old version is known by so much.
+pub const USES_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The uses of one held answer within this time count as one, so that calls from memory pay nothing for being measured.
+pub const USES_PRECISION: Duration = Duration::from_secs(1);
+
+/// Uses that wait to be written: each connection of a large fleet, by a few instances. Others are noted with their next use.
+pub const USES_WAITING_MAX: usize = 200_000;
+
+/// Uses written by one statement; each takes four of its parameters, of which SQLite takes 32 766 and PostgreSQL 65 535.
+pub const USES_PER_STATEMENT: usize = 250;
+
+/// Uses written by one transaction: a tenth of a second, as other writers wait for it.
+pub const USES_PER_TRANSACTION: usize = 2000;
+
+/// How long a use is remembered: versions of secrets come and go, and who has not used one for a season does not use it.
+pub const USES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Uses of one connection that are shown, the latest first.
+pub const USES_SHOWN_MAX: i64 = 200;

@@ -3,6 +3,7 @@
 //! Start and stop are a value: `start(config) -> Running`, so that a test starts the real daemon on port 0 and asks where it is.
 
 pub mod backends;
+mod chores;
 mod monitor;
 mod parts;
 
@@ -110,7 +111,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     monitor.look().await;
     background.spawn(monitor.run(stop.clone(), drain.clone()));
     let workers = Workers::start(&stop).map_err(StartError::Workers)?;
-    let context = ServeContext { tracker: serving.clone(), drain: drain.clone(), cut: cut.clone(), workers, clock };
+    let context = ServeContext {
+        tracker: serving.clone(),
+        drain: drain.clone(),
+        cut: cut.clone(),
+        workers,
+        clock: clock.clone(),
+    };
     for listener in listeners {
         serving.spawn(listener.serve(hot.clone(), context.clone()));
     }
@@ -118,6 +125,8 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         let routes = parts.http(config, readiness.clone(), &quit);
         background.spawn(http::serve(listener, routes, stop.clone()));
     }
+    background.spawn(chores::note_uses(Arc::clone(parts.audit.uses()), parts.store.clone(), clock, stop.clone()));
+    background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
     let Parts { store, changes, audit, .. } = parts;
     Ok(Running {
         addresses,

@@ -161,15 +161,18 @@ impl Parts {
         }
     }
 
+    /// What people and scripts change, and what ends by itself.
+    pub(super) fn control(&self) -> Control {
+        Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone())
+    }
+
     /// Metrics, probes, the REST API, and the config of MCP processes.
     pub(super) fn http(&self, config: &Config, readiness: Readiness, quit: &CancellationToken) -> http::Routes {
         let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         let (audit, clock) = (self.audit.clone(), self.clock.clone());
         let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
-        let control =
-            Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone());
-        let rest = Rest::new(control, Arc::clone(&self.authenticator));
+        let rest = Rest::new(self.control(), Arc::clone(&self.authenticator));
         http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::clock::Moment;
 use crate::model::caller::Caller;
 use crate::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, RunTokenId};
 use crate::model::reason::Reason;
@@ -35,6 +36,9 @@ impl Method {
 /// Something that was told, once or again and again. It becomes text after that, on another thread.
 pub trait Told: Send + Sync {
     fn view(&self) -> View<'_>;
+
+    /// What it tells, if that is to be noted as a use of credentials at `at`.
+    fn used(&self, at: Moment) -> Option<&Outcome>;
 }
 
 /// What a line is made of.
@@ -133,6 +137,10 @@ impl Told for Record {
             step: self.step.as_deref().map(Cow::Borrowed),
             outcome: &self.outcome,
         }
+    }
+
+    fn used(&self, _: Moment) -> Option<&Outcome> {
+        Some(&self.outcome)
     }
 }
 

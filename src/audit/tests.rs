@@ -39,7 +39,7 @@ impl Rig {
         let shared = Arc::new(Shared::new(when_full == WhenFull::Refuse, metrics.clone()));
         let bytes_max = limits::AUDIT_FILE_BYTES_MIN;
         let writer = Writer::new(Arc::clone(&shared), file.clone(), bytes_max, clock.clone());
-        let audit = Audit(Some(Arc::new(Open { shared, clock, ended: CancellationToken::new() })));
+        let audit = Audit::of(clock, Some(Open { shared, ended: CancellationToken::new() }));
         Self { audit, writer, clock: manual, metrics, file, buffer: queue::Queue::buffer(), dir }
     }
 

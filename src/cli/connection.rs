@@ -10,10 +10,11 @@ use super::project::{Opened, Project};
 use super::prompt;
 use super::table::table;
 use super::workspace::of_control;
-use crate::control::{ConnectionSpec, ControlError, SavedConnection};
+use crate::control::{ConnectionSpec, ControlError, Rotation, RotationSpec, SavedConnection};
 use crate::model::connection::Connection as Record;
 use crate::model::secret::{SecretFields, SecretString};
 use crate::model::template::Template;
+use crate::store::RotationRecord;
 
 /// Lists, makes, changes and removes connections
 ///
@@ -44,7 +45,19 @@ Examples:
     Disable(Named),
     /// Turns a connection on again
     Enable(Named),
-    /// Removes a connection and its credentials
+    /// Saves new credentials and keeps the old ones for a while: until `finish` or `abort`, or the time is over
+    #[command(after_help = "\
+Examples:
+  credway connection rotate Resend --secret-file api_key=./new.txt
+  credway connection get Resend                                     tells when the old one was last used
+  credway connection finish Resend                                  destroys the old one
+  credway connection abort Resend                                   goes back to it")]
+    Rotate(Rotate),
+    /// Ends a rotation: destroys the old credentials
+    Finish(Named),
+    /// Takes a rotation back: the old credentials are in use again
+    Abort(Named),
+    /// Removes a connection; for 7 days it can be restored with its credentials
     Delete {
         /// Also if profiles or overrides still use it; they are then refused with CONNECTION_MISSING
         #[arg(long)]
@@ -52,6 +65,8 @@ Examples:
         #[command(flatten)]
         named: Named,
     },
+    /// Brings a removed connection back, by its id (conn_…)
+    Restore(Named),
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +110,15 @@ pub(super) struct Update {
     project: Project,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    #[command(flatten)]
+    update: Update,
+    /// Hours until the old credentials are destroyed by themselves
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
+    keep_old_for: u32,
+}
+
 /// Where credential fields come from. A value itself is never a flag: it would stand in the process list.
 #[derive(Debug, Args)]
 struct Secrets {
@@ -117,6 +141,14 @@ impl Connection {
             Self::Enable(named) => {
                 with(&named.project, async |opened| opened.turn(&named.connection, true).await).await
             }
+            Self::Rotate(rotate) => with(&rotate.update.project, async |opened| opened.rotate(&rotate).await).await,
+            Self::Finish(named) => {
+                with(&named.project, async |opened| opened.end_rotation(&named.connection, true).await).await
+            }
+            Self::Abort(named) => {
+                with(&named.project, async |opened| opened.end_rotation(&named.connection, false).await).await
+            }
+            Self::Restore(named) => with(&named.project, async |opened| opened.restore(&named.connection).await).await,
             Self::Delete { named, force } => {
                 with(&named.project, async |opened| opened.delete(&named.connection, force).await).await
             }
@@ -159,6 +191,7 @@ impl Opened {
 
     async fn get(&self, asked: &str) -> Result<(), Failure> {
         let connection = self.workspace.control.connection_get(&self.project, asked).await.map_err(failed)?;
+        let rotation = self.workspace.control.connection_rotation(&self.project, &connection).await.map_err(failed)?;
         let fields: Vec<&str> = connection.fields.iter().map(String::as_str).collect();
         let rows = [
             ("id", connection.id.to_string()),
@@ -171,7 +204,9 @@ impl Opened {
             ("fields", format!("{} ({})", fields.join(", "), whence(&connection))),
             ("version", connection.version.to_string()),
         ];
-        print(table(["FIELD", "VALUE"], rows.map(|(label, value)| [label.to_owned(), value])));
+        let rotating = rotation.map(|rotation| ("rotation", progress(&rotation)));
+        let rows = rows.into_iter().chain(rotating).map(|(label, value)| [label.to_owned(), value]);
+        print(table(["FIELD", "VALUE"], rows));
         Ok(())
     }
 
@@ -200,13 +235,49 @@ impl Opened {
 
     async fn update(&self, update: &Update) -> Result<(), Failure> {
         let control = &self.workspace.control;
-        let connection = control.connection_get(&self.project, &update.connection).await.map_err(failed)?;
-        let template = control.catalogue().get(&connection.template).filter(|template| !template.is_leased());
-        let asked = template.filter(|_| update.secrets.files.is_empty());
-        let given = update.secrets.read(asked)?;
+        let given = self.given(update).await?;
         let saved = control.connection_update_credentials(&self.project, &update.connection, given).await;
         tell("saved", &saved.map_err(failed)?);
         eprintln!("Running daemons serve the new credentials within their cache's time to live (30 s by default).");
+        Ok(())
+    }
+
+    /// The new credentials: from files, or else all that the template requires from the terminal.
+    async fn given(&self, update: &Update) -> Result<SecretFields, Failure> {
+        let control = &self.workspace.control;
+        let connection = control.connection_get(&self.project, &update.connection).await.map_err(failed)?;
+        let template = control.catalogue().get(&connection.template).filter(|template| !template.is_leased());
+        update.secrets.read(template.filter(|_| update.secrets.files.is_empty()))
+    }
+
+    async fn rotate(&self, rotate: &Rotate) -> Result<(), Failure> {
+        let (control, asked) = (&self.workspace.control, &rotate.update.connection);
+        let credentials = self.given(&rotate.update).await?;
+        let keep_old_for = Some(u64::from(rotate.keep_old_for) * 3600);
+        let spec = RotationSpec { credentials, keep_old_for };
+        let begun = control.connection_rotate(&self.project, asked, None, spec, None).await.map_err(failed)?;
+        let (old, new) = (begun.record.old_version, begun.record.new_version);
+        say!("version {new} is in use; version {old} is kept until {:.0}", begun.record.ends_at);
+        tell_trimmed(&begun.trimmed);
+        eprintln!("Next: `credway connection finish`, or `abort` to go back to the old credentials.");
+        Ok(())
+    }
+
+    async fn end_rotation(&self, asked: &str, is_done: bool) -> Result<(), Failure> {
+        let control = &self.workspace.control;
+        let ended = match is_done {
+            true => control.connection_rotate_finish(&self.project, asked, None).await,
+            false => control.connection_rotate_abort(&self.project, asked, None).await,
+        };
+        let Record { name, id, .. } = ended.map_err(failed)?;
+        let what = if is_done { "the old credentials are destroyed" } else { "the old credentials are in use again" };
+        say!("{name:?} ({id}): {what}");
+        Ok(())
+    }
+
+    async fn restore(&self, asked: &str) -> Result<(), Failure> {
+        let restored = self.workspace.control.connection_restore(&self.project, asked).await.map_err(failed)?;
+        say!("restored {:?} ({})", restored.name, restored.id);
         Ok(())
     }
 
@@ -225,6 +296,7 @@ impl Opened {
         let deleted =
             self.workspace.control.connection_delete(&self.project, asked, None, force).await.map_err(failed)?;
         say!("deleted {:?} ({})", deleted.name, deleted.id);
+        eprintln!("For 7 days it comes back with its credentials by `credway connection restore {}`.", deleted.id);
         Ok(())
     }
 }
@@ -237,9 +309,20 @@ fn whence(connection: &Record) -> String {
     }
 }
 
+/// How far a rotation is.
+fn progress(rotation: &Rotation) -> String {
+    let RotationRecord { old_version, new_version, ends_at, .. } = rotation.record;
+    let last = rotation.last_use_of_old.map_or_else(|| "not noted".to_owned(), |at| format!("{at:.0}"));
+    format!("from version {old_version}, last use {last}, to {new_version}; the old one is kept until {ends_at:.0}")
+}
+
 fn tell(done: &str, saved: &SavedConnection) {
     say!("{done} {:?} ({})", saved.connection.name, saved.connection.id);
-    for field in &saved.trimmed {
+    tell_trimmed(&saved.trimmed);
+}
+
+fn tell_trimmed(fields: &[String]) {
+    for field in fields {
         eprintln!("note: white space around {field} was cut off");
     }
 }

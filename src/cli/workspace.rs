@@ -160,6 +160,8 @@ pub(super) fn of_control(error: &ControlError) -> Failure {
         | ControlError::ReadOnly { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::OtherVersion { .. }
+        | ControlError::Rotating { .. }
+        | ControlError::NotRotating { .. }
         | ControlError::KeyReused
         | ControlError::ShownOnce { .. } => Exit::Conflict,
         ControlError::TokenFile { .. } | ControlError::Randomness(_) => Exit::Failed,

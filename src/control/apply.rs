@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::check::{self, Current, Desired, Findings, Site, Target, Warning};
+use super::connections::label;
 use super::credentials::{self, CredentialAfter, CredentialWrite, Outside};
 use super::diff::{Change, Write, diff};
+use super::fingerprints::Fingerprints;
 use super::manifest::Manifest;
 use super::tokens::{TokenSpec, token_record};
 use super::{Control, ControlError, Workspace, new_project, new_tenant};
@@ -187,10 +189,11 @@ impl Control {
         if plans.iter().all(|plan| plan.changes.is_empty()) {
             return Ok(Vec::new());
         }
+        let fingerprints = self.fingerprints(plans).await?;
         let (new_tokens, records) = self.make_tokens(plans, outside)?;
         let written = self.write_secrets(plans).await;
         let outcome = match &written.error {
-            None => self.write_rows(plans, &records).await,
+            None => self.write_rows(plans, &fingerprints, &records).await,
             Some(_) => Ok(()),
         };
         let error = written.error.or(outcome.err());
@@ -199,6 +202,29 @@ impl Control {
             self.forget_unless_unsure(address, &error).await;
         }
         Err(error)
+    }
+
+    /// The fingerprints of the credentials that are to be written. A connection that is being rotated takes none.
+    async fn fingerprints(&self, plans: &[Plan]) -> Result<BTreeMap<ConnectionId, Fingerprints>, ControlError> {
+        let mut made = BTreeMap::new();
+        for plan in plans {
+            let writes: Vec<_> = plan.changes.iter().filter_map(|change| change.write.credential()).collect();
+            if writes.is_empty() {
+                continue;
+            }
+            let rotating = match plan.changes.iter().any(|change| matches!(change.write, Write::Project(_))) {
+                true => Vec::new(),
+                false => self.store.rotations_of(plan.workspace.project.id).await?,
+            };
+            let fingerprinter = self.fingerprinter(&plan.workspace).await?;
+            for (connection, write) in writes {
+                if rotating.contains(&connection.id) {
+                    return Err(ControlError::Rotating { what: label(connection) });
+                }
+                made.insert(connection.id, fingerprinter.of(&write.fields));
+            }
+        }
+        Ok(made)
     }
 
     /// New tokens, written to their files before the database knows them: a file may then hold a token that is not valid
@@ -241,9 +267,7 @@ impl Control {
         let mut writes = Vec::new();
         for plan in plans {
             for change in &plan.changes {
-                if let Write::ConnectionInsert(connection, Some(write))
-                | Write::ConnectionUpdate(connection, Some(write)) = &change.write
-                {
+                if let Some((connection, write)) = change.write.credential() {
                     writes.push((plan.workspace.address(connection), write, change.is_new));
                 }
             }
@@ -266,11 +290,20 @@ impl Control {
         written
     }
 
-    async fn write_rows(&self, plans: &[Plan], tokens: &[TokenRecord]) -> Result<(), ControlError> {
+    async fn write_rows(
+        &self,
+        plans: &[Plan],
+        fingerprints: &BTreeMap<ConnectionId, Fingerprints>,
+        tokens: &[TokenRecord],
+    ) -> Result<(), ControlError> {
         let mut tx = self.begin().await?;
         for plan in plans {
             for change in &plan.changes {
                 write_row(&mut tx, &plan.workspace, &change.write).await?;
+                let written = change.write.credential().map(|(connection, _)| connection.id);
+                if let Some((id, fingerprints)) = written.and_then(|id| Some((id, fingerprints.get(&id)?))) {
+                    tx.fields_put(id, fingerprints).await?;
+                }
             }
         }
         for token in tokens {

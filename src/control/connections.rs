@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::name_fault;
 use super::diff::status_with_new_credentials;
+use super::fingerprints::Fingerprints;
 use super::leased;
 use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace};
@@ -12,7 +13,7 @@ use crate::model::id::ConnectionId;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
-use crate::store::{ConnectionsPage, Once, References};
+use crate::store::{ConnectionsPage, Once, References, UseRecord};
 use crate::templates::credential::{self, Accepted, FieldMistake};
 
 /// The template whose fields are whatever one is given.
@@ -52,6 +53,14 @@ pub struct SavedConnection {
     pub connection: Connection,
     /// The fields around whose values white space was cut off.
     pub trimmed: Vec<String>,
+}
+
+/// Who uses a connection.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    pub references: References,
+    /// The latest first.
+    pub uses: Vec<UseRecord>,
 }
 
 impl Control {
@@ -107,10 +116,12 @@ impl Control {
             version: 1,
         };
         let address = workspace.address(&connection);
+        let mut fingerprints = Fingerprints::new();
         if connection.source == SecretSource::Stored {
+            fingerprints = self.fingerprinter(workspace).await?.of(&accepted.fields);
             self.secrets.write(&address, &accepted.fields, 0).await?;
         }
-        if let Err(error) = self.connection_insert(workspace, &connection, once).await {
+        if let Err(error) = self.connection_insert(workspace, &connection, &fingerprints, once).await {
             self.forget_unless_unsure(&address, &error).await;
             return Err(error);
         }
@@ -135,6 +146,7 @@ impl Control {
         &self,
         workspace: &Workspace,
         connection: &Connection,
+        fingerprints: &Fingerprints,
         once: Option<&Once>,
     ) -> Result<(), ControlError> {
         let mut tx = self.begin().await?;
@@ -142,6 +154,7 @@ impl Control {
             tx.once_insert(once, &connection.id.to_string()).await?;
         }
         tx.connection_insert(&workspace.project, connection).await?;
+        tx.fields_put(connection.id, fingerprints).await?;
         Ok(tx.commit().await?)
     }
 
@@ -187,6 +200,13 @@ impl Control {
         connection: &Connection,
     ) -> Result<References, ControlError> {
         Ok(self.store.connection_references(workspace.project.id, connection.id).await?)
+    }
+
+    /// Who uses a connection: what refers to it, and to whom its credential was told.
+    pub async fn connection_usage(&self, workspace: &Workspace, asked: &str) -> Result<Usage, ControlError> {
+        let connection = self.connection_get(workspace, asked).await?;
+        let references = self.connection_references(workspace, &connection).await?;
+        Ok(Usage { references, uses: self.store.uses_of(connection.id).await? })
     }
 
     /// Turns a connection off: it is refused with CONNECTION_DISABLED until it is turned on.
@@ -255,9 +275,12 @@ impl Control {
         connection.name = name.unwrap_or(connection.name);
         connection.account_label = account_label.unwrap_or(connection.account_label);
         connection.environment = environment.unwrap_or(connection.environment);
-        let trimmed = match credentials.is_empty() {
-            true => Vec::new(),
-            false => self.credentials_save(workspace, &mut connection, credentials).await?,
+        let (trimmed, fingerprints) = match credentials.is_empty() {
+            true => (Vec::new(), None),
+            false => {
+                let (trimmed, fingerprints) = self.credentials_save(workspace, &mut connection, credentials).await?;
+                (trimmed, Some(fingerprints))
+            }
         };
         if let Some(is_enabled) = is_enabled {
             let (state, reason) =
@@ -268,22 +291,26 @@ impl Control {
         }
         let mut tx = self.begin().await?;
         tx.connection_update(&workspace.project, &connection).await?;
+        if let Some(fingerprints) = fingerprints {
+            tx.fields_put(connection.id, &fingerprints).await?;
+        }
         tx.commit().await?;
         connection.version += 1;
         Ok(SavedConnection { connection, trimmed })
     }
 
-    /// Writes the secret anew; returns the fields around whose values white space was cut off.
+    /// Writes the secret anew; returns the fields around whose values white space was cut off, and the fingerprints of all.
     async fn credentials_save(
         &self,
         workspace: &Workspace,
         connection: &mut Connection,
         given: SecretFields,
-    ) -> Result<Vec<String>, ControlError> {
+    ) -> Result<(Vec<String>, Fingerprints), ControlError> {
         if let Some(path) = connection.source.lease_path() {
             let reason = format!("they are issued from {path}: there are none to save");
             return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
         }
+        self.expect_no_rotation(workspace, connection).await?;
         let template = self.template(&connection.template)?;
         let address = workspace.address(connection);
         let stored = self.secret_find(&address).await?;
@@ -291,13 +318,15 @@ impl Control {
         let mut fields = stored.map(|document| document.fields).unwrap_or_default();
         let accepted = accept_update(template, given, &fields)?;
         fields.extend(accepted.fields);
+        let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
         self.secrets.write(&address, &fields, previous).await?;
         connection.fields = fields.keys().cloned().collect();
         connection.status = status_with_new_credentials(&connection.status, self.clock.now());
-        Ok(accepted.trimmed)
+        Ok((accepted.trimmed, fingerprints))
     }
 
-    /// Deletes a connection and its secret. One that is still wired or overridden to is deleted only by `force`.
+    /// Deletes a connection, which can be restored for a while: its secret is kept so long. One that is still wired or overridden
+    /// to is deleted only by `force`.
     pub async fn connection_delete(
         &self,
         workspace: &Workspace,
@@ -311,8 +340,6 @@ impl Control {
         if !used_by.is_empty() && !force {
             return Err(ControlError::InUse { what: label(&connection), by: used_by });
         }
-        // As long as the row is there, a deletion that ends in between is found again, and done again.
-        self.secrets.delete(&workspace.address(&connection)).await?;
         let mut tx = self.begin().await?;
         tx.connection_delete(&workspace.project, connection.id).await?;
         tx.commit().await?;
@@ -342,7 +369,7 @@ impl Control {
         Ok(known.map_or_else(|| BLANK.to_owned(), |template| template.name.clone()))
     }
 
-    fn template(&self, name: &str) -> Result<&Template, ControlError> {
+    pub(super) fn template(&self, name: &str) -> Result<&Template, ControlError> {
         self.catalogue.get(name).ok_or_else(|| ControlError::NotFound {
             what: format!("template {name:?}"),
             hint: hint(name, self.catalogue.iter().map(|template| template.name.as_str())),
@@ -352,12 +379,13 @@ impl Control {
 
 impl Workspace {
     pub(super) fn address(&self, connection: &Connection) -> SecretAddress {
-        SecretAddress {
-            tenant: self.tenant.slug.clone(),
-            project: self.project.slug.clone(),
-            connection: connection.id,
-            source: connection.source.clone(),
-        }
+        SecretAddress { source: connection.source.clone(), ..self.stored_address(connection.id) }
+    }
+
+    /// Where a secret lies that is not leased.
+    pub(super) fn stored_address(&self, connection: ConnectionId) -> SecretAddress {
+        let (tenant, project) = (self.tenant.slug.clone(), self.project.slug.clone());
+        SecretAddress { tenant, project, connection, source: SecretSource::Stored }
     }
 }
 
@@ -381,7 +409,7 @@ fn accept_new(template: &Template, given: SecretFields) -> Result<Accepted, Vec<
     if template.is_leased() { Ok(Accepted::default()) } else { credential::accept(template, given, &BTreeSet::new()) }
 }
 
-fn accept_update(
+pub(super) fn accept_update(
     template: &Template,
     given: SecretFields,
     held: &SecretFields,
@@ -414,14 +442,14 @@ impl References {
     }
 }
 
-fn expect_version(connection: &Connection, expected: Option<u64>) -> Result<(), ControlError> {
+pub(super) fn expect_version(connection: &Connection, expected: Option<u64>) -> Result<(), ControlError> {
     match expected.is_some_and(|expected| expected != connection.version) {
         true => Err(ControlError::OtherVersion { what: label(connection), version: connection.version }),
         false => Ok(()),
     }
 }
 
-fn label(connection: &Connection) -> String {
+pub(super) fn label(connection: &Connection) -> String {
     format!("connection {:?}", connection.name)
 }
 
@@ -429,7 +457,7 @@ fn not_found(asked: &str, hint: &str) -> ControlError {
     ControlError::NotFound { what: format!("connection {asked:?}"), hint: hint.to_owned() }
 }
 
-fn mistake(place: &str, reason: impl Into<String>) -> Mistake {
+pub(super) fn mistake(place: &str, reason: impl Into<String>) -> Mistake {
     Mistake { place: place.to_owned(), code: None, reason: reason.into() }
 }
 

@@ -51,6 +51,18 @@ pub(super) enum Write {
     Token(DesiredToken),
 }
 
+impl Write {
+    /// The credential that it writes, and whose.
+    pub(super) fn credential(&self) -> Option<(&Connection, &CredentialWrite)> {
+        match self {
+            Self::ConnectionInsert(connection, write) | Self::ConnectionUpdate(connection, write) => {
+                Some((connection, write.as_ref()?))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The changes of one project, in the order in which they can be carried out.
 pub(super) fn diff(
     current: &Current,

@@ -1,18 +1,21 @@
 //! What people, scripts and manifests change: connections, tokens, workspaces. CLI and REST call the same operations.
 //!
-//! Order of writes: the secret first (check-and-set), then the database row; deletion too. A run that ends in between leaves
-//! a secret that no row names, a row whose secret is the new one already, and in use, or a row whose secret is gone, which is
-//! refused. Doing the same again completes it. So a new row never points to a secret that was not written yet.
+//! Order of writes: the secret first (check-and-set), then the database row; destruction too. A run that ends in between leaves
+//! a secret that no row names, a row whose secret is the new one already, and in use, or the row of a deleted connection whose
+//! secret is gone. Doing the same again completes it. So a new row never points to a secret that was not written yet.
 
 mod apply;
 pub mod check;
 mod connections;
 mod credentials;
+mod deleted;
 mod diff;
 mod export;
 mod leased;
 pub mod manifest;
 mod servers;
+mod fingerprints;
+mod rotation;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -32,10 +35,11 @@ use crate::templates::Catalogue;
 
 pub use apply::{Applied, Mode, NewToken};
 pub use check::{Mistake, Warning};
-pub use connections::{ConnectionPatch, ConnectionSpec, SavedConnection};
+pub use connections::{ConnectionPatch, ConnectionSpec, SavedConnection, Usage};
 pub use credentials::Outside;
 pub use diff::Change;
 pub use servers::{Reach, SavedVersion, ServerPatch, ServerSpec, SurfacePatch};
+pub use rotation::{Rotation, RotationSpec};
 pub use tokens::TokenSpec;
 
 /// Who works on the stores of this machine directly.
@@ -85,6 +89,12 @@ pub enum ControlError {
     /// The caller sees it, and may not change it.
     #[error("{what} cannot be changed: {because}")]
     ReadOnly { what: String, because: &'static str },
+    /// Its credential is being rotated.
+    #[error("the credential of {what} is being rotated")]
+    Rotating { what: String },
+    /// No rotation of it runs.
+    #[error("no rotation of {what} runs")]
+    NotRotating { what: String },
     /// Someone else changed it while we did.
     #[error("{what} was changed by someone else meanwhile")]
     ChangedMeanwhile { what: String },
@@ -121,6 +131,8 @@ impl ControlError {
             Self::Ambiguous { .. } => "AMBIGUOUS",
             Self::InUse { .. } | Self::Installed { .. } => "IN_USE",
             Self::ReadOnly { .. } => "READ_ONLY",
+            Self::Rotating { .. } => "ROTATION_RUNNING",
+            Self::NotRotating { .. } => "NO_ROTATION",
             Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => "CHANGED_MEANWHILE",
             Self::KeyReused => "IDEMPOTENCY_KEY_REUSED",
             Self::ShownOnce { .. } => "SHOWN_ONCE",
@@ -148,6 +160,10 @@ impl ControlError {
             Self::Installed { .. } => "delete those instances first".to_owned(),
             Self::ReadOnly { .. } => {
                 "register a server of your own, or ask somebody who may work in every project".to_owned()
+            }
+            Self::Rotating { .. } => "finish or abort that rotation first".to_owned(),
+            Self::NotRotating { .. } => {
+                "there is nothing to end: it was finished or aborted, or its time is over".to_owned()
             }
             Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => {
                 "look at it again, and repeat the change if it is still wanted".to_owned()

@@ -14,7 +14,7 @@ use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
 
 use super::proto::{Freshness, ResolveCredentialsRequest, ResolveCredentialsResponse};
-use crate::audit::{Method, Outcome, Told, View};
+use crate::audit::{LastNoted, Method, Outcome, Told, View};
 use crate::auth::Claim;
 use crate::changes::{Changes, Place, Stamp};
 use crate::clock::{Clock, Moment};
@@ -47,10 +47,12 @@ pub(super) struct Answer {
     caller: Arc<Caller>,
     question: Arc<[u8]>,
     outcome: Outcome,
+    /// Of the credentials in it.
+    noted: LastNoted,
 }
 
 /// Many are held: what is known beside the bytes is to stay small.
-const _: () = assert!(size_of::<Answer>() <= 168);
+const _: () = assert!(size_of::<Answer>() <= 176);
 
 /// A question, as the key that it is looked up by.
 pub struct Question {
@@ -183,7 +185,8 @@ impl Slot {
         let Some(framed) = framed(&answer) else { return };
         let (as_of, place) = (self.as_of.min(reuse.as_of), shared.changes.place(reuse.project));
         let (caller, question) = (Arc::clone(caller), Arc::clone(&self.key));
-        let answer = Answer { framed, as_of, place, until, caller, question, outcome: outcome.from_memory() };
+        let (outcome, noted) = (outcome.from_memory(), LastNoted::default());
+        let answer = Answer { framed, as_of, place, until, caller, question, outcome, noted };
         shared.held.insert(Arc::clone(&self.key), Arc::new(answer));
     }
 }
@@ -195,6 +198,10 @@ impl Told for Answer {
         let named = |name: String| (!name.is_empty()).then_some(Cow::Owned(name));
         let (workflow, step) = request.map_or((None, None), |r| (named(r.workflow_id), named(r.step)));
         View { method: Method::Resolve, caller: &self.caller, asked: None, workflow, step, outcome: &self.outcome }
+    }
+
+    fn used(&self, at: Moment) -> Option<&Outcome> {
+        self.noted.is_due(at).then_some(&self.outcome)
     }
 }
 

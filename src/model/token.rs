@@ -40,7 +40,7 @@ pub struct TokenError;
 /// The system gives no random bytes.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the system gives no random bytes: {0}")]
-pub struct NoRandomness(getrandom::Error);
+pub struct NoRandomness(pub getrandom::Error);
 
 impl TokenText {
     /// A new token.

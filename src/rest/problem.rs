@@ -200,6 +200,8 @@ fn status_of(error: &ControlError) -> StatusCode {
         | ControlError::InUse { .. }
         | ControlError::Installed { .. }
         | ControlError::ShownOnce { .. }
+        | ControlError::Rotating { .. }
+        | ControlError::NotRotating { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::Secrets(SecretError::Missing { .. } | SecretError::Conflict { .. }) => StatusCode::CONFLICT,
         ControlError::Secrets(SecretError::Unavailable { .. } | SecretError::Denied { .. })

@@ -5,6 +5,7 @@ pub mod sealed;
 pub mod vault;
 
 use std::collections::HashSet;
+use std::future::ready;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -30,6 +31,24 @@ pub trait SecretStore: Send + Sync {
     /// Removes every version at `address`; a secret that is not there is removed already.
     fn delete<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<(), SecretError>>;
 
+    /// An earlier version, if it is still kept. A store that keeps none has none to give.
+    fn read_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        _version: u64,
+    ) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+        Box::pin(ready(Err(SecretError::Missing { address: address.clone() })))
+    }
+
+    /// Destroys an earlier version for good. The newest stays; one that is not there is destroyed already.
+    fn destroy_version<'a>(
+        &'a self,
+        _address: &'a SecretAddress,
+        _version: u64,
+    ) -> BoxFuture<'a, Result<(), SecretError>> {
+        Box::pin(ready(Ok(())))
+    }
+
     /// Whether the store can be read now; the error says what is wrong with it.
     fn check(&self) -> BoxFuture<'_, Result<(), SecretError>>;
 
@@ -41,12 +60,12 @@ pub trait SecretStore: Send + Sync {
 
     /// Whose credentials are on a lease now.
     fn leased(&self) -> BoxFuture<'_, HashSet<ConnectionId>> {
-        Box::pin(std::future::ready(HashSet::new()))
+        Box::pin(ready(HashSet::new()))
     }
 
     /// Gives back what was issued for a connection that was deleted or disabled. Returns as soon as that is under way.
     fn release(&self, _connection: ConnectionId) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+        Box::pin(ready(()))
     }
 
     /// The life left of the token by which we read it; `None` for a store that needs none.

@@ -4,7 +4,7 @@ use super::records::{
     Act, ConnectionFound, ConnectionsPage, Entity, ProjectRecord, ProjectScope, References, WiredProfile,
 };
 use super::rows::{ConnectionRow, connection_columns, parsed, parsed_optional, services_json, stored_version, to_json};
-use super::tx::execute;
+use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
 use crate::limits;
 use crate::model::connection::{Connection, ConnectionState, Status};
@@ -15,7 +15,7 @@ const CONNECTION_STATE: &str = "SELECT status FROM connections WHERE id = $1";
 const CONNECTION_INSERT: &str =
     "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
         environment, services, status, status_reason, status_since, lease_path, service, version, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, 1, $13, $13)";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, $16, $13, $13)";
 const CONNECTION_UPDATE: &str = "UPDATE connections SET name = $3, template = $4, provider = $5, account_label = $6,
         fields = $7, environment = $8, services = $9, status = $10, status_reason = $11, status_since = $12,
         lease_path = $14, service = $15, version = version + 1, updated_at = $13
@@ -23,6 +23,8 @@ const CONNECTION_UPDATE: &str = "UPDATE connections SET name = $3, template = $4
 const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_reason = $4, status_since = $5,
         version = version + 1, updated_at = $6
     WHERE id = $1 AND project_id = $2";
+const CONNECTION_TOUCH: &str =
+    "UPDATE connections SET version = version + 1, updated_at = $3 WHERE id = $1 AND project_id = $2";
 const CONNECTION_DELETE: &str = "DELETE FROM connections WHERE id = $1 AND project_id = $2";
 
 /// One of the project's, by its id or its name.
@@ -178,11 +180,21 @@ impl Tx {
         project: &ProjectRecord,
         connection: &Connection,
     ) -> Result<(), StoreError> {
+        self.connection_enter(project, connection, 1, Act::Create).await
+    }
+
+    pub(super) async fn connection_enter(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+        version: u64,
+        act: Act,
+    ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
-        let json = json_columns(connection)?;
-        execute!(self, bind_columns!(sqlx::query(CONNECTION_INSERT), self, project, connection, json))
+        let (json, version) = (json_columns(connection)?, stored_version(version));
+        execute!(self, bind_columns!(sqlx::query(CONNECTION_INSERT), self, project, connection, json).bind(version))
             .map_err(|error| error.about(|| label(connection)))?;
-        self.project_change(sequence, project, Act::Create, Entity::Connection, connection.id).await
+        self.project_change(sequence, project, act, Entity::Connection, connection.id).await
     }
 
     /// Writes a connection's metadata as the version after `connection.version`; `Conflict` if it is no longer at that one.
@@ -228,14 +240,34 @@ impl Tx {
         Ok(changed > 0)
     }
 
-    /// `false` if it did not exist. What still refers to it keeps doing so (and then resolves to CONNECTION_MISSING).
+    /// Counts the version of a connection up, as something that is shown with it has changed; `false` if it does not exist.
+    pub async fn connection_touch(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+        let sequence = self.sequence_next().await?;
+        let now = self.now.as_microsecond();
+        let query =
+            execute!(self, sqlx::query(CONNECTION_TOUCH).bind(id.to_string()).bind(project.id.to_string()).bind(now));
+        let touched = query? > 0;
+        if touched {
+            self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
+        }
+        Ok(touched)
+    }
+
+    /// Puts a connection among the deleted ones; `false` if it did not exist. What still refers to it keeps doing so (and then
+    /// resolves to CONNECTION_MISSING).
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let deleted = execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
-        if deleted > 0 {
-            self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
-        }
-        Ok(deleted > 0)
+        let (asked, of) = (id.to_string(), project.id.to_string());
+        // Whoever changes it comes before that lock or after: the row is kept as it last was.
+        let row: Option<ConnectionRow> = in_tx!(self, |connection| {
+            sqlx::query_as(CONNECTION_GET).bind(&of).bind(&asked).fetch_optional(connection)
+        })?;
+        let held = row.map(ConnectionRow::read).transpose()?.flatten();
+        let Some(held) = held.filter(|held| held.id == id) else { return Ok(false) };
+        self.deleted_insert(project, &held).await?;
+        execute!(self, sqlx::query(CONNECTION_DELETE).bind(&asked).bind(&of))?;
+        self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
+        Ok(true)
     }
 }
 

@@ -7,20 +7,24 @@ mod audit;
 mod backup;
 mod changes;
 mod connections;
+mod deleted;
 mod error;
 mod feed;
+mod fields;
 mod instances;
 mod lease;
 mod migrations;
 mod once;
 mod projects;
 mod records;
+mod rotations;
 mod rows;
 mod run_tokens;
 mod sealed;
 mod servers;
 mod tokens;
 mod tx;
+mod uses;
 mod watched_file;
 mod wiring;
 mod workflows;
@@ -44,16 +48,20 @@ use crate::config;
 use crate::limits;
 use crate::model::secret::ExposeSecret;
 
+pub use deleted::DeletedConnection;
 pub use error::StoreError;
 pub use feed::ChangeFeed;
+pub use fields::FieldRecord;
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord,
     ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion, ServersPage,
     TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
+pub use rotations::{Due, DueKind, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
+pub use uses::UseRecord;
 
 use error::is_connection_lost;
 use lease::{Lease, bounded};

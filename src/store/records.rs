@@ -220,6 +220,8 @@ pub enum Act {
     Create,
     Update,
     Delete,
+    /// Brought back what was deleted.
+    Restore,
     Revoke,
     /// Looked at something that tells of a credential.
     Read,
@@ -227,10 +229,11 @@ pub enum Act {
 
 impl Act {
     /// Each act, with its word in the audit.
-    pub const ALL: [(Act, &'static str); 5] = [
+    pub const ALL: [(Act, &'static str); 6] = [
         (Self::Create, "create"),
         (Self::Update, "update"),
         (Self::Delete, "delete"),
+        (Self::Restore, "restore"),
         (Self::Revoke, "revoke"),
         (Self::Read, "read"),
     ];

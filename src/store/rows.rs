@@ -117,7 +117,7 @@ struct ServicesJson {
     scopes_granted: BTreeSet<String>,
 }
 
-fn services(column: &str, json: &str) -> Result<AccountServices, StoreError> {
+pub(super) fn services(column: &str, json: &str) -> Result<AccountServices, StoreError> {
     let ServicesJson { enabled, scopes_granted } = from_json(column, json)?;
     Ok(AccountServices { enabled, scopes_granted })
 }

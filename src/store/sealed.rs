@@ -38,10 +38,15 @@ const HEAD_SET: &str = "UPDATE sealed_head SET key_id = $1, key_check = $2";
 const SECRET_ANY: &str = "SELECT version FROM sealed_secrets LIMIT 1";
 const SECRET_FIND: &str = "SELECT address, version, key_id, wrapped_key, sealed FROM sealed_secrets
     WHERE address = $1 ORDER BY version DESC LIMIT 1";
+const SECRET_FIND_VERSION: &str = "SELECT address, version, key_id, wrapped_key, sealed FROM sealed_secrets
+    WHERE address = $1 AND version = $2";
 const SECRET_VERSION: &str = "SELECT MAX(version) FROM sealed_secrets WHERE address = $1";
 const SECRET_INSERT: &str = "INSERT INTO sealed_secrets (address, version, key_id, wrapped_key, sealed, created_at)
     VALUES ($1, $2, $3, $4, $5, $6)";
 const SECRET_PRUNE: &str = "DELETE FROM sealed_secrets WHERE address = $1 AND version <= $2";
+/// Without its newest version, an address would count its versions anew.
+const SECRET_DESTROY: &str = "DELETE FROM sealed_secrets WHERE address = $1 AND version = $2
+    AND version < (SELECT MAX(version) FROM sealed_secrets WHERE address = $1)";
 const SECRET_DELETE: &str = "DELETE FROM sealed_secrets WHERE address = $1";
 const WRAPS_AFTER: &str = "SELECT address, version, key_id, wrapped_key FROM sealed_secrets
     WHERE (address, version) > ($1, $2) ORDER BY address, version LIMIT $3";
@@ -63,6 +68,13 @@ impl Store {
     pub async fn sealed_after(&self, address: &str, version: i64, limit: i64) -> Result<Vec<SealedRecord>, StoreError> {
         read!(self, |connection| {
             sqlx::query_as(SECRETS_AFTER).bind(address).bind(version).bind(limit).fetch_all(connection)
+        })
+    }
+
+    /// One version of a secret.
+    pub async fn sealed_find_version(&self, address: &str, version: i64) -> Result<Option<SealedRecord>, StoreError> {
+        read!(self, |connection| {
+            sqlx::query_as(SECRET_FIND_VERSION).bind(address).bind(version).fetch_optional(connection)
         })
     }
 }
@@ -107,6 +119,11 @@ impl Tx {
     /// Removes a secret's versions up to `version`.
     pub async fn sealed_prune(&mut self, address: &str, version: i64) -> Result<(), StoreError> {
         execute!(self, sqlx::query(SECRET_PRUNE).bind(address).bind(version)).map(drop)
+    }
+
+    /// Removes one version of a secret, unless it is the newest.
+    pub async fn sealed_destroy(&mut self, address: &str, version: i64) -> Result<(), StoreError> {
+        execute!(self, sqlx::query(SECRET_DESTROY).bind(address).bind(version)).map(drop)
     }
 
     /// Removes every version of a secret.

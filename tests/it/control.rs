@@ -1,9 +1,11 @@
 //! Connections and tokens, one operation at a time, on a real database.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::control::{ConnectionSpec, Control, ControlError, TokenSpec, Workspace};
+use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
 use credway::model::secret::{SecretFields, SecretString};
@@ -11,6 +13,7 @@ use credway::store::{Store, WorkflowRecord};
 use credway::templates::Catalogue;
 
 use crate::store::{Fresh, a_profile, a_server, an_instance, on_both};
+use crate::support::cast::manual_clock;
 use crate::support::shelf::{Accident, Shelf};
 
 fn control(store: &Store, shelf: &Arc<Shelf>) -> Control {
@@ -69,7 +72,7 @@ async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
     assert_eq!(shelf.values("token"), ["t-2"]);
 
     control.connection_delete(&workspace, "Hub", None, false).await.unwrap();
-    assert_eq!(shelf.len(), 0);
+    assert_eq!(shelf.len(), 1, "it could not be restored");
     let gone = control.connection_get(&workspace, "Hub").await.unwrap_err();
     assert_eq!(gone.to_string(), "there is no connection \"Hub\"");
 }
@@ -141,28 +144,36 @@ async fn a_connection_in_use_is_deleted_only_by_force(fresh: Fresh) {
     let expected = "connection \"Hub\" is still used by profile hub/default, workflow nightly";
     assert_eq!((refused.to_string().as_str(), shelf.len()), (expected, 1));
     control.connection_delete(&workspace, "Hub", None, true).await.unwrap();
-    assert_eq!(shelf.len(), 0);
+    assert!(control.connection_get(&workspace, "Hub").await.is_err());
 }
 
-async fn a_deletion_that_fails_in_between_is_completed_by_the_next(fresh: Fresh) {
+async fn a_destruction_that_fails_in_between_is_completed_by_the_next(fresh: Fresh) {
     let shelf = Arc::new(Shelf::default());
-    let first = control(&fresh.store, &shelf);
+    let later = manual_clock();
+    later.advance(limits::CONNECTION_RESTORABLE);
+    let control = |store: &Store| {
+        Control::new(store.clone(), Arc::clone(&shelf) as _, Catalogue::built_in(), Clock::Manual(later.clone()))
+    };
+    let first = control(&fresh.store);
     let workspace = workspace(&first).await;
     first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
-    let before = first.connection_get(&workspace, "Hub").await.unwrap();
+    let deleted = first.connection_delete(&workspace, "Hub", None, false).await.unwrap().id.to_string();
+    later.advance(Duration::from_secs(60));
     shelf.meet(Accident::Outage);
-    let error = first.connection_delete(&workspace, "Hub", None, false).await.unwrap_err();
-    assert!(matches!(error, ControlError::Secrets(_)), "{error}");
-    let held = first.connection_get(&workspace, "Hub").await.unwrap();
-    assert_eq!((format!("{held:?}"), shelf.len()), (format!("{before:?}"), 1));
+    first.lifecycle_round().await.unwrap();
+    assert_eq!(shelf.len(), 1);
 
     shelf.meet(Accident::DatabaseGone(fresh.store.clone()));
-    let error = first.connection_delete(&workspace, "Hub", None, false).await.unwrap_err();
-    assert!(matches!(error, ControlError::Database(_)), "{error}");
+    first.lifecycle_round().await.unwrap();
+    assert_eq!(shelf.len(), 0);
     shelf.recover();
-    let again = control(&fresh.reopened().await, &shelf);
-    again.connection_delete(&workspace, "Hub", None, false).await.unwrap();
-    assert_eq!((again.connection_list(&workspace).await.unwrap().len(), shelf.len()), (0, 0));
+    let store = fresh.reopened().await;
+    let (again, now) = (control(&store), Clock::Manual(later.clone()).now());
+    let due = async || store.lifecycle_due(now, now).await.unwrap().len();
+    assert_eq!(due().await, 1);
+    again.lifecycle_round().await.unwrap();
+    assert_eq!(due().await, 0);
+    assert!(again.connection_restore(&workspace, &deleted).await.is_err());
 }
 
 async fn a_secret_without_a_row_is_never_named(fresh: Fresh) {
@@ -240,7 +251,7 @@ on_both!(
     a_new_host_needs_the_password_again,
     a_connection_in_use_is_deleted_only_by_force,
     a_secret_without_a_row_is_never_named,
-    a_deletion_that_fails_in_between_is_completed_by_the_next,
+    a_destruction_that_fails_in_between_is_completed_by_the_next,
     what_was_turned_off_comes_back_as_it_was,
     a_token_is_found_by_its_text_until_it_is_revoked,
 );

@@ -91,9 +91,16 @@ impl SealedStore {
         }
     }
 
-    async fn read_newest(&self, address: &SecretAddress) -> Result<SecretDocument, SecretError> {
+    /// The newest version, or another one.
+    async fn read_at(&self, address: &SecretAddress, version: Option<i64>) -> Result<SecretDocument, SecretError> {
         let place = address.to_string();
-        let find = || async { self.store.sealed_find(&place).await.map_err(|error| at(address, error)) };
+        let find = || async {
+            let found = match version {
+                None => self.store.sealed_find(&place).await,
+                Some(version) => self.store.sealed_find_version(&place, version).await,
+            };
+            found.map_err(|error| at(address, error))
+        };
         let missing = || SecretError::Missing { address: address.clone() };
         let mut record = find().await?.ok_or_else(missing)?;
         let mut ring = self.ring.load_full();
@@ -161,6 +168,14 @@ impl SealedStore {
         Ok(Written::Version(previous + 1))
     }
 
+    async fn destroy_one(&self, address: &SecretAddress, version: u64) -> Result<(), SecretError> {
+        let refused = |error: StoreError| at(address, error);
+        let mut tx = self.store.begin().await.map_err(refused)?;
+        tx.sealed_head_lock().await.map_err(refused)?;
+        tx.sealed_destroy(&address.to_string(), stored(version)).await.map_err(refused)?;
+        tx.commit().await.map_err(refused)
+    }
+
     async fn delete_all(&self, address: &SecretAddress) -> Result<(), SecretError> {
         let refused = |error: StoreError| at(address, error);
         let mut tx = self.store.begin().await.map_err(refused)?;
@@ -202,7 +217,23 @@ impl SecretStore for SealedStore {
             let cause = "the sealed store issues no credentials: leased ones take Vault or OpenBao".to_owned();
             return ready(Err(SecretError::Denied { cause })).boxed();
         }
-        self.read_newest(address).boxed()
+        self.read_at(address, None).boxed()
+    }
+
+    fn read_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        version: u64,
+    ) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+        self.read_at(address, Some(stored(version))).boxed()
+    }
+
+    fn destroy_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        version: u64,
+    ) -> BoxFuture<'a, Result<(), SecretError>> {
+        self.destroy_one(address, version).boxed()
     }
 
     fn write<'a>(
@@ -227,6 +258,11 @@ impl fmt::Debug for SealedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealedStore").field("file", &self.file).field("keys", &self.ring.load().ids()).finish()
     }
+}
+
+/// A version as the database counts it; one beyond that was never written.
+fn stored(version: u64) -> i64 {
+    i64::try_from(version).unwrap_or(-1)
 }
 
 /// Seals fields as one version of the secret at an address.

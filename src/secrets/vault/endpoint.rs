@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use crate::model::secret::SecretFields;
 
-/// A secret's current version.
+/// A version of a secret: the current one, unless another is named.
 #[derive(Endpoint)]
 #[endpoint(path = "{self.mount}/data/{self.path}")]
 pub(super) struct ReadSecret {
@@ -14,6 +14,8 @@ pub(super) struct ReadSecret {
     pub(super) mount: String,
     #[endpoint(skip)]
     pub(super) path: String,
+    #[endpoint(query)]
+    pub(super) version: Option<u64>,
 }
 
 /// A new version of a secret.

@@ -22,7 +22,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vaultrs::api::kv2::requests::DeleteSecretMetadataRequest;
+use vaultrs::api::kv2::requests::{DeleteSecretMetadataRequest, DestroySecretVersionsRequest};
 
 use self::access::{Access, Repeat};
 use self::answer::Place;
@@ -74,12 +74,12 @@ impl VaultStore {
         Ok(Arc::new(Self { mount, prefix, clock, access, leases }))
     }
 
-    async fn read_secret(&self, address: &SecretAddress) -> Result<SecretDocument, SecretError> {
-        answer::secret_read(&self.read_reply(address).await?, &self.place(address))
+    async fn read_secret(&self, address: &SecretAddress, version: Option<u64>) -> Result<SecretDocument, SecretError> {
+        answer::secret_read(&self.read_reply(address, version).await?, &self.place(address))
     }
 
-    async fn read_reply(&self, address: &SecretAddress) -> Result<Reply, SecretError> {
-        let request = || ReadSecret { mount: self.mount.clone(), path: self.path(address) };
+    async fn read_reply(&self, address: &SecretAddress, version: Option<u64>) -> Result<Reply, SecretError> {
+        let request = || ReadSecret { mount: self.mount.clone(), path: self.path(address), version };
         self.access.call(Repeat::OnceBroken, request).await
     }
 
@@ -103,10 +103,26 @@ impl VaultStore {
             return written;
         }
         // "There is none" holds for a deleted secret too, but there Vault wants the deleted version named.
-        match answer::deleted_version(&self.read_reply(address).await?) {
+        match answer::deleted_version(&self.read_reply(address, None).await?) {
             Some(deleted) => write(deleted).await,
             None => written,
         }
+    }
+
+    async fn destroy_secret_version(&self, address: &SecretAddress, version: u64) -> Result<(), SecretError> {
+        // Vault destroys the newest as well, and would then have nothing to read.
+        let newest = self.read_secret(address, None).await.map(|document| document.version);
+        if matches!(newest, Ok(newest) if newest <= version) || matches!(newest, Err(SecretError::Missing { .. })) {
+            return Ok(());
+        }
+        newest?;
+        let request = || DestroySecretVersionsRequest {
+            mount: self.mount.clone(),
+            path: self.path(address),
+            versions: vec![version],
+        };
+        let reply = self.access.call(Repeat::OnceBroken, request).await?;
+        answer::version_destroyed(&reply, &self.place(address))
     }
 
     async fn delete_secret(&self, address: &SecretAddress) -> Result<(), SecretError> {
@@ -126,7 +142,7 @@ impl VaultStore {
 impl SecretStore for VaultStore {
     fn read<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
         match &address.source {
-            SecretSource::Stored => self.access.within_deadline(self.read_secret(address)).boxed(),
+            SecretSource::Stored => self.access.within_deadline(self.read_secret(address, None)).boxed(),
             SecretSource::Leased { .. } => self.access.within_deadline(self.leases.read(address)).boxed(),
         }
     }
@@ -139,6 +155,22 @@ impl SecretStore for VaultStore {
     ) -> BoxFuture<'a, Result<u64, SecretError>> {
         debug_assert!(address.source == SecretSource::Stored, "credentials that are leased are never written");
         self.access.within_deadline(self.write_secret(address, fields, previous)).boxed()
+    }
+
+    fn read_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        version: u64,
+    ) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+        self.access.within_deadline(self.read_secret(address, Some(version))).boxed()
+    }
+
+    fn destroy_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        version: u64,
+    ) -> BoxFuture<'a, Result<(), SecretError>> {
+        self.access.within_deadline(self.destroy_secret_version(address, version)).boxed()
     }
 
     fn delete<'a>(&'a self, address: &'a SecretAddress) -> BoxFuture<'a, Result<(), SecretError>> {

@@ -2,7 +2,7 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 30] = [
     "",
     "dev",
     "serve",
@@ -16,7 +16,9 @@ const COMMANDS: [&str; 28] = [
     "connection create",
     "connection update",
     "connection disable",
+    "connection rotate",
     "connection delete",
+    "connection restore",
     "token",
     "token create",
     "token list",

@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod conventions;
+mod lifecycle;
 mod openapi;
 mod servers;
 mod tokens;
@@ -46,9 +47,13 @@ impl Api {
     }
 
     pub(crate) async fn of(world: World) -> Self {
-        let sidecar = world
-            .sidecar_with(Clock::System, |config| config.http.address = Some("127.0.0.1:0".parse().unwrap()))
-            .await;
+        Self::at(world, Clock::System).await
+    }
+
+    /// At a time of the test's own.
+    pub(crate) async fn at(world: World, clock: Clock) -> Self {
+        let sidecar =
+            world.sidecar_with(clock, |config| config.http.address = Some("127.0.0.1:0".parse().unwrap())).await;
         let address = sidecar.addresses().http.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { world, sidecar, address, http }

@@ -25,6 +25,7 @@ on_both! {
     a_write_must_follow_the_current_version,
     of_two_writers_at_once_one_wins,
     only_the_newest_versions_are_kept,
+    an_earlier_version_is_read_until_it_is_destroyed_and_the_newest_stays,
     a_deleted_secret_is_missing_and_can_be_written_anew,
     rows_in_each_others_places_open_nothing,
     damaged_rows_are_told_without_content,
@@ -78,6 +79,22 @@ async fn only_the_newest_versions_are_kept(fresh: Fresh) {
     }
     assert_eq!(sealed.read(&an_address_named("kept")).await.unwrap().version, 5);
     assert_eq!(number(&fresh, "SELECT COUNT(*) FROM sealed_secrets").await, 3);
+}
+
+async fn an_earlier_version_is_read_until_it_is_destroyed_and_the_newest_stays(fresh: Fresh) {
+    let sealed = open(&fresh).await.unwrap();
+    let address = an_address();
+    for (previous, value) in ["1", "2"].into_iter().enumerate() {
+        sealed.write(&address, &fields(&[("a", value)]), previous as u64).await.unwrap();
+    }
+    let old = sealed.read_version(&address, 1).await.unwrap();
+    assert_eq!((shown(&old.fields), old.version), (shown(&fields(&[("a", "1")])), 1));
+    for version in [1, 1, 2, 7] {
+        sealed.destroy_version(&address, version).await.unwrap();
+    }
+    assert!(matches!(sealed.read_version(&address, 1).await, Err(SecretError::Missing { .. })));
+    assert_eq!(sealed.read(&address).await.unwrap().version, 2);
+    assert_eq!(sealed.write(&address, &fields(&[("a", "3")]), 2).await.unwrap(), 3);
 }
 
 async fn a_deleted_secret_is_missing_and_can_be_written_anew(fresh: Fresh) {

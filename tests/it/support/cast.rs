@@ -8,7 +8,7 @@ use credway::app::backends::{self, Backends};
 use credway::clock::{Clock, ManualClock};
 use credway::config::{Config, UnixSocket};
 use credway::control::manifest::Manifest;
-use credway::control::{Applied, Control, Mode, Outside, TokenSpec, Workspace};
+use credway::control::{Applied, Control, ControlError, Mode, Outside, TokenSpec, Workspace};
 use credway::model::caller::{Role, Scope};
 use credway::model::id::{ConnectionId, InstanceId, ProjectId};
 use credway::model::secret::{SecretAddress, SecretFields, SecretString};
@@ -128,7 +128,12 @@ impl World {
 
     /// Brings the world to what another manifest says.
     pub(crate) async fn apply(&self, yaml: &str) -> Applied {
-        self.control.apply(&Manifest::parse(yaml).unwrap(), &Nowhere, Mode::Carry).await.unwrap()
+        self.try_apply(&Manifest::parse(yaml).unwrap()).await.unwrap()
+    }
+
+    /// The same, where it may be refused.
+    pub(crate) async fn try_apply(&self, manifest: &Manifest) -> Result<Applied, ControlError> {
+        self.control.apply(manifest, &Nowhere, Mode::Carry).await
     }
 
     /// A token of the first project.

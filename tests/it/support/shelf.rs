@@ -32,9 +32,11 @@ impl Shelf {
         *self.accident.lock().unwrap() = None;
     }
 
-    /// How many secrets there are.
+    /// How many secrets of connections there are.
     pub(crate) fn len(&self) -> usize {
-        self.documents.lock().unwrap().len()
+        // A project has a key by which fingerprints are made, at the id of no connection.
+        let none = format!("conn_{:032}", 0);
+        self.documents.lock().unwrap().keys().filter(|address| !address.ends_with(&none)).count()
     }
 
     /// Every value of this field, over all secrets.

@@ -30,7 +30,8 @@ async fn a_policy(bao: &Bao, mount: &str) -> String {
     let name = fresh_name("policy");
     let rules = format!(
         r#"path "{mount}/data/credway/*" {{ capabilities = ["create", "read", "update"] }}
-           path "{mount}/metadata/credway/*" {{ capabilities = ["delete"] }}"#
+           path "{mount}/metadata/credway/*" {{ capabilities = ["delete"] }}
+           path "{mount}/destroy/credway/*" {{ capabilities = ["update"] }}"#
     );
     bao.must("PUT", &format!("sys/policies/acl/{name}"), json!({ "policy": rules })).await;
     name

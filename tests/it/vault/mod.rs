@@ -116,6 +116,25 @@ async fn a_secret_is_written_read_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn an_earlier_version_is_read_until_it_is_destroyed_and_the_newest_stays() {
+    let bao = Bao::shared().await;
+    let store = start(&settings(bao.url(), &bao.fresh_mount().await, as_root(bao)));
+    let address = an_address();
+    store.destroy_version(&address, 1).await.unwrap();
+    for (previous, value) in ["first", "second"].into_iter().enumerate() {
+        store.write(&address, &fields(&[("k", value)]), previous as u64).await.unwrap();
+    }
+    let old = store.read_version(&address, 1).await.unwrap();
+    assert_eq!((exposed(&old.fields), old.version), (vec![("k", "first")], 1));
+    for version in [1, 1, 2, 7] {
+        store.destroy_version(&address, version).await.unwrap();
+    }
+    assert!(matches!(store.read_version(&address, 1).await, Err(SecretError::Missing { .. })));
+    assert_eq!(exposed(&store.read(&address).await.unwrap().fields), [("k", "second")]);
+    assert_eq!(store.write(&address, &fields(&[("k", "third")]), 2).await.unwrap(), 3);
+}
+
+#[tokio::test]
 async fn a_secret_lies_at_its_tenant_project_and_connection() {
     let bao = Bao::shared().await;
     let mount = bao.fresh_mount().await;

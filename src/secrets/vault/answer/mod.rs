@@ -80,6 +80,14 @@ pub(super) fn secret_deleted(reply: &Reply, place: &Place<'_>) -> Result<(), Sec
     Err(refusal(reply, place, "metadata", &["delete"]))
 }
 
+/// Whether a version is gone.
+pub(super) fn version_destroyed(reply: &Reply, place: &Place<'_>) -> Result<(), SecretError> {
+    if reply.is_success() || (reply.status() == 404 && is_plain_missing(reply)) {
+        return Ok(());
+    }
+    Err(refusal(reply, place, "destroy", &["update"]))
+}
+
 /// The version that was deleted or destroyed, if the reply to a read says that this is why there is nothing:
 /// the next write must follow it, not zero.
 pub(super) fn deleted_version(reply: &Reply) -> Option<u64> {

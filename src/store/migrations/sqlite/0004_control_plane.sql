@@ -23,6 +23,7 @@ CREATE TABLE rotations (
     ends_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX rotations_by_end ON rotations (ends_at);
+CREATE INDEX rotations_by_project ON rotations (project_id);
 
 -- When each version of a connection's credential was last handed out, and to which instance.
 CREATE TABLE connection_uses (
@@ -32,6 +33,7 @@ CREATE TABLE connection_uses (
     last_at INTEGER NOT NULL,
     PRIMARY KEY (connection_id, secret_version, instance_id)
 ) STRICT;
+CREATE INDEX connection_uses_by_age ON connection_uses (last_at);
 
 -- Deleted connections, which can be restored until their secrets are destroyed.
 CREATE TABLE deleted_connections (

@@ -1,5 +1,7 @@
 //! `/v1/connections`: made, listed, changed, deleted. Their credentials go in, and never come out.
 
+mod lifecycle;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
@@ -24,9 +26,14 @@ use crate::model::id::ConnectionId;
 use crate::model::refusal::Refusal;
 use crate::model::secret::SecretFields;
 use crate::store::ConnectionsPage;
+use lifecycle::RotationView;
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, patch, delete)).layer(body::limit())
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(get, patch, delete))
+        .merge(lifecycle::routes())
+        .layer(body::limit())
 }
 
 /// A connection, without its credentials.
@@ -57,6 +64,9 @@ pub(super) struct ConnectionView {
     enabled_services: Option<BTreeSet<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     granted_scopes: Option<BTreeSet<String>>,
+    /// While its credential is being rotated, where one connection is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation: Option<RotationView>,
     /// Grows with every change; it is the ETag too.
     version: u64,
 }
@@ -82,6 +92,7 @@ impl From<Connection> for ConnectionView {
             lease_path: connection.source.lease_path().map(ToString::to_string),
             enabled_services,
             granted_scopes,
+            rotation: None,
             version: connection.version,
         }
     }
@@ -222,7 +233,8 @@ async fn create(asker: Asker<Write>, body: JsonBody<NewConnection>) -> Result<Re
     responses((status = 200, body = ConnectionView), (status = "4XX", body = ProblemBody)))]
 async fn get(asker: Asker<Read>, PathOf(id): PathOf<String>) -> Result<Response, Problem> {
     let connection = asker.control.connection_get(&asker.workspace, &id).await?;
-    Ok(Tagged(connection.version, Json(ConnectionView::from(connection))).into_response())
+    let rotation = asker.control.connection_rotation(&asker.workspace, &connection).await?.map(RotationView::from);
+    Ok(Tagged(connection.version, Json(ConnectionView { rotation, ..connection.into() })).into_response())
 }
 
 /// Changes a connection: its name, its labels, its credentials, or whether it is on.
@@ -248,7 +260,7 @@ async fn patch(
     Ok(Tagged(saved.connection.version, Json(saved)).into_response())
 }
 
-/// Deletes a connection that nothing refers to, with its secret.
+/// Deletes a connection that nothing refers to. It can be restored for 7 days; then its credentials are destroyed.
 #[utoipa::path(delete, path = "/{id}", tag = "connections", security(("token" = ["mcp:write"])),
     params(("id" = String, Path), DeleteQuery),
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
@@ -278,7 +290,14 @@ fn fields(credentials: Credentials) -> SecretFields {
 fn pointer(place: &str) -> String {
     match place {
         "name" => "/display_name".to_owned(),
-        "provider" | "service" | "template" | "account_label" | "environment" | "lease_path" | "credentials" => {
+        "provider"
+        | "service"
+        | "template"
+        | "account_label"
+        | "environment"
+        | "lease_path"
+        | "credentials"
+        | "keep_old_for_seconds" => {
             format!("/{place}")
         }
         field => format!("/credentials/{}", field.replace('~', "~0").replace('/', "~1")),
