@@ -169,7 +169,7 @@ impl Parts {
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
         let control =
             Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone());
-        let rest = Rest::new(control, Arc::clone(&self.authenticator));
+        let rest = Rest::new(control, Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }

@@ -12,6 +12,7 @@ mod instances;
 mod lease;
 mod migrations;
 mod once;
+mod profiles;
 mod projects;
 mod records;
 mod rows;
@@ -47,9 +48,9 @@ pub use error::StoreError;
 pub use feed::ChangeFeed;
 pub use once::{MadeOnce, Once};
 pub use records::{
-    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord,
-    ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, TenantRecord, TokenRecord, WiredProfile,
-    WiringFound, WorkflowRecord,
+    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
+    ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRef, TenantRecord,
+    TokenRecord, WiredProfile, WiringFound, WorkflowRecord,
 };
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
