@@ -542,6 +542,18 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Profiles, and workflows, that are named as referring to one connection.
 pub const REFERENCES_MAX: i64 = 200;
 
+/// Config profiles of one instance: one for each environment and some more.
+pub const PROFILES_PER_INSTANCE_MAX: i64 = 100;
+
+/// Overrides of one workflow: each step of a long graph, several times over.
+pub const OVERRIDES_PER_WORKFLOW_MAX: usize = 1000;
+
+/// Overrides of one instance that are looked at before another profile of it becomes active; beyond, resolving refuses.
+pub const OVERRIDES_LOOKED_AT_MAX: i64 = 10_000;
+
+/// How long an answer about resolving waits for changes that were made just before. They take milliseconds to be heard of.
+pub const REST_CAUGHT_UP_WITHIN: Duration = Duration::from_secs(1);
+
 /// Callers whose rates are remembered before those that have not asked for a while are dropped.
 pub const REST_CALLERS_MAX: usize = 10_000;
 

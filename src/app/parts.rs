@@ -172,7 +172,7 @@ impl Parts {
         let (audit, clock) = (self.audit.clone(), self.clock.clone());
         let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
-        let rest = Rest::new(self.control(), Arc::clone(&self.authenticator));
+        let rest = Rest::new(self.control(), Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }

@@ -163,7 +163,9 @@ pub(super) fn of_control(error: &ControlError) -> Failure {
         | ControlError::Rotating { .. }
         | ControlError::NotRotating { .. }
         | ControlError::KeyReused
-        | ControlError::ShownOnce { .. } => Exit::Conflict,
+        | ControlError::ShownOnce { .. }
+        | ControlError::Refused(_)
+        | ControlError::Full { .. } => Exit::Conflict,
         ControlError::TokenFile { .. } | ControlError::Randomness(_) => Exit::Failed,
         ControlError::Secrets(_) | ControlError::Database(_) => Exit::Unreachable,
     };

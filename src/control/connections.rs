@@ -7,7 +7,7 @@ use super::diff::status_with_new_credentials;
 use super::fingerprints::Fingerprints;
 use super::leased;
 use super::suggest::hint;
-use super::{Control, ControlError, Mistake, Workspace};
+use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
@@ -260,7 +260,7 @@ impl Control {
         patch: ConnectionPatch,
     ) -> Result<SavedConnection, ControlError> {
         let mut connection = self.connection_get(workspace, asked).await?;
-        expect_version(&connection, expected)?;
+        expect_version(|| label(&connection), connection.version, expected)?;
         let ConnectionPatch { name, account_label, environment, is_enabled, credentials } = patch;
         let names = [
             ("name", name.as_ref()),
@@ -335,7 +335,7 @@ impl Control {
         force: bool,
     ) -> Result<Connection, ControlError> {
         let connection = self.connection_get(workspace, asked).await?;
-        expect_version(&connection, expected)?;
+        expect_version(|| label(&connection), connection.version, expected)?;
         let used_by = self.connection_references(workspace, &connection).await?.names();
         if !used_by.is_empty() && !force {
             return Err(ControlError::InUse { what: label(&connection), by: used_by });
@@ -442,23 +442,12 @@ impl References {
     }
 }
 
-pub(super) fn expect_version(connection: &Connection, expected: Option<u64>) -> Result<(), ControlError> {
-    match expected.is_some_and(|expected| expected != connection.version) {
-        true => Err(ControlError::OtherVersion { what: label(connection), version: connection.version }),
-        false => Ok(()),
-    }
-}
-
 pub(super) fn label(connection: &Connection) -> String {
     format!("connection {:?}", connection.name)
 }
 
 fn not_found(asked: &str, hint: &str) -> ControlError {
     ControlError::NotFound { what: format!("connection {asked:?}"), hint: hint.to_owned() }
-}
-
-pub(super) fn mistake(place: &str, reason: impl Into<String>) -> Mistake {
-    Mistake { place: place.to_owned(), code: None, reason: reason.into() }
 }
 
 fn of_field(found: FieldMistake) -> Mistake {

@@ -11,11 +11,16 @@ mod credentials;
 mod deleted;
 mod diff;
 mod export;
+mod fingerprints;
+mod fit;
+mod instances;
 mod leased;
 pub mod manifest;
-mod servers;
-mod fingerprints;
+mod overrides;
+mod profiles;
+mod quick_apply;
 mod rotation;
+mod servers;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -28,6 +33,7 @@ use crate::clock::Clock;
 use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
 use crate::model::reason::Reason;
+use crate::model::refusal::Refusal;
 use crate::model::token::NoRandomness;
 use crate::secrets::{SecretError, SecretStore};
 use crate::store::{Actor, Once, ProjectRecord, Store, StoreError, TenantRecord, Tx};
@@ -38,8 +44,12 @@ pub use check::{Mistake, Warning};
 pub use connections::{ConnectionPatch, ConnectionSpec, SavedConnection, Usage};
 pub use credentials::Outside;
 pub use diff::Change;
-pub use servers::{Reach, SavedVersion, ServerPatch, ServerSpec, SurfacePatch};
+pub use instances::InstanceSpec;
+pub use overrides::OverridesFound;
+pub use profiles::{ProfileFound, ProfilePatch, ProfileSpec};
+pub use quick_apply::{Feed, KeyChange, QuickApply, Unfed};
 pub use rotation::{Rotation, RotationSpec};
+pub use servers::{Reach, SavedVersion, ServerPatch, ServerSpec, SurfacePatch};
 pub use tokens::TokenSpec;
 
 /// Who works on the stores of this machine directly.
@@ -110,6 +120,12 @@ pub enum ControlError {
     /// The token spans several projects.
     #[error("the caller may work in several projects, and named none")]
     ProjectUnnamed,
+    /// The resolution rules refuse what it would lead to.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// There are as many as there may be.
+    #[error("{what} has {most} already, which is as many as it may have")]
+    Full { what: String, most: String },
     /// A new token could not be written to its file; nothing else was done.
     #[error("the token {name:?} cannot be written to {}: {reason}", .file.display())]
     TokenFile { name: String, file: std::path::PathBuf, reason: String },
@@ -137,6 +153,8 @@ impl ControlError {
             Self::KeyReused => "IDEMPOTENCY_KEY_REUSED",
             Self::ShownOnce { .. } => "SHOWN_ONCE",
             Self::ProjectUnnamed => "PROJECT_UNNAMED",
+            Self::Refused(refusal) => refusal.reason.code(),
+            Self::Full { .. } => "TOO_MANY",
             Self::TokenFile { .. } => "TOKEN_FILE_NOT_WRITTEN",
             Self::Secrets(SecretError::Missing { .. }) => Reason::SecretMissing.code(),
             Self::Secrets(SecretError::Unreadable { .. }) => "SECRET_UNREADABLE",
@@ -171,6 +189,8 @@ impl ControlError {
             Self::KeyReused => "send another request with another key".to_owned(),
             Self::ShownOnce { .. } => "revoke it, and make another with another key".to_owned(),
             Self::ProjectUnnamed => "name one by its id or slug: `X-Project-Id: SLUG`".to_owned(),
+            Self::Refused(refusal) => refusal.remedy.clone(),
+            Self::Full { .. } => "delete one that is not needed any more".to_owned(),
             Self::TokenFile { .. } => "make the file's directory writable, or name another file".to_owned(),
             Self::Secrets(error) => secrets_remedy(error).to_owned(),
             Self::Database(error) => database_remedy(error).to_owned(),
@@ -205,6 +225,12 @@ impl From<SecretError> for ControlError {
             }
             other => Self::Secrets(other),
         }
+    }
+}
+
+impl From<Refusal> for ControlError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
     }
 }
 
@@ -321,6 +347,18 @@ impl Control {
         }
         Ok(Workspace { tenant: tenant_record, project: project_record })
     }
+}
+
+/// The caller named the version that it had seen.
+fn expect_version(what: impl FnOnce() -> String, version: u64, expected: Option<u64>) -> Result<(), ControlError> {
+    match expected.is_some_and(|expected| expected != version) {
+        true => Err(ControlError::OtherVersion { what: what(), version }),
+        false => Ok(()),
+    }
+}
+
+fn mistake(place: impl Into<String>, reason: impl Into<String>) -> Mistake {
+    Mistake { place: place.into(), code: None, reason: reason.into() }
 }
 
 fn new_tenant(slug: &Slug) -> TenantRecord {

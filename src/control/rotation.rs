@@ -2,9 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::connections::{accept_update, expect_version, label, mistake};
+use super::connections::{accept_update, label};
 use super::diff::status_with_new_credentials;
-use super::{Control, ControlError, Workspace};
+use super::{Control, ControlError, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionId;
@@ -45,7 +45,7 @@ impl Control {
             let record = begun(&connection, &made).ok_or(ControlError::KeyReused)?;
             return self.measured(record, Vec::new()).await;
         }
-        expect_version(&connection, expected)?;
+        expect_version(|| label(&connection), connection.version, expected)?;
         self.expect_no_rotation(workspace, &connection).await?;
         let kept = kept_for(spec.keep_old_for)?;
         if spec.credentials.is_empty() {
@@ -169,7 +169,7 @@ impl Control {
         expected: Option<u64>,
     ) -> Result<(Connection, RotationRecord), ControlError> {
         let connection = self.connection_get(workspace, asked).await?;
-        expect_version(&connection, expected)?;
+        expect_version(|| label(&connection), connection.version, expected)?;
         let rotation = self.store.rotation_get(workspace.project.id, connection.id).await?;
         let rotation = rotation.ok_or_else(|| ControlError::NotRotating { what: label(&connection) })?;
         Ok((connection, rotation))

@@ -12,12 +12,11 @@ use crate::model::id::ConnectionId;
 use crate::model::id::InstanceId;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{
-    AppliedOverride, ConnectionUse, Freshness, InstanceRef, Provenance, Resolution, ResolutionRequest, ResolvedEntry,
+    self, AppliedOverride, ConnectionUse, Freshness, Provenance, Resolution, ResolutionRequest, ResolvedEntry,
     ResolvedValue, Staleness, ValueSource,
 };
 use crate::model::schema::ConfigValue;
 use crate::model::secret::ExposeSecret;
-use crate::model::server::CanonicalUrl;
 use crate::resolve::{ExplainedEntry, Explanation, Rejection, RuleOutcome};
 
 /// What the fields of a request have in common, whichever call they came by.
@@ -32,33 +31,9 @@ pub(super) struct Asked {
 
 /// Checks what was asked; inside, it is trusted.
 pub(super) fn request(asked: Asked) -> Result<ResolutionRequest, Refusal> {
-    let bounded = [
-        ("workflow_id", &asked.workflow_id, limits::NAME_BYTES_MAX),
-        ("instance_id", &asked.instance_id, limits::NAME_BYTES_MAX),
-        ("step", &asked.step, limits::NAME_BYTES_MAX),
-        ("server_url", &asked.server_url, limits::URL_BYTES_MAX),
-    ];
-    for (field, text, bytes_max) in bounded {
-        if text.len() > bytes_max {
-            return Err(Refusal::invalid_request(field, format!("{field} is longer than {bytes_max} bytes")));
-        }
-    }
-    let server = server(&asked.server_url)?;
-    let (instance, expected_server) = match (asked.instance_id.as_str(), server) {
-        ("", None) => {
-            return Err(Refusal::invalid_request("instance_id", "neither instance_id nor server_url is given"));
-        }
-        ("", Some(url)) => (InstanceRef::Server(url), None),
-        (text, server) => (text.parse().map_or_else(|_| InstanceRef::Name(text.to_owned()), InstanceRef::Id), server),
-    };
-    Ok(ResolutionRequest {
-        project: asked.project,
-        workflow: some(asked.workflow_id),
-        instance,
-        expected_server,
-        step: some(asked.step),
-        min_token_ttl: min_token_ttl(asked.min_token_ttl)?,
-    })
+    let Asked { project, workflow_id, instance_id, server_url, step, min_token_ttl: ttl } = asked;
+    let asked = resolution::Asked { project, workflow_id, instance_id, server_url, step };
+    asked.request(min_token_ttl(ttl)?)
 }
 
 pub(super) fn connection_id(text: &str) -> Result<ConnectionId, Refusal> {
@@ -70,13 +45,6 @@ pub(super) fn rejection(rejection: Rejection) -> proto::ReportCredentialRejected
         retry: rejection.retry,
         secret_version: rejection.secret_version,
         retry_after: rejection.retry_after.and_then(|pause| prost_types::Duration::try_from(pause).ok()),
-    }
-}
-
-fn server(text: &str) -> Result<Option<CanonicalUrl>, Refusal> {
-    match text {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|error| Refusal::invalid_request("server_url", format!("{error}"))),
     }
 }
 
@@ -106,10 +74,6 @@ pub(super) fn run_token(issued: Issued, instance: InstanceId) -> proto::IssueRun
         expires_at: Some(timestamp(issued.expires_at)),
         instance_id: instance.to_string(),
     }
-}
-
-fn some(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
 }
 
 pub(super) fn resolution(resolution: Resolution) -> proto::ResolveCredentialsResponse {
@@ -237,9 +201,6 @@ mod tests {
         let far = prost_types::Duration { seconds: 7200, nanos: 0 };
         let table = [
             (asked("", ""), "instance_id"),
-            (asked(&"x".repeat(300), ""), "instance_id"),
-            (asked("demo", "not a url"), "server_url"),
-            (asked("demo", "https://user:pw@host"), "server_url"),
             (Asked { min_token_ttl: Some(far), ..asked("demo", "") }, "min_token_ttl"),
             (
                 Asked { min_token_ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..asked("demo", "") },
@@ -249,15 +210,5 @@ mod tests {
         for (asked, field) in table {
             assert_eq!(request(asked).unwrap_err().field, Some(field));
         }
-    }
-
-    #[test]
-    fn an_instance_is_named_by_id_by_name_or_by_its_server() {
-        let id = crate::model::id::InstanceId::generate();
-        assert_eq!(request(asked(&id.to_string(), "")).unwrap().instance, InstanceRef::Id(id));
-        assert_eq!(request(asked("demo", "")).unwrap().instance, InstanceRef::Name("demo".into()));
-        let url: CanonicalUrl = "https://mcp.example.com".parse().unwrap();
-        assert_eq!(request(asked("", "https://mcp.example.com/")).unwrap().instance, InstanceRef::Server(url.clone()));
-        assert_eq!(request(asked("demo", "https://mcp.example.com/")).unwrap().expected_server, Some(url));
     }
 }

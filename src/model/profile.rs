@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::id::{ConnectionId, ProfileId};
-use super::schema::ConfigValue;
+use super::schema::{ConfigSchema, ConfigValue};
 
 /// One profile; exactly one of an instance is active.
 #[derive(Clone, Debug)]
@@ -16,6 +16,15 @@ pub struct ConfigProfile {
     pub source_spec: BTreeMap<String, Wire>,
     /// Grows with every change.
     pub version: u64,
+}
+
+impl ConfigProfile {
+    /// The keys that `schema` requires and nothing gives a value for.
+    pub fn missing_keys<'s>(&self, schema: &'s ConfigSchema) -> Vec<&'s str> {
+        let lacks = |key: &&String| !self.values.contains_key(*key) && !self.source_spec.contains_key(*key);
+        let required = schema.iter().filter(|(_, field)| field.required && field.default.is_none());
+        required.map(|(key, _)| key).filter(lacks).map(String::as_str).collect()
+    }
 }
 
 /// One credential field of one connection.

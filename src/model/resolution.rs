@@ -6,9 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::id::{ConnectionId, InstanceId, ProfileId};
+use super::refusal::Refusal;
 use super::schema::ConfigValue;
 use super::secret::SecretString;
-use super::server::CanonicalUrl;
+use super::server::{CanonicalUrl, CanonicalUrlError};
+use crate::limits;
 
 /// What is to be resolved (contract, section 2).
 #[derive(Clone, Debug)]
@@ -23,6 +25,58 @@ pub struct ResolutionRequest {
     pub step: Option<String>,
     /// The least life a handed-out access token must have left.
     pub min_token_ttl: Duration,
+}
+
+/// What is asked for as texts, of which empty ones are absent: as every API takes it.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    pub project: Option<String>,
+    pub workflow_id: String,
+    pub instance_id: String,
+    pub server_url: String,
+    pub step: String,
+}
+
+impl Asked {
+    /// Checks what was asked; inside, it is trusted.
+    pub fn request(self, min_token_ttl: Duration) -> Result<ResolutionRequest, Refusal> {
+        let bounded = [
+            ("workflow_id", &self.workflow_id, limits::NAME_BYTES_MAX),
+            ("instance_id", &self.instance_id, limits::NAME_BYTES_MAX),
+            ("step", &self.step, limits::NAME_BYTES_MAX),
+            ("server_url", &self.server_url, limits::URL_BYTES_MAX),
+        ];
+        for (field, text, bytes_max) in bounded {
+            if text.len() > bytes_max {
+                return Err(Refusal::invalid_request(field, format!("{field} is longer than {bytes_max} bytes")));
+            }
+        }
+        let server: Option<CanonicalUrl> = some(self.server_url)
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error: CanonicalUrlError| Refusal::invalid_request("server_url", error.to_string()))?;
+        let (instance, expected_server) = match (self.instance_id.as_str(), server) {
+            ("", None) => {
+                return Err(Refusal::invalid_request("instance_id", "neither instance_id nor server_url is given"));
+            }
+            ("", Some(url)) => (InstanceRef::Server(url), None),
+            (text, server) => {
+                (text.parse().map_or_else(|_| InstanceRef::Name(text.to_owned()), InstanceRef::Id), server)
+            }
+        };
+        Ok(ResolutionRequest {
+            project: self.project,
+            workflow: some(self.workflow_id),
+            instance,
+            expected_server,
+            step: some(self.step),
+            min_token_ttl,
+        })
+    }
+}
+
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// How the instance was named.
@@ -139,4 +193,38 @@ pub struct Staleness {
     pub age: Duration,
     /// It is refused from then on, unless the store is back.
     pub deadline: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(instance_id: &str, server_url: &str) -> Result<ResolutionRequest, Refusal> {
+        let asked = Asked { instance_id: instance_id.into(), server_url: server_url.into(), ..Asked::default() };
+        asked.request(limits::MIN_TOKEN_TTL_DEFAULT)
+    }
+
+    #[test]
+    fn what_cannot_be_asked_names_the_field_at_fault() {
+        let long = "x".repeat(300);
+        let table = [
+            ("", "", "instance_id"),
+            (long.as_str(), "", "instance_id"),
+            ("demo", "not a url", "server_url"),
+            ("demo", "https://user:pw@host", "server_url"),
+        ];
+        for (instance_id, server_url, field) in table {
+            assert_eq!(request(instance_id, server_url).unwrap_err().field, Some(field));
+        }
+    }
+
+    #[test]
+    fn an_instance_is_named_by_id_by_name_or_by_its_server() {
+        let id = InstanceId::generate();
+        assert_eq!(request(&id.to_string(), "").unwrap().instance, InstanceRef::Id(id));
+        assert_eq!(request("demo", "").unwrap().instance, InstanceRef::Name("demo".into()));
+        let url: CanonicalUrl = "https://mcp.example.com".parse().unwrap();
+        assert_eq!(request("", "https://mcp.example.com/").unwrap().instance, InstanceRef::Server(url.clone()));
+        assert_eq!(request("demo", "https://mcp.example.com/").unwrap().expected_server, Some(url));
+    }
 }

@@ -34,6 +34,12 @@ pub struct ExplainedEntry {
 }
 
 impl Resolver {
+    /// Returns once every change that was committed before this call is taken into account: who asks what came of a change
+    /// is not to be told of what was before.
+    pub async fn caught_up(&self) {
+        self.wirings.caught_up().await;
+    }
+
     /// Which rule leads to which credential, or to the refusal.
     pub async fn explain(&self, caller: &Caller, request: &ResolutionRequest) -> Explanation {
         let mut explanation = Explanation::default();

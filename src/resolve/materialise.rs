@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::plan::Plan;
+use crate::model::profile::ConfigProfile;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{ConnectionUse, Provenance, Resolution, ResolvedEntry, ResolvedValue, ValueSource};
 use crate::model::schema::{ConfigValue, ValueType};
@@ -20,7 +21,7 @@ pub(super) fn materialise(
     refresh_without_secrets: Timestamp,
 ) -> Result<Resolution, Refusal> {
     let mut config: BTreeMap<&str, ResolvedEntry> = BTreeMap::new();
-    for (key, value, source) in plain_values(wiring, plan) {
+    for (key, value, source) in plain_values(wiring, plan.profile) {
         config.insert(key, plain_entry(&wiring.instance, key, value, source)?);
     }
     for wire in &plan.wires {
@@ -42,14 +43,20 @@ pub(super) fn materialise(
     })
 }
 
+/// The refusals that plain values lead to: those that are not of their keys' types.
+pub(super) fn invalid_values<'w>(wiring: &'w Wiring, profile: &'w ConfigProfile) -> impl Iterator<Item = Refusal> {
+    let entries = plain_values(wiring, profile);
+    entries.filter_map(|(key, value, source)| plain_entry(&wiring.instance, key, value, source).err())
+}
+
 fn plain_values<'w>(
     wiring: &'w Wiring,
-    plan: &Plan<'w>,
+    profile: &'w ConfigProfile,
 ) -> impl Iterator<Item = (&'w str, &'w ConfigValue, ValueSource)> {
     let schema = wiring.instance.config_schema.iter();
     let defaults =
         schema.filter_map(|(key, field)| Some((key.as_str(), field.default.as_ref()?, ValueSource::Default)));
-    let values = plan.profile.values.iter().map(|(key, value)| (key.as_str(), value, ValueSource::Profile));
+    let values = profile.values.iter().map(|(key, value)| (key.as_str(), value, ValueSource::Profile));
     defaults.chain(values)
 }
 

@@ -4,6 +4,7 @@
 
 mod bound;
 mod explain;
+mod foresee;
 mod materialise;
 mod plan;
 mod rejected;
@@ -20,6 +21,7 @@ use futures_util::future::try_join_all;
 use tokio_util::task::TaskTracker;
 
 pub use explain::{ExplainedEntry, Explanation};
+pub use foresee::{ForeseenConnection, Foresight, KnownConnection};
 pub use rejected::Rejection;
 pub use trail::{Rule, RuleOutcome};
 

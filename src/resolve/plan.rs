@@ -46,6 +46,32 @@ impl PlannedUse<'_> {
     }
 }
 
+/// Rules 4 and 5 for each connection that the profile wires, whatever becomes of the others.
+pub(super) fn choices<'w>(
+    wiring: &'w Wiring,
+    profile: &'w ConfigProfile,
+    request: &ResolutionRequest,
+) -> Vec<Choice<'w>> {
+    let choice = |group: Group<'w>| {
+        let rule = deciding(&wiring.overrides, request.step.as_deref(), group.wired);
+        Choice {
+            connection: rule.map_or(group.wired, |rule| rule.connection),
+            is_overridden: rule.is_some(),
+            keys: group.wires.iter().map(|(key, _)| *key).collect(),
+            refusal: choose(wiring, request, &group, rule).err(),
+        }
+    };
+    groups(profile).into_iter().map(choice).collect()
+}
+
+/// The connection that some keys would be fed by.
+pub(super) struct Choice<'w> {
+    pub connection: ConnectionId,
+    pub is_overridden: bool,
+    pub keys: Vec<&'w str>,
+    pub refusal: Option<Refusal>,
+}
+
 /// Applies rules 3 to 5 in their order.
 pub(super) fn plan<'w>(
     wiring: &'w Wiring,

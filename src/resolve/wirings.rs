@@ -9,6 +9,7 @@ use std::sync::Arc;
 use moka::future::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, info_span};
 
@@ -79,6 +80,18 @@ impl Wirings {
             .build();
         let waiting = Arc::new(Semaphore::new(limits::WIRING_WAITERS_MAX));
         Self(Arc::new(Shared { store, changes, reads, waiting, tasks, runtime: Handle::current(), clock, metrics }))
+    }
+
+    /// Waits until everything is heard of that was committed before this call, or for as long as callers of an API may wait.
+    pub(super) async fn caught_up(&self) {
+        let shared = &self.0;
+        let heard = async {
+            if let Ok(head) = shared.store.change_head().await {
+                shared.changes.reached(head).await;
+            }
+        };
+        // Where changes are not heard of, nothing that was read before is trusted anyway.
+        let _ = timeout(limits::REST_CAUGHT_UP_WITHIN, heard).await;
     }
 
     /// The one instance that `request` means, in the projects of `caller`.

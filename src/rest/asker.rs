@@ -41,12 +41,19 @@ pub(super) trait Need {
 pub(super) struct Read;
 /// Changes what a project has.
 pub(super) struct Write;
+/// Looks at what workflows are set to.
+pub(super) struct ReadWorkflows;
 /// Manages tokens, and sees the audit.
 pub(super) struct Manage;
 
 impl Need for Read {
     const ROLE: Role = Role::Viewer;
     const SCOPE: Scope = Scope::McpRead;
+}
+
+impl Need for ReadWorkflows {
+    const ROLE: Role = Role::Viewer;
+    const SCOPE: Scope = Scope::WorkflowRead;
 }
 
 impl Need for Write {

@@ -8,9 +8,13 @@ mod audit;
 mod body;
 mod connections;
 mod front;
+mod instances;
 mod openapi;
+mod overrides;
 mod page;
 mod problem;
+mod profiles;
+mod resolve;
 mod servers;
 mod tags;
 mod templates;
@@ -27,6 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::auth::Authenticator;
 use crate::control::Control;
 use crate::limits;
+use crate::resolve::Resolver;
 use asker::Rates;
 use problem::Problem;
 
@@ -36,15 +41,16 @@ pub struct Rest(Arc<Shared>);
 
 struct Shared {
     control: Control,
+    resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
     rates: Rates,
     places: Semaphore,
 }
 
 impl Rest {
-    pub fn new(control: Control, authenticator: Arc<Authenticator>) -> Self {
+    pub fn new(control: Control, resolver: Arc<Resolver>, authenticator: Arc<Authenticator>) -> Self {
         let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, authenticator, rates, places }))
+        Self(Arc::new(Shared { control, resolver, authenticator, rates, places }))
     }
 
     /// Everything under `/v1`.
@@ -67,6 +73,9 @@ fn described() -> OpenApiRouter<Rest> {
         .nest("/v1/mcp/connections", connections::routes())
         .merge(templates::routes())
         .nest("/v1/mcp", servers::routes())
+        .nest("/v1/mcp/instances", instances::routes().merge(profiles::routes()).merge(resolve::of_graphs()))
+        .nest("/v1/workflows", overrides::routes())
+        .nest("/v1/resolve", resolve::routes())
         .nest("/v1/pats", tokens::routes())
         .merge(audit::routes())
 }

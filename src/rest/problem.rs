@@ -1,6 +1,7 @@
 //! What is answered with no: problem details (RFC 9457), with the code and the remedy that CLI and gRPC tell too.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -26,6 +27,7 @@ struct Told {
     remedy: String,
     errors: Vec<PointedError>,
     references: Vec<String>,
+    ids: BTreeMap<&'static str, String>,
     retry_after: Option<Duration>,
 }
 
@@ -63,6 +65,9 @@ pub(super) struct ProblemBody<'a> {
     /// What still refers to the thing.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     references: &'a [String],
+    /// What the refusal is about, by kind: `instance_id`, `connection_id`, `keys`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    ids: &'a BTreeMap<&'static str, String>,
     /// Names this request in the log and in the audit.
     request_id: &'a str,
 }
@@ -79,6 +84,7 @@ impl Problem {
             remedy: String::new(),
             errors: Vec::new(),
             references: Vec::new(),
+            ids: BTreeMap::new(),
             retry_after: None,
         }))
     }
@@ -165,6 +171,7 @@ impl Problem {
             message: &self.0.remedy,
             errors: &self.0.errors,
             references: &self.0.references,
+            ids: &self.0.ids,
             request_id,
         };
         serde_json::to_vec(&body).unwrap_or_default()
@@ -177,6 +184,7 @@ impl From<ControlError> for Problem {
         let mut problem = Self::new(status, error.code(), error.to_string()).remedy(error.remedy());
         match error {
             ControlError::Mistakes(mistakes) => return Self::of_mistakes(&mistakes, |place| format!("/{place}")),
+            ControlError::Refused(refusal) => problem.0.ids = refusal.ids,
             ControlError::InUse { by, .. } | ControlError::Installed { by, .. } => problem.0.references = by,
             ControlError::Ambiguous { candidates, .. } => problem.0.references = candidates,
             _ => {}
@@ -202,6 +210,8 @@ fn status_of(error: &ControlError) -> StatusCode {
         | ControlError::ShownOnce { .. }
         | ControlError::Rotating { .. }
         | ControlError::NotRotating { .. }
+        | ControlError::Refused(_)
+        | ControlError::Full { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::Secrets(SecretError::Missing { .. } | SecretError::Conflict { .. }) => StatusCode::CONFLICT,
         ControlError::Secrets(SecretError::Unavailable { .. } | SecretError::Denied { .. })
@@ -227,6 +237,7 @@ impl From<Refusal> for Problem {
         };
         let mut problem = Self::new(status, refusal.reason.code(), refusal.message).remedy(refusal.remedy);
         problem.0.retry_after = refusal.retry_after;
+        problem.0.ids = refusal.ids;
         problem
     }
 }

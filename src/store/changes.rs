@@ -23,6 +23,13 @@ pub(super) type ChangeRow = (i64, String, Option<String>, String, String, i64);
 #[derive(Debug)]
 pub(super) struct Sequence(i64);
 
+impl Sequence {
+    /// A number that no earlier change has.
+    pub(super) fn number(&self) -> i64 {
+        self.0
+    }
+}
+
 impl Store {
     /// The sequence of the last change that was committed.
     pub async fn change_head(&self) -> Result<i64, StoreError> {

@@ -1,45 +1,83 @@
-//! Instances, and their profiles with the wiring of credentials.
+//! Instances: a project's installed copies of servers, and which profile of each is active.
 
-use std::collections::BTreeMap;
-
-use super::records::{Act, Entity, InstanceRecord, ProjectRecord};
-use super::rows::{counted, from_json, parsed, parsed_optional, stored_version, to_json};
+use super::records::{Act, Entity, InstanceFound, InstanceRecord, ProjectRecord, ServerRef};
+use super::rows::{counted, from_json, parsed, parsed_optional, stored_version};
 use super::tx::execute;
-use super::{StoreError, Tx};
-use crate::model::id::{InstanceId, ProfileId};
-use crate::model::profile::{ConfigProfile, Wire};
+use super::{Store, StoreError, Tx, read};
+use crate::model::id::{InstanceId, ProfileId, ProjectId, ServerId, TenantId};
+use crate::model::name::Slug;
+use crate::model::wiring::InstanceHead;
 
 /// Only of the platform's servers and the tenant's own.
 const INSTANCE_INSERT: &str =
     "INSERT INTO instances (id, tenant_id, project_id, name, server_id, active_profile_id, created_at)
     SELECT $1, $2, $3, $4, s.id, $6, $7 FROM servers s WHERE s.id = $5 AND (s.tenant_id = $2 OR s.tenant_id IS NULL)";
-const INSTANCE_SET_ACTIVE: &str = "UPDATE instances SET active_profile_id = $3
+const INSTANCE_SET_ACTIVE: &str = "UPDATE instances SET active_profile_id = $3, version = version + 1
     WHERE id = $1 AND project_id = $2
         AND ($3 IS NULL OR EXISTS (SELECT 1 FROM profiles f WHERE f.id = $3 AND f.instance_id = $1))";
-const PROFILE_INSERT: &str =
-    "INSERT INTO profiles (id, instance_id, name, config_values, version, created_at, updated_at)
-    SELECT $1, i.id, $4, $5, 1, $6, $6 FROM instances i WHERE i.id = $2 AND i.project_id = $3";
-const PROFILE_UPDATE: &str = "UPDATE profiles SET name = $3, config_values = $4, version = version + 1, updated_at = $5
-    WHERE id = $1 AND version = $6 AND instance_id IN (SELECT i.id FROM instances i WHERE i.project_id = $2)";
-const WIRES_DELETE: &str = "DELETE FROM profile_wires WHERE profile_id = $1";
-const WIRE_INSERT: &str =
-    "INSERT INTO profile_wires (profile_id, config_key, connection_id, credential) VALUES ($1, $2, $3, $4)";
-
+const INSTANCE_RENAME: &str = "UPDATE instances SET name = $3, version = version + 1
+    WHERE id = $1 AND project_id = $2 AND version = $4";
+const INSTANCE_DELETE: &str = "DELETE FROM instances WHERE id = $1 AND project_id = $2 AND version = $3";
 pub(super) const INSTANCES_OF_PROJECT: &str =
     "SELECT id, name, server_id, active_profile_id FROM instances WHERE project_id = $1 ORDER BY id";
-pub(super) const PROFILES_OF_PROJECT: &str = "SELECT f.id, f.instance_id, f.name, f.config_values, f.version
-    FROM profiles f JOIN instances i ON i.id = f.instance_id WHERE i.project_id = $1 ORDER BY f.id";
-pub(super) const WIRES_OF_PROJECT: &str = "SELECT x.profile_id, x.config_key, x.connection_id, x.credential
-    FROM profile_wires x JOIN profiles f ON f.id = x.profile_id JOIN instances i ON i.id = f.instance_id
-    WHERE i.project_id = $1";
+/// What `HeadRow` reads.
+macro_rules! heads {
+    () => {
+        "SELECT i.id, i.name, i.tenant_id, i.project_id, i.server_id, t.slug AS tenant, p.slug AS project, s.service,
+            s.canonical_url, s.config_schema, s.required_scopes, i.active_profile_id, i.version
+        FROM instances i JOIN projects p ON p.id = i.project_id JOIN tenants t ON t.id = i.tenant_id
+        JOIN servers s ON s.id = i.server_id "
+    };
+}
+
+/// One of the project's, by its id or its name.
+const INSTANCE_GET: &str =
+    concat!(heads!(), "WHERE i.project_id = $1 AND (i.id = $2 OR i.name = $2) ORDER BY i.id = $2 DESC LIMIT 1");
+const INSTANCES_PAGE: &str = concat!(heads!(), "WHERE i.project_id = $1 AND i.id > $2 ORDER BY i.id LIMIT $3");
+const SERVER_BY_SERVICE: &str =
+    "SELECT id, service FROM servers WHERE service = $2 AND COALESCE(tenant_id, '') IN ($1, '')
+    ORDER BY tenant_id IS NULL LIMIT 1";
+const SERVER_BY_ID: &str = "SELECT id, service FROM servers WHERE id = $2 AND (tenant_id = $1 OR tenant_id IS NULL)";
+
+#[derive(sqlx::FromRow)]
+struct HeadRow {
+    id: String,
+    name: String,
+    tenant_id: String,
+    project_id: String,
+    server_id: String,
+    tenant: String,
+    project: String,
+    service: String,
+    canonical_url: String,
+    config_schema: String,
+    required_scopes: String,
+    active_profile_id: Option<String>,
+    version: i64,
+}
+
+impl HeadRow {
+    fn read(self) -> Result<InstanceFound, StoreError> {
+        let head = InstanceHead {
+            id: parsed("instances.id", &self.id)?,
+            name: self.name,
+            tenant_id: parsed("instances.tenant_id", &self.tenant_id)?,
+            project_id: parsed("instances.project_id", &self.project_id)?,
+            server_id: parsed("instances.server_id", &self.server_id)?,
+            tenant: parsed("tenants.slug", &self.tenant)?,
+            project: parsed("projects.slug", &self.project)?,
+            service: parsed("servers.service", &self.service)?,
+            server_url: parsed("servers.canonical_url", &self.canonical_url)?,
+            config_schema: from_json("servers.config_schema", &self.config_schema)?,
+            required_scopes: from_json("servers.required_scopes", &self.required_scopes)?,
+        };
+        let active_profile = parsed_optional("instances.active_profile_id", self.active_profile_id.as_deref())?;
+        Ok(InstanceFound { head, active_profile, version: counted("instances.version", self.version)? })
+    }
+}
 
 /// Columns of `INSTANCES_OF_PROJECT`.
 pub(super) type InstanceRow = (String, String, String, Option<String>);
-/// Columns of `PROFILES_OF_PROJECT`.
-pub(super) type ProfileRow = (String, String, String, String, i64);
-/// Columns of `WIRES_OF_PROJECT`.
-pub(super) type WireRow = (String, String, String, String);
-
 pub(super) fn instance((id, name, server, active): InstanceRow) -> Result<InstanceRecord, StoreError> {
     Ok(InstanceRecord {
         id: parsed("instances.id", &id)?,
@@ -49,27 +87,50 @@ pub(super) fn instance((id, name, server, active): InstanceRow) -> Result<Instan
     })
 }
 
-/// Profiles with their instances and wires.
-pub(super) fn profiles(
-    rows: Vec<ProfileRow>,
-    wires: Vec<WireRow>,
-) -> Result<Vec<(InstanceId, ConfigProfile)>, StoreError> {
-    let mut specs: BTreeMap<String, BTreeMap<String, Wire>> = BTreeMap::new();
-    for (profile, key, connection, credential) in wires {
-        let wire = Wire { connection: parsed("profile_wires.connection_id", &connection)?, credential };
-        specs.entry(profile).or_default().insert(key, wire);
+impl Store {
+    /// The instance of a project that has this id or this name.
+    pub async fn instance_get(&self, project: ProjectId, asked: &str) -> Result<Option<InstanceFound>, StoreError> {
+        if asked.contains('\0') {
+            return Ok(None);
+        }
+        let row: Option<HeadRow> = read!(self, |connection| {
+            sqlx::query_as(INSTANCE_GET).bind(project.to_string()).bind(asked).fetch_optional(connection)
+        })?;
+        row.map(HeadRow::read).transpose()
     }
-    let profile = |(id, instance, name, values, version): ProfileRow| {
-        let profile = ConfigProfile {
-            id: parsed("profiles.id", &id)?,
-            name,
-            values: from_json("profiles.config_values", &values)?,
-            source_spec: specs.remove(&id).unwrap_or_default(),
-            version: counted("profiles.version", version)?,
+
+    /// At most `limit` instances of a project, in the order in which they were made.
+    pub async fn instances_page(
+        &self,
+        project: ProjectId,
+        after: Option<InstanceId>,
+        limit: usize,
+    ) -> Result<Vec<InstanceFound>, StoreError> {
+        let rows: Vec<HeadRow> = read!(self, |connection| {
+            sqlx::query_as(INSTANCES_PAGE)
+                .bind(project.to_string())
+                .bind(after.map_or_else(String::new, |id| id.to_string()))
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(connection)
+        })?;
+        rows.into_iter().map(HeadRow::read).collect()
+    }
+
+    /// The server that a tenant means, with its service.
+    pub async fn server_meant(
+        &self,
+        tenant: TenantId,
+        asked: &ServerRef,
+    ) -> Result<Option<(ServerId, Slug)>, StoreError> {
+        let (statement, text) = match asked {
+            ServerRef::Id(id) => (SERVER_BY_ID, id.to_string()),
+            ServerRef::Service(service) => (SERVER_BY_SERVICE, service.to_string()),
         };
-        Ok((parsed("profiles.instance_id", &instance)?, profile))
-    };
-    rows.into_iter().map(profile).collect()
+        let row: Option<(String, String)> = read!(self, |connection| {
+            sqlx::query_as(statement).bind(tenant.to_string()).bind(&text).fetch_optional(connection)
+        })?;
+        row.map(|(id, service)| Ok((parsed("servers.id", &id)?, parsed("servers.service", &service)?))).transpose()
+    }
 }
 
 impl Tx {
@@ -118,69 +179,55 @@ impl Tx {
         self.project_change(sequence, project, Act::Update, Entity::Instance, instance).await
     }
 
-    /// Inserts a profile at version 1.
-    pub async fn profile_insert(
+    /// Gives an instance another name; `Conflict` if it is not at `version`.
+    pub async fn instance_rename(
         &mut self,
         project: &ProjectRecord,
         instance: InstanceId,
-        profile: &ConfigProfile,
+        version: u64,
+        name: &Slug,
     ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
-        let values = to_json("profiles.config_values", &profile.values)?;
-        let inserted = execute!(
+        let label = || format!("instance {:?}", name.as_str());
+        let renamed = execute!(
             self,
-            sqlx::query(PROFILE_INSERT)
-                .bind(profile.id.to_string())
+            sqlx::query(INSTANCE_RENAME)
                 .bind(instance.to_string())
                 .bind(project.id.to_string())
-                .bind(&profile.name)
-                .bind(&values)
-                .bind(self.now.as_microsecond())
+                .bind(name.as_str())
+                .bind(stored_version(version))
         );
-        if inserted.map_err(|error| error.about(|| label(profile)))? == 0 {
-            return Err(StoreError::Conflict { what: format!("the instance of {}", label(profile)) });
+        if renamed.map_err(|error| error.about(label))? == 0 {
+            return Err(StoreError::Conflict { what: format!("instance {instance}") });
         }
-        self.wires_insert(profile).await?;
-        self.project_change(sequence, project, Act::Create, Entity::Profile, profile.id).await
+        self.project_change(sequence, project, Act::Update, Entity::Instance, instance).await
     }
 
-    /// Writes a profile as the version after `profile.version`; `Conflict` if it is no longer at that one.
-    pub async fn profile_update(&mut self, project: &ProjectRecord, profile: &ConfigProfile) -> Result<(), StoreError> {
+    /// Deletes an instance with its profiles, the tokens that are bound to it and the overrides that name it. `Conflict` if
+    /// it is not at `version`, or if overrides name it and they are not to be deleted too.
+    pub async fn instance_delete(
+        &mut self,
+        project: &ProjectRecord,
+        instance: InstanceId,
+        version: u64,
+        with_overrides: bool,
+    ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
-        let values = to_json("profiles.config_values", &profile.values)?;
-        let updated = execute!(
+        if with_overrides {
+            self.overrides_of_instance_delete(project, instance).await?;
+        }
+        self.tokens_of_instance_delete(project, instance).await?;
+        self.profiles_of_instance_delete(project, instance).await?;
+        let deleted = execute!(
             self,
-            sqlx::query(PROFILE_UPDATE)
-                .bind(profile.id.to_string())
+            sqlx::query(INSTANCE_DELETE)
+                .bind(instance.to_string())
                 .bind(project.id.to_string())
-                .bind(&profile.name)
-                .bind(&values)
-                .bind(self.now.as_microsecond())
-                .bind(stored_version(profile.version))
-        );
-        if updated.map_err(|error| error.about(|| label(profile)))? == 0 {
-            return Err(StoreError::Conflict { what: label(profile) });
+                .bind(stored_version(version))
+        )?;
+        if deleted == 0 {
+            return Err(StoreError::Conflict { what: format!("instance {instance}") });
         }
-        execute!(self, sqlx::query(WIRES_DELETE).bind(profile.id.to_string()))?;
-        self.wires_insert(profile).await?;
-        self.project_change(sequence, project, Act::Update, Entity::Profile, profile.id).await
+        self.project_change(sequence, project, Act::Delete, Entity::Instance, instance).await
     }
-
-    async fn wires_insert(&mut self, profile: &ConfigProfile) -> Result<(), StoreError> {
-        for (key, wire) in &profile.source_spec {
-            execute!(
-                self,
-                sqlx::query(WIRE_INSERT)
-                    .bind(profile.id.to_string())
-                    .bind(key)
-                    .bind(wire.connection.to_string())
-                    .bind(&wire.credential)
-            )?;
-        }
-        Ok(())
-    }
-}
-
-fn label(profile: &ConfigProfile) -> String {
-    format!("profile {:?}", profile.name)
 }

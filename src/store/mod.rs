@@ -15,6 +15,7 @@ mod instances;
 mod lease;
 mod migrations;
 mod once;
+mod profiles;
 mod projects;
 mod records;
 mod rotations;
@@ -54,9 +55,9 @@ pub use feed::ChangeFeed;
 pub use fields::FieldRecord;
 pub use once::{MadeOnce, Once};
 pub use records::{
-    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord,
-    ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion, ServersPage,
-    TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
+    Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
+    ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerRef,
+    ServerVersion, ServersPage, TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
 pub use rotations::{Due, DueKind, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};

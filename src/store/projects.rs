@@ -3,15 +3,16 @@
 use std::fmt;
 
 use super::changes::Sequence;
-use super::instances::{INSTANCES_OF_PROJECT, InstanceRow, PROFILES_OF_PROJECT, ProfileRow, WIRES_OF_PROJECT, WireRow};
+use super::instances::{INSTANCES_OF_PROJECT, InstanceRow};
 use super::lease::bounded;
+use super::profiles::{PROFILES_OF_PROJECT, ProfileRow, WIRES_OF_PROJECT, WireRow};
 use super::records::{Act, Entity, ProjectRecord, ProjectState, TenantRecord};
 use super::rows::{ConnectionRow, connection_columns, parsed};
 use super::servers::{SERVERS_OF_TENANT, ServerRow};
 use super::tokens::{TOKENS_OF_PROJECT, TokenRow};
 use super::tx::execute;
 use super::workflows::{OVERRIDES_OF_PROJECT, OverrideRow, WORKFLOWS_OF_PROJECT, WorkflowRow};
-use super::{Store, StoreError, Tx, instances, on_db, read, workflows};
+use super::{Store, StoreError, Tx, instances, on_db, profiles, read, workflows};
 use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
 
@@ -119,7 +120,7 @@ impl StateRows {
             project: project_record(project)?,
             servers: self.servers.into_iter().map(ServerRow::read).collect::<Result<_, _>>()?,
             instances: self.instances.into_iter().map(instances::instance).collect::<Result<_, _>>()?,
-            profiles: instances::profiles(self.profiles, self.wires)?,
+            profiles: profiles::profiles(self.profiles, self.wires)?,
             connections: connections.filter_map(Result::transpose).collect::<Result<_, _>>()?,
             workflows: workflows::workflows(self.workflows, self.overrides)?,
             tokens: self.tokens.into_iter().map(TokenRow::read).collect::<Result<_, _>>()?,

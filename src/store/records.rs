@@ -11,7 +11,7 @@ use crate::model::profile::ConfigProfile;
 use crate::model::run_token::KeyId;
 use crate::model::secret::SecretAddress;
 use crate::model::server::{McpServer, McpTool, Surface};
-use crate::model::wiring::Wiring;
+use crate::model::wiring::{InstanceHead, Wiring};
 
 /// The projects in which something is looked for.
 #[derive(Clone, Debug)]
@@ -176,6 +176,23 @@ pub struct InstanceRecord {
     pub name: Slug,
     pub server: ServerId,
     pub active_profile: Option<ProfileId>,
+}
+
+/// An instance with what its server asks for.
+#[derive(Clone, Debug)]
+pub struct InstanceFound {
+    pub head: InstanceHead,
+    pub active_profile: Option<ProfileId>,
+    /// Grows with every change of the instance itself.
+    pub version: u64,
+}
+
+/// A server as a new instance names it.
+#[derive(Clone, Debug)]
+pub enum ServerRef {
+    Id(ServerId),
+    /// The tenant's own of this service, else the platform's.
+    Service(Slug),
 }
 
 /// Everything of one project, as `apply` and `export` see it. Each list is in the order in which its entries were made.

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::records::{Act, Entity, TokenRecord};
+use super::records::{Act, Entity, ProjectRecord, TokenRecord};
 use super::rows::{parsed, parsed_optional, timestamp, unreadable};
 use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
-use crate::model::id::{ProjectId, TenantId, TokenId};
+use crate::model::id::{InstanceId, ProjectId, TenantId, TokenId};
 
 macro_rules! token_columns {
     () => {
@@ -19,6 +19,9 @@ const TOKEN_INSERT: &str =
     concat!("INSERT INTO tokens (", token_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
 const TOKEN_REVOKE: &str = "UPDATE tokens SET revoked_at = $3 WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL
     RETURNING project_id";
+
+const TOKENS_OF_INSTANCE_DELETE: &str =
+    "DELETE FROM tokens WHERE tenant_id = $1 AND project_id = $2 AND instance_id = $3 RETURNING id";
 
 pub(super) const TOKENS_OF_PROJECT: &str = concat!(
     "SELECT ",
@@ -141,5 +144,25 @@ impl Tx {
         let project = parsed_optional("tokens.project_id", project.as_deref())?;
         self.change_insert(sequence, tenant, project, Act::Revoke, Entity::Token, &id.to_string()).await?;
         Ok(true)
+    }
+
+    /// Deletes the tokens that are good for one instance only. For operations that hold the log's head already.
+    pub(super) async fn tokens_of_instance_delete(
+        &mut self,
+        project: &ProjectRecord,
+        instance: InstanceId,
+    ) -> Result<(), StoreError> {
+        let deleted: Vec<String> = in_tx!(self, |connection| {
+            sqlx::query_scalar(TOKENS_OF_INSTANCE_DELETE)
+                .bind(project.tenant.to_string())
+                .bind(project.id.to_string())
+                .bind(instance.to_string())
+                .fetch_all(connection)
+        })?;
+        for token in deleted {
+            let sequence = self.sequence_next().await?;
+            self.project_change(sequence, project, Act::Delete, Entity::Token, token).await?;
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DesiredInstance, Findings, Offered, profiles_after};
+use crate::control::fit;
 use crate::control::manifest::{self, Project};
 use crate::control::suggest::hint;
 use crate::model::id::{InstanceId, ProfileId};
@@ -115,18 +116,9 @@ fn typed_values(
 ) -> BTreeMap<String, ConfigValue> {
     let mut typed = BTreeMap::new();
     for (key, value) in values {
-        let place = format!("{at}.values.{key}");
-        let Some(field) = schema.get(key) else {
-            findings.wrong(place, no_such_key(key, schema));
-            continue;
-        };
-        if field.secret {
-            findings.wrong(place, "the key is secret: wire it to a connection instead of writing its value here");
-            continue;
-        }
-        match value.typed(field.kind) {
-            Some(value) => drop(typed.insert(key.clone(), value)),
-            None => findings.wrong(place, format!("the value is not a {}", field.kind)),
+        match fit::value(key, value, schema) {
+            Ok(value) => drop(typed.insert(key.clone(), value)),
+            Err(reason) => findings.wrong(format!("{at}.values.{key}"), reason),
         }
     }
     typed
@@ -142,22 +134,13 @@ fn wires(
     let mut wires = BTreeMap::new();
     for (key, wire) in wiring {
         let place = format!("{at}.wiring.{key}");
-        if !schema.contains_key(key) {
-            findings.wrong(&place, no_such_key(key, schema));
-        }
-        let Some((connection, fields)) = offered.find(&wire.connection, &place, findings) else { continue };
-        if !fields.contains(wire.credential.as_str()) {
-            let meant = hint(&wire.credential, fields.iter().copied());
-            let reason = format!("connection {:?} has no credential {:?}{meant}", wire.connection, wire.credential);
+        let Some((connection, candidate)) = offered.find(&wire.connection, &place, findings) else { continue };
+        for reason in fit::wire(key, &wire.credential, candidate, schema) {
             findings.wrong(&place, reason);
         }
-        wires.insert(key.clone(), Wire { connection: connection.id, credential: wire.credential.clone() });
+        wires.insert(key.clone(), Wire { connection: *connection, credential: wire.credential.clone() });
     }
     wires
-}
-
-fn no_such_key(key: &str, schema: &ConfigSchema) -> String {
-    format!("the server's config has no key {key:?}{}", hint(key, schema.keys().map(String::as_str)))
 }
 
 fn set_active(
@@ -192,9 +175,7 @@ fn warn_of_missing_keys(
         findings.warn(place, format!("instance {} has no active profile, so it cannot be resolved", record.name));
         return;
     };
-    let lacks = |key: &&String| !active.values.contains_key(*key) && !active.source_spec.contains_key(*key);
-    let required = schema.iter().filter(|(_, field)| field.required && field.default.is_none()).map(|(key, _)| key);
-    let missing: Vec<&str> = required.filter(lacks).map(String::as_str).collect();
+    let missing = active.missing_keys(schema);
     if !missing.is_empty() {
         let text = format!("the active profile {} gives nothing for {}", active.name, missing.join(", "));
         findings.warn(place, text);

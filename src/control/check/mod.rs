@@ -15,12 +15,13 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use super::fit::Candidate;
 use super::manifest::{CredentialSource, Document, Manifest, Project};
 use super::suggest::hint;
 use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
 use crate::model::connection::Connection;
-use crate::model::id::InstanceId;
+use crate::model::id::{ConnectionId, InstanceId};
 use crate::model::name::Slug;
 use crate::model::profile::ConfigProfile;
 use crate::model::reason::Reason;
@@ -119,10 +120,6 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn wrong(&mut self, place: impl Into<String>, reason: impl Into<String>) {
         self.mistakes.push(Mistake { place: place.into(), code: None, reason: reason.into() });
-    }
-
-    fn refused(&mut self, place: impl Into<String>, code: Reason, reason: impl Into<String>) {
-        self.mistakes.push(Mistake { place: place.into(), code: Some(code), reason: reason.into() });
     }
 
     pub(super) fn warn(&mut self, place: impl Into<String>, text: impl Into<String>) {
@@ -229,7 +226,7 @@ pub(super) fn check(
 struct Offered<'a> {
     /// The names in the manifest; one that is not offered has a mistake of its own, which is told already.
     declared: BTreeSet<&'a str>,
-    by_name: BTreeMap<&'a str, (&'a Connection, BTreeSet<&'a str>)>,
+    by_name: BTreeMap<&'a str, (ConnectionId, Candidate<'a>)>,
 }
 
 impl<'a> Offered<'a> {
@@ -240,21 +237,20 @@ impl<'a> Offered<'a> {
         catalogue: &'a Catalogue,
     ) -> Self {
         let declared = project.connections.iter().map(|connection| connection.name.as_str()).collect();
-        let fields = |connection: &'a Connection| connection.fields.iter().map(String::as_str).collect();
-        let mut by_name: BTreeMap<&str, (&Connection, BTreeSet<&str>)> =
-            state.connections.iter().map(|c| (c.name.as_str(), (c, fields(c)))).collect();
+        let held = state.connections.iter().map(|c| (c.name.as_str(), (c.id, Candidate::from(c))));
+        let mut by_name: BTreeMap<&str, (ConnectionId, Candidate<'a>)> = held.collect();
         for DesiredConnection { connection, credentials, .. } in desired {
-            let mut offers: BTreeSet<&str> = fields(connection);
-            offers.extend(credentials.keys().map(String::as_str));
+            let mut candidate = Candidate::from(connection);
+            candidate.offers.extend(credentials.keys().map(String::as_str));
             let defaults = catalogue.get(&connection.template).into_iter().flat_map(|template| &template.fields);
-            offers.extend(defaults.filter(|field| field.default.is_some()).map(|field| field.name.as_str()));
-            by_name.insert(&connection.name, (connection, offers));
+            candidate.offers.extend(defaults.filter(|field| field.default.is_some()).map(|field| field.name.as_str()));
+            by_name.insert(&connection.name, (connection.id, candidate));
         }
         Self { declared, by_name }
     }
 
     /// The connection of this name, or a note that there is none.
-    fn find(&self, name: &str, place: &str, findings: &mut Findings) -> Option<&(&'a Connection, BTreeSet<&'a str>)> {
+    fn find(&self, name: &str, place: &str, findings: &mut Findings) -> Option<&(ConnectionId, Candidate<'a>)> {
         let found = self.by_name.get(name);
         if found.is_none() && !self.declared.contains(name) {
             let meant = hint(name, self.by_name.keys().copied());

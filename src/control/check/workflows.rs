@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{DesiredInstance, Findings, Offered, profiles_after};
+use super::{DesiredInstance, Findings, Mistake, Offered, profiles_after};
+use crate::control::fit::{Overridable, Part, Scene, Unfit};
 use crate::control::manifest::{self, Project};
 use crate::control::suggest::hint;
-use crate::model::id::{ConnectionId, InstanceId};
-use crate::model::overrides::{Override, deciding};
-use crate::model::profile::ConfigProfile;
-use crate::model::reason::Reason;
+use crate::model::id::InstanceId;
+use crate::model::overrides::Override;
 use crate::store::{ProjectState, WorkflowRecord};
 
 pub(super) fn check(
@@ -19,6 +18,7 @@ pub(super) fn check(
     offered: &Offered<'_>,
     findings: &mut Findings,
 ) -> Vec<WorkflowRecord> {
+    let all = Declared { project, state, instances, offered };
     let mut seen = BTreeSet::new();
     let mut workflows = Vec::new();
     for (w, declared) in project.workflows.iter().enumerate() {
@@ -40,8 +40,8 @@ pub(super) fn check(
             }
         }
         if let Some(overrides) = &declared.overrides {
-            let scene = Scene { project, state, instances, offered, environment: workflow.environment.as_deref() };
-            workflow.overrides = scene.overrides(overrides, &place, findings);
+            let environment = workflow.environment.as_deref();
+            workflow.overrides = all.overrides(overrides, environment, &place, findings);
         }
         workflows.push(workflow);
     }
@@ -49,36 +49,39 @@ pub(super) fn check(
 }
 
 /// What one workflow's overrides are held against.
-struct Scene<'a> {
+struct Declared<'a> {
     project: &'a Project,
     state: &'a ProjectState,
     instances: &'a [DesiredInstance],
     offered: &'a Offered<'a>,
-    environment: Option<&'a str>,
 }
 
-impl<'a> Scene<'a> {
-    fn overrides(&self, declared: &[manifest::Override], at: &str, findings: &mut Findings) -> Vec<Override> {
+impl<'a> Declared<'a> {
+    fn overrides(
+        &self,
+        declared: &[manifest::Override],
+        environment: Option<&str>,
+        at: &str,
+        findings: &mut Findings,
+    ) -> Vec<Override> {
         let places = (0..declared.len()).map(|o| format!("{at}.overrides[{o}]"));
-        let rules: Vec<(String, &manifest::Override, Override)> = places
-            .zip(declared)
-            .filter_map(|(place, declared)| {
-                let rule = self.rule(declared, &place, findings)?;
-                Some((place, declared, rule))
-            })
-            .collect();
-        let all: Vec<Override> = rules.iter().map(|(_, _, rule)| rule.clone()).collect();
-        for (nth, (place, declared, rule)) in rules.iter().enumerate() {
-            let same = |other: &Override| {
-                (other.instance, &other.step, other.replaces) == (rule.instance, &rule.step, rule.replaces)
+        let read = places.zip(declared).filter_map(|(place, declared)| {
+            let rule = self.rule(declared, &place, findings)?;
+            Some((place, rule))
+        });
+        let (places, rules): (Vec<String>, Vec<Override>) = read.unzip();
+        let instances = rules.iter().filter_map(|rule| Some((rule.instance, self.overridable(rule.instance)?)));
+        let connections = self.offered.by_name.values().map(|(id, candidate)| (*id, candidate.clone()));
+        let scene = Scene { environment, instances: instances.collect(), connections: connections.collect() };
+        for Unfit { nth, part, code, reason } in scene.unfit(&rules) {
+            let part = match part {
+                None => "",
+                Some(Part::Connection) => ".connection",
+                Some(Part::Replaces) => ".replaces",
             };
-            if all[..nth].iter().any(same) {
-                findings
-                    .wrong(place, "another override of the list has the same instance, step and replaced connection");
-            }
-            self.check_fit(declared, rule, &all, place, findings);
+            findings.mistakes.push(Mistake { place: format!("{}{part}", places[nth]), code, reason });
         }
-        all
+        rules
     }
 
     fn rule(&self, declared: &manifest::Override, place: &str, findings: &mut Findings) -> Option<Override> {
@@ -89,13 +92,10 @@ impl<'a> Scene<'a> {
         }
         let replaces = match &declared.replaces {
             None => Some(None),
-            Some(name) => {
-                self.offered.find(name, &format!("{place}.replaces"), findings).map(|(replaced, _)| Some(replaced.id))
-            }
+            Some(name) => self.offered.find(name, &format!("{place}.replaces"), findings).map(|(id, _)| Some(*id)),
         };
         let (instance, (connection, _), replaces) = (instance?, connection?, replaces?);
-        self.check_environment(connection.environment.as_deref(), &declared.connection, place, findings);
-        Some(Override { instance, step: declared.step.clone(), replaces, connection: connection.id })
+        Some(Override { instance, step: declared.step.clone(), replaces, connection: *connection })
     }
 
     fn instance(&self, name: &str, place: &str, findings: &mut Findings) -> Option<InstanceId> {
@@ -110,61 +110,13 @@ impl<'a> Scene<'a> {
         found.map(|record| record.id)
     }
 
-    fn check_environment(&self, label: Option<&str>, connection: &str, place: &str, findings: &mut Findings) {
-        if let (Some(wants), Some(is)) = (self.environment, label)
-            && wants != is
-        {
-            let reason = format!("the workflow is limited to {wants}, and connection {connection:?} is labelled {is}");
-            findings.refused(format!("{place}.connection"), Reason::EnvironmentMismatch, reason);
-        }
-    }
-
-    /// An override must offer the fields that the active profile asks of the connections that it replaces.
-    fn check_fit(
-        &self,
-        declared: &manifest::Override,
-        rule: &Override,
-        all: &[Override],
-        place: &str,
-        findings: &mut Findings,
-    ) {
-        let Some(profile) = self.active_profile(rule.instance) else { return };
-        let of_instance: Vec<Override> = all.iter().filter(|other| other.instance == rule.instance).cloned().collect();
-        let is_decided = |wired: ConnectionId| deciding(&of_instance, rule.step.as_deref(), wired) == Some(rule);
-        let asked: BTreeSet<&str> = profile
-            .source_spec
-            .values()
-            .filter(|wire| is_decided(wire.connection))
-            .map(|wire| wire.credential.as_str())
-            .collect();
-        let wires = |id: ConnectionId| profile.source_spec.values().any(|wire| wire.connection == id);
-        if let (Some(id), Some(name)) = (rule.replaces, &declared.replaces)
-            && !wires(id)
-        {
-            let reason = format!("the active profile {} of {} does not wire {name:?}", profile.name, declared.instance);
-            findings.wrong(format!("{place}.replaces"), reason);
-        }
-        let offers = self.offered.by_name.get(declared.connection.as_str()).map(|(_, fields)| fields);
-        let lacking: Vec<&str> =
-            asked.into_iter().filter(|field| offers.is_none_or(|offers| !offers.contains(field))).collect();
-        if !lacking.is_empty() {
-            let reason = format!(
-                "connection {:?} does not offer {}, which profile {} of {} asks for",
-                declared.connection,
-                lacking.join(", "),
-                profile.name,
-                declared.instance
-            );
-            findings.refused(format!("{place}.connection"), Reason::OverrideIncompatible, reason);
-        }
-    }
-
-    fn active_profile(&self, instance: InstanceId) -> Option<&'a ConfigProfile> {
+    fn overridable(&self, instance: InstanceId) -> Option<Overridable<'a>> {
         let desired = self.instances.iter().find(|other| other.record.id == instance);
         let record = desired
             .map(|desired| &desired.record)
             .or_else(|| self.state.instances.iter().find(|record| record.id == instance))?;
         let profiles = desired.map(|desired| desired.profiles.as_slice()).unwrap_or_default();
-        profiles_after(instance, self.state, profiles).find(|profile| Some(profile.id) == record.active_profile)
+        let active = profiles_after(instance, self.state, profiles).find(|p| Some(p.id) == record.active_profile);
+        Some(Overridable { name: record.name.as_str(), active })
     }
 }

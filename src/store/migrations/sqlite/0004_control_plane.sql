@@ -63,7 +63,9 @@ CREATE TABLE server_versions (
     PRIMARY KEY (server_id, number)
 ) STRICT;
 
+-- The place in the change log of the change that wrote it: one that was removed and made anew never has an old version again.
 ALTER TABLE workflows ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX overrides_by_instance ON overrides (instance_id);
 
 ALTER TABLE tokens ADD COLUMN last_used_at INTEGER;
 
