@@ -29,6 +29,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::model::connection::ConnectionState;
 use crate::model::id::ConnectionId;
+use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
 use crate::rest::Rest;
@@ -50,6 +51,7 @@ pub(super) struct Parts {
     run_tokens: Arc<RunTokens>,
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
+    prober: Prober,
     answers: Answers,
     drain: CancellationToken,
     clock: Clock,
@@ -65,6 +67,7 @@ impl Parts {
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
         let catalogue = backends::catalogue(config)?;
+        let prober = Prober::new(&config.egress, clock.clone())?;
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
@@ -94,6 +97,7 @@ impl Parts {
             run_tokens,
             resolver: Arc::new(resolver),
             authenticator: Arc::new(authenticator),
+            prober,
             answers,
             drain: drain.clone(),
             clock,
@@ -169,7 +173,7 @@ impl Parts {
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
         let control =
             Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone());
-        let rest = Rest::new(control, Arc::clone(&self.authenticator));
+        let rest = Rest::new(control, Arc::clone(&self.authenticator), self.prober.clone());
         http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }

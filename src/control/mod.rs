@@ -15,6 +15,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod validation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use connections::{ConnectionPatch, ConnectionSpec, SavedConnection};
 pub use credentials::Outside;
 pub use diff::Change;
 pub use tokens::TokenSpec;
+pub use validation::{Discovered, Tested};
 
 /// Who works on the stores of this machine directly.
 const LOCAL: &str = "local";

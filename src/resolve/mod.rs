@@ -6,6 +6,7 @@ mod bound;
 mod explain;
 mod materialise;
 mod plan;
+pub mod ready;
 mod rejected;
 #[cfg(test)]
 mod tests;

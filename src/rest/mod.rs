@@ -13,6 +13,7 @@ mod page;
 mod problem;
 mod tags;
 mod tokens;
+mod validation;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::auth::Authenticator;
 use crate::control::Control;
 use crate::limits;
+use crate::probe::Prober;
 use asker::Rates;
 use problem::Problem;
 
@@ -35,14 +37,15 @@ pub struct Rest(Arc<Shared>);
 struct Shared {
     control: Control,
     authenticator: Arc<Authenticator>,
+    prober: Prober,
     rates: Rates,
     places: Semaphore,
 }
 
 impl Rest {
-    pub fn new(control: Control, authenticator: Arc<Authenticator>) -> Self {
+    pub fn new(control: Control, authenticator: Arc<Authenticator>, prober: Prober) -> Self {
         let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, authenticator, rates, places }))
+        Self(Arc::new(Shared { control, authenticator, prober, rates, places }))
     }
 
     /// Everything under `/v1`.
@@ -64,6 +67,7 @@ fn described() -> OpenApiRouter<Rest> {
         .nest("/v1/connections", connections::routes())
         .nest("/v1/pats", tokens::routes())
         .merge(audit::routes())
+        .merge(validation::routes())
 }
 
 /// The OpenAPI description, as text.
