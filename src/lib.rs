@@ -29,7 +29,7 @@
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, probe, store, secrets, resolve |
-//! | rest | the control plane's REST API | limits, model, probe, store, secrets, auth, control |
+//! | rest | the control plane's REST API | limits, model, templates, probe, store, secrets, auth, control |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
 //! | http | metrics, probes, the REST API's port, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve, rest |
 //! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, store, changes, secrets, auth, resolve, control, rest, grpc, http |

@@ -609,3 +609,20 @@ pub const PROBE_SUBJECTS_MAX: usize = 20;
 
 /// From here on a certificate that is about to end is worth a warning: renewals that run by themselves are done by then.
 pub const CERTIFICATE_DAYS_WARNED: i64 = 14;
+/// Versions of a server's schema and tools that are kept: one a week for two years.
+pub const SERVER_VERSIONS_KEPT: i64 = 100;
+
+/// Config keys of one server: the largest of the platform has seven.
+pub const CONFIG_KEYS_MAX: usize = 200;
+
+/// Tools of one server: more no model can choose from.
+pub const SERVER_TOOLS_MAX: usize = 1000;
+
+/// The tools of one server as JSON. The largest known, of some hundred tools with long schemas, take half of it.
+pub const SERVER_TOOLS_BYTES_MAX: usize = 384 * 1024;
+
+/// Servers whose tools stand on one page: together some MiB at worst.
+pub const TOOLS_PAGE_SERVERS_MAX: usize = 20;
+
+/// Scopes that a server requires.
+pub const REQUIRED_SCOPES_MAX: usize = 50;

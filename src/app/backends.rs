@@ -7,11 +7,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::model::server::CanonicalUrl;
 use crate::secrets::SecretStore;
 use crate::secrets::sealed::{SealedError, SealedStore};
 use crate::secrets::vault::{VaultSetupError, VaultStore};
 use crate::store::{Store, StoreError};
-use crate::templates::{Catalogue, CatalogueError};
+use crate::templates::{Catalogue, CatalogueError, servers};
 
 /// What a config names.
 pub struct Backends {
@@ -40,6 +41,17 @@ pub fn catalogue(config: &Config) -> Result<Catalogue, CatalogueError> {
     }
 }
 
+/// Brings the database up to this version: its tables, and in them the platform's servers. Safe to repeat, and while other
+/// processes do the same.
+pub async fn prepare(store: &Store, catalogue_base_url: &CanonicalUrl) -> Result<(), StoreError> {
+    store.migrate().await?;
+    let changed = store.platform_put(&servers::platform(catalogue_base_url)).await?;
+    if changed > 0 {
+        tracing::info!(changed, "the platform's servers are those of this version");
+    }
+    Ok(())
+}
+
 /// Opens both. With Vault, neither server needs to be up yet: what is down is reported by readiness, and heals by itself.
 /// The sealed store lies in the database, which then must answer.
 pub async fn open(
@@ -49,7 +61,7 @@ pub async fn open(
     stop: &CancellationToken,
 ) -> Result<Backends, OpenError> {
     let store = Store::lazy(&config.database, clock.clone())?;
-    let migrated = store.migrate().await;
+    let migrated = prepare(&store, &config.catalogue_base_url).await;
     let is_migrated = migrated.is_ok();
     let secrets: Arc<dyn SecretStore> = match &config.secret_store {
         config::SecretStore::Sealed { master_key_file } => {

@@ -102,7 +102,10 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     match parts.is_migrated {
         // What is read before the log is followed is read again after: a database that fails just then would cost every call.
         true => drop(timeout(crate::limits::CHANGE_LOOK_DEADLINE, parts.changes.followed()).await),
-        false => drop(background.spawn(Monitor::migrate_late(parts.store.clone(), stop.clone()))),
+        false => {
+            let base_url = config.catalogue_base_url.clone();
+            background.spawn(Monitor::migrate_late(parts.store.clone(), base_url, stop.clone()));
+        }
     }
     let readiness = Readiness::default();
     let mut monitor = parts.monitor(readiness.clone(), health.clone());

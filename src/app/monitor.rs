@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::backends;
 use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::clock::{Clock, Moment};
@@ -18,6 +19,7 @@ use crate::grpc::answers::Answers;
 use crate::grpc::proto::credential_service_server::SERVICE_NAME;
 use crate::limits;
 use crate::metrics::{Backend, Metrics};
+use crate::model::server::CanonicalUrl;
 use crate::readiness::Readiness;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
@@ -66,7 +68,7 @@ impl Monitor {
 
     /// Migrates a database that was down when the daemon started, once it is up. One that had our tables is never migrated
     /// again: what is gone then is to be put back, not to be made anew and empty.
-    pub(super) async fn migrate_late(store: Store, stop: CancellationToken) {
+    pub(super) async fn migrate_late(store: Store, catalogue_base_url: CanonicalUrl, stop: CancellationToken) {
         let mut tries = interval(limits::MONITOR_INTERVAL);
         tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -74,7 +76,7 @@ impl Monitor {
                 () = stop.cancelled() => return,
                 _ = tries.tick() => {}
             }
-            match store.migrate().await {
+            match backends::prepare(&store, &catalogue_base_url).await {
                 Ok(()) => return tracing::info!("the database is up, and has our tables"),
                 Err(error) => tracing::debug!(error = %error, "the database cannot be migrated yet"),
             }

@@ -42,7 +42,7 @@ impl Workspace {
             let mut tries = interval(limits::STORES_OPEN_RETRY);
             loop {
                 tries.tick().await;
-                let outcome = match store.migrate().await {
+                let outcome = match backends::prepare(&store, &config.catalogue_base_url).await {
                     Ok(()) => secrets.check().await.map_err(|error| error.to_string()),
                     Err(StoreError::Unavailable { cause }) => Err(cause),
                     Err(lasting) => return Err(lasting.to_string()),
@@ -156,6 +156,8 @@ pub(super) fn of_control(error: &ControlError) -> Failure {
         ControlError::NotFound { .. } => Exit::NotFound,
         ControlError::Taken { .. }
         | ControlError::InUse { .. }
+        | ControlError::Installed { .. }
+        | ControlError::ReadOnly { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::OtherVersion { .. }
         | ControlError::KeyReused

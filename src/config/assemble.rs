@@ -17,12 +17,16 @@ use super::{
     UnixSocket, Vault, VaultAuth, WhenFull, callers,
 };
 use crate::limits;
+use crate::model::server::CanonicalUrl;
 
 /// Where a packaged daemon keeps what is its own.
 const DATA_DIR: &str = "/var/lib/credway";
 
 /// Where metrics and probes are, unless told otherwise.
 const HTTP_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8420);
+
+/// Where the platform's servers are, unless told otherwise: a name that no DNS knows, so that nothing is sent to a stranger.
+const CATALOGUE_BASE_URL: &str = "https://mcp.credway.invalid";
 
 /// Where Kubernetes puts the token of a pod's service account.
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -39,6 +43,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
     let known_callers = callers::known(reader, caller_tables);
     let audit = audit(reader, &data_dir);
     let template_dir = reader.optional("templates.dir", values::path);
+    let catalogue_base_url = catalogue_base_url(reader);
     let egress = egress(reader);
     let telemetry = telemetry(reader);
     let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
@@ -53,6 +58,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
         known_callers,
         audit,
         template_dir,
+        catalogue_base_url,
         egress,
         telemetry,
         shutdown: Shutdown { linger, drain },
@@ -269,6 +275,11 @@ fn egress(reader: &mut Reader) -> Egress {
         allow: reader.defaulted("egress.allow", values::egress_rules, Vec::new(), "none"),
         ca_file: reader.optional("egress.ca_file", values::path),
     }
+}
+
+fn catalogue_base_url(reader: &mut Reader) -> CanonicalUrl {
+    let default = CATALOGUE_BASE_URL.parse().expect("our own URL is one");
+    reader.defaulted("catalogue.base_url", values::server_url, default, CATALOGUE_BASE_URL)
 }
 
 fn telemetry(reader: &mut Reader) -> Telemetry {

@@ -21,6 +21,7 @@ use secrecy::SecretString;
 use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
 use crate::model::name::Slug;
+use crate::model::server::CanonicalUrl;
 
 pub use values::is_log_filter;
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub audit: Audit,
     /// A directory of connection templates beside the built-in ones.
     pub template_dir: Option<PathBuf>,
+    /// Below which URL the platform's MCP servers are reached.
+    pub catalogue_base_url: CanonicalUrl,
     pub egress: Egress,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,

@@ -13,6 +13,7 @@ use url::Url;
 use super::{CachePolicy, Database, EgressRule, LogFormat, WhenFull};
 use crate::limits;
 use crate::model::name::Slug;
+use crate::model::server::CanonicalUrl;
 
 /// What is wrong with a value, continuing a sentence about the setting, and how to write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,12 @@ pub(super) fn web_url(text: &str) -> Result<Url, Wrong> {
         return Err(wrong("holds a user or password, which are not used there", "leave them out"));
     }
     Ok(url)
+}
+
+/// A URL below which servers are reached.
+pub(super) fn server_url(text: &str) -> Result<CanonicalUrl, Wrong> {
+    const FORM: &str = r#"write it like "https://mcp.example.com": no user, password, query or fragment"#;
+    text.parse().map_err(|_| wrong("is not the URL of a server", FORM))
 }
 
 /// A path inside Vault: `secret`, `team/secret`.

@@ -11,6 +11,7 @@ mod credentials;
 mod diff;
 mod leased;
 pub mod manifest;
+mod servers;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use check::{Mistake, Warning};
 pub use connections::{ConnectionPatch, ConnectionSpec, SavedConnection};
 pub use credentials::Outside;
 pub use diff::Change;
+pub use servers::{Reach, SavedVersion, ServerPatch, ServerSpec, SurfacePatch};
 pub use tokens::TokenSpec;
 pub use validation::{Discovered, Tested};
 
@@ -78,6 +80,12 @@ pub enum ControlError {
     /// Others still refer to it.
     #[error("{what} is still used by {}", .by.join(", "))]
     InUse { what: String, by: Vec<String> },
+    /// Projects have installed it.
+    #[error("{what} is still installed: {}", .by.join(", "))]
+    Installed { what: String, by: Vec<String> },
+    /// The caller sees it, and may not change it.
+    #[error("{what} cannot be changed: {because}")]
+    ReadOnly { what: String, because: &'static str },
     /// Someone else changed it while we did.
     #[error("{what} was changed by someone else meanwhile")]
     ChangedMeanwhile { what: String },
@@ -112,7 +120,8 @@ impl ControlError {
             Self::NotFound { .. } => "NOT_FOUND",
             Self::Taken { .. } => "ALREADY_EXISTS",
             Self::Ambiguous { .. } => "AMBIGUOUS",
-            Self::InUse { .. } => "IN_USE",
+            Self::InUse { .. } | Self::Installed { .. } => "IN_USE",
+            Self::ReadOnly { .. } => "READ_ONLY",
             Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => "CHANGED_MEANWHILE",
             Self::KeyReused => "IDEMPOTENCY_KEY_REUSED",
             Self::ShownOnce { .. } => "SHOWN_ONCE",
@@ -136,6 +145,10 @@ impl ControlError {
             Self::Ambiguous { .. } => "give the id instead of the name".to_owned(),
             Self::InUse { .. } => {
                 "rewire those first, or force the deletion: they are then refused with CONNECTION_MISSING".to_owned()
+            }
+            Self::Installed { .. } => "delete those instances first".to_owned(),
+            Self::ReadOnly { .. } => {
+                "register a server of your own, or ask somebody who may work in every project".to_owned()
             }
             Self::ChangedMeanwhile { .. } | Self::OtherVersion { .. } => {
                 "look at it again, and repeat the change if it is still wanted".to_owned()

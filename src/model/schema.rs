@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The keys of a server's config, by name.
 pub type ConfigSchema = BTreeMap<String, ConfigField>;
 
 /// What a server says of one config key.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigField {
     #[serde(rename = "type", default)]
@@ -28,7 +29,7 @@ pub struct ConfigField {
 }
 
 /// The type of a config value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ValueType {
     #[default]
@@ -48,7 +49,7 @@ impl fmt::Display for ValueType {
 }
 
 /// A plain config value. Secrets are never of this type.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum ConfigValue {
     Boolean(bool),

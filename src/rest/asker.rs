@@ -15,7 +15,7 @@ use super::Rest;
 use super::front::RequestId;
 use super::problem::Problem;
 use crate::auth::{Evidence, bearer_token};
-use crate::control::{Control, Workspace};
+use crate::control::{Control, Reach, Workspace};
 use crate::limits;
 use crate::model::caller::{Caller, Role, Scope};
 use crate::model::refusal::Refusal;
@@ -139,6 +139,11 @@ impl<N> Asker<N> {
         }
         let caller = format!("{}/{}", self.workspace.tenant.id, self.caller.subject);
         Ok(Some(Once { caller, key: key.to_owned(), request: asked.finalize().into() }))
+    }
+
+    /// How far the caller's changes may reach.
+    pub(super) fn reach(&self) -> Reach {
+        if self.caller.project.is_none() { Reach::Tenant } else { Reach::Project }
     }
 
     /// Whether the caller may do what administrators may.

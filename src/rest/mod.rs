@@ -11,7 +11,9 @@ mod front;
 mod openapi;
 mod page;
 mod problem;
+mod servers;
 mod tags;
+mod templates;
 mod tokens;
 mod validation;
 
@@ -65,6 +67,9 @@ impl Rest {
 fn described() -> OpenApiRouter<Rest> {
     OpenApiRouter::with_openapi(openapi::head())
         .nest("/v1/connections", connections::routes())
+        .nest("/v1/mcp/connections", connections::routes())
+        .merge(templates::routes())
+        .nest("/v1/mcp", servers::routes())
         .nest("/v1/pats", tokens::routes())
         .merge(audit::routes())
         .merge(validation::routes())

@@ -177,7 +177,7 @@ impl From<ControlError> for Problem {
         let mut problem = Self::new(status, error.code(), error.to_string()).remedy(error.remedy());
         match error {
             ControlError::Mistakes(mistakes) => return Self::of_mistakes(&mistakes, |place| format!("/{place}")),
-            ControlError::InUse { by, .. } => problem.0.references = by,
+            ControlError::InUse { by, .. } | ControlError::Installed { by, .. } => problem.0.references = by,
             ControlError::Ambiguous { candidates, .. } => problem.0.references = candidates,
             _ => {}
         }
@@ -192,11 +192,13 @@ fn status_of(error: &ControlError) -> StatusCode {
     match error {
         ControlError::Mistakes(_) | ControlError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
+        ControlError::ReadOnly { .. } => StatusCode::FORBIDDEN,
         ControlError::ProjectUnnamed => StatusCode::BAD_REQUEST,
         ControlError::OtherVersion { .. } => StatusCode::PRECONDITION_FAILED,
         ControlError::Taken { .. }
         | ControlError::Ambiguous { .. }
         | ControlError::InUse { .. }
+        | ControlError::Installed { .. }
         | ControlError::ShownOnce { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::Secrets(SecretError::Missing { .. } | SecretError::Conflict { .. }) => StatusCode::CONFLICT,

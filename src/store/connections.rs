@@ -240,7 +240,7 @@ impl Tx {
 }
 
 /// A pattern for what contains `text`, in lower case.
-fn like(text: &str) -> String {
+pub(super) fn like(text: &str) -> String {
     let mut pattern = String::from("%");
     for character in text.to_lowercase().chars().filter(|character| *character != '\0') {
         if matches!(character, '%' | '_' | '!') {

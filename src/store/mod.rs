@@ -48,8 +48,8 @@ pub use feed::ChangeFeed;
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceRecord, ProjectRecord,
-    ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, TenantRecord, TokenRecord, WiredProfile,
-    WiringFound, WorkflowRecord,
+    ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion, ServersPage,
+    TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;

@@ -10,7 +10,7 @@ use crate::model::overrides::Override;
 use crate::model::profile::ConfigProfile;
 use crate::model::run_token::KeyId;
 use crate::model::secret::SecretAddress;
-use crate::model::server::McpServer;
+use crate::model::server::{McpServer, McpTool, Surface};
 use crate::model::wiring::Wiring;
 
 /// The projects in which something is looked for.
@@ -69,6 +69,49 @@ pub struct WiredProfile {
     pub profile: ProfileId,
     pub profile_name: String,
     pub is_active: bool,
+}
+
+/// A server with what is read of it only where it is looked at.
+#[derive(Clone, Debug)]
+pub struct ServerRecord {
+    pub server: McpServer,
+    pub tools: Vec<McpTool>,
+    /// Counts its changes, from 1.
+    pub version: u64,
+}
+
+/// What a server offered at some time.
+#[derive(Clone, Debug)]
+pub struct ServerVersion {
+    /// Counts what differed in schema or tools, from 1.
+    pub number: u64,
+    pub surface: Surface,
+    pub created_at: Timestamp,
+}
+
+/// Which of the servers that a tenant sees are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct ServersPage {
+    /// The last one of the page before.
+    pub after: Option<ServerId>,
+    /// Whether the tenant's own are wanted.
+    pub own: bool,
+    /// Whether the platform's are wanted.
+    pub platform: bool,
+    /// Whether only those are wanted whose tools are known.
+    pub with_tools: bool,
+    /// Text that the service or the name contains.
+    pub containing: Option<String>,
+    pub limit: usize,
+}
+
+/// The instances of a server, as one project sees them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    /// The names of its own.
+    pub here: Vec<String>,
+    /// How many other projects have, of whose names it is not told.
+    pub elsewhere: usize,
 }
 
 /// A token as the database knows it: by its hash.

@@ -1,6 +1,7 @@
 //! The connection templates: those compiled in, and those of a directory. A template is data; nothing here knows a provider.
 
 pub mod credential;
+pub mod servers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,21 +12,49 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::model::template::Template;
 
-const BUILT_IN: [(&str, &str); 14] = [
-    ("custom.toml", include_str!("custom.toml")),
-    ("generic-api-key.toml", include_str!("generic-api-key.toml")),
-    ("generic-token.toml", include_str!("generic-token.toml")),
-    ("generic-basic.toml", include_str!("generic-basic.toml")),
-    ("generic-dsn.toml", include_str!("generic-dsn.toml")),
-    ("postgres.toml", include_str!("postgres.toml")),
-    ("mysql.toml", include_str!("mysql.toml")),
-    ("github.toml", include_str!("github.toml")),
-    ("resend.toml", include_str!("resend.toml")),
-    ("notion.toml", include_str!("notion.toml")),
-    ("shopify.toml", include_str!("shopify.toml")),
-    ("slack.toml", include_str!("slack.toml")),
-    ("elevenlabs.toml", include_str!("elevenlabs.toml")),
-    ("vault-database.toml", include_str!("vault-database.toml")),
+/// Files beside this one, with their names.
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => {
+        &[$((concat!($name, ".toml"), include_str!(concat!($name, ".toml")))),+]
+    };
+}
+
+const BUILT_IN: &[(&str, &str)] = files![
+    "activecampaign",
+    "brave",
+    "browserless",
+    "clickup",
+    "cursor",
+    "custom",
+    "elevenlabs",
+    "exa",
+    "firestore",
+    "geminiimage",
+    "generic-api-key",
+    "generic-basic",
+    "generic-dsn",
+    "generic-token",
+    "github",
+    "gitlab",
+    "google",
+    "google-search",
+    "linkedin",
+    "mongodb",
+    "mysql",
+    "neo4j",
+    "notion",
+    "openaiimage",
+    "postgres",
+    "reddit",
+    "redis",
+    "resend",
+    "shopify",
+    "slack",
+    "vapi",
+    "vault-database",
+    "whatsapp",
+    "wrike",
+    "youtube",
 ];
 
 /// All templates, by name.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Findings, Target};
+use super::{Findings, Target, name_fault};
 use crate::control::manifest;
 use crate::limits;
 use crate::model::id::ServerId;
+use crate::model::schema::ConfigSchema;
 use crate::model::server::{CanonicalUrl, CanonicalUrlError, McpServer};
 use crate::store::TenantRecord;
 
@@ -58,23 +59,35 @@ fn describe(server: &mut McpServer, declared: &manifest::Server, place: &str, fi
 }
 
 fn server_url(place: &str, text: &str, findings: &mut Findings) -> Option<CanonicalUrl> {
-    if text.len() > limits::URL_BYTES_MAX {
-        findings.wrong(format!("{place}.url"), format!("the URL is longer than {} bytes", limits::URL_BYTES_MAX));
-        return None;
-    }
-    let wrong = |error: CanonicalUrlError| findings.wrong(format!("{place}.url"), error.to_string());
-    text.parse().map_err(wrong).ok()
+    url(text).map_err(|reason| findings.wrong(format!("{place}.url"), reason)).ok()
 }
 
 fn check_schema(place: &str, server: &mut McpServer, findings: &mut Findings) {
-    for (key, field) in &mut server.config_schema {
-        let place = format!("{place}.config.{key}");
-        findings.name(&place, key);
+    for (key, part, reason) in type_defaults(&mut server.config_schema) {
+        let dot = if part.is_empty() { "" } else { "." };
+        findings.wrong(format!("{place}.config.{key}{dot}{part}"), reason);
+    }
+}
+
+/// A server's URL, or why the text is none.
+pub(in crate::control) fn url(text: &str) -> Result<CanonicalUrl, String> {
+    if text.len() > limits::URL_BYTES_MAX {
+        return Err(format!("the URL is longer than {} bytes", limits::URL_BYTES_MAX));
+    }
+    text.parse().map_err(|error: CanonicalUrlError| error.to_string())
+}
+
+/// Types the defaults of a schema as its keys say. What is wrong: the key, the part of it if it is one, and the reason.
+pub(in crate::control) fn type_defaults(schema: &mut ConfigSchema) -> Vec<(String, &'static str, String)> {
+    let mut faults = Vec::new();
+    for (key, field) in schema {
+        faults.extend(name_fault(key).map(|fault| (key.clone(), "", fault)));
         let Some(default) = &field.default else { continue };
         let typed = default.typed(field.kind);
         if typed.is_none() {
-            findings.wrong(format!("{place}.default"), format!("the default is not a {}", field.kind));
+            faults.push((key.clone(), "default", format!("the default is not a {}", field.kind)));
         }
         field.default = typed;
     }
+    faults
 }

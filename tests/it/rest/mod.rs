@@ -4,6 +4,7 @@ mod access;
 mod connections;
 mod conventions;
 mod openapi;
+mod servers;
 mod tokens;
 
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 mod changes;
 mod outages;
 mod records;
+mod servers;
 mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -46,6 +46,8 @@ CREATE INDEX deleted_connections_by_age ON deleted_connections (deleted_at);
 
 ALTER TABLE instances ADD COLUMN version BIGINT NOT NULL DEFAULT 1;
 CREATE INDEX instances_by_project ON instances (project_id, id);
+-- Whether a server may be deleted is looked up by it.
+CREATE INDEX instances_by_server ON instances (server_id);
 
 ALTER TABLE servers ADD COLUMN version BIGINT NOT NULL DEFAULT 1;
 -- What a server was found to offer: a JSON list of its tools.
