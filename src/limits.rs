@@ -589,14 +589,8 @@ pub const PROBE_ADDRESSES_MAX: usize = 16;
 /// The part of a provider's answer that is read. What tells of a credential stands in its first lines.
 pub const PROBE_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Tools of one server. The largest known list some 200.
-pub const TOOLS_MAX: usize = 1000;
-
 /// Pages in which a server may list them, so that one that pages for ever is left.
 pub const TOOL_PAGES_MAX: usize = 50;
-
-/// All that is kept of a server's tools, as JSON: their schemas are long.
-pub const TOOLS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A tool's name, as the protocol recommends it.
 pub const TOOL_NAME_BYTES_MAX: usize = 128;

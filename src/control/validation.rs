@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use url::Url;
 
-use super::{Control, ControlError, Workspace};
+use super::{Control, ControlError, Reach, SavedVersion, SurfacePatch, Workspace};
 use crate::limits;
 use crate::model::connection::{Connection, ConnectionState, Status};
 use crate::model::id::{ConnectionId, InstanceId};
@@ -34,6 +34,8 @@ pub struct Tested {
 pub struct Discovered {
     pub report: Report,
     pub seen: Seen,
+    /// The version that its tools are now; `None` if they could not be listed, or the caller may not change the server.
+    pub saved: Option<SavedVersion>,
 }
 
 impl Control {
@@ -74,7 +76,7 @@ impl Control {
         prober: &Prober,
         asked: &str,
     ) -> Result<Report, ControlError> {
-        let server = self.server_seen(workspace, asked).await?;
+        let server = self.server_get(workspace, asked).await?.server;
         let wirings = self.wirings_of(workspace, &server).await?;
         let connections = wired(&wirings);
         Ok(self.validated(workspace, prober, server.canonical_url.as_str(), &wirings, connections).await)
@@ -88,7 +90,7 @@ impl Control {
         server: &str,
         connection: &str,
     ) -> Result<Report, ControlError> {
-        let server = self.server_seen(workspace, server).await?;
+        let server = self.server_get(workspace, server).await?.server;
         let connection = self.connection_get(workspace, connection).await?;
         let mut wirings = self.wirings_of(workspace, &server).await?;
         wirings.retain(|wiring| wires(wiring).any(|id| id == connection.id));
@@ -114,23 +116,28 @@ impl Control {
         Ok(self.validated(workspace, prober, url.as_str(), &wirings, connections).await)
     }
 
-    /// Asks a server for its tools.
+    /// Asks a server for its tools, and saves them as what it offers now, where `reach` lets the caller do so.
     pub async fn server_discover(
         &self,
         workspace: &Workspace,
         prober: &Prober,
         asked: &str,
+        reach: Reach,
     ) -> Result<Discovered, ControlError> {
-        let server = self.server_seen(workspace, asked).await?;
+        let server = self.server_get(workspace, asked).await?.server;
         let (report, seen, _) = look(prober, server.canonical_url.as_str()).await;
-        Ok(Discovered { report, seen })
-    }
-
-    async fn server_seen(&self, workspace: &Workspace, asked: &str) -> Result<McpServer, ControlError> {
-        let servers = self.store.servers_find(workspace.tenant.id).await?;
-        let found =
-            servers.into_iter().find(|server| server.id.to_string() == asked || server.service.as_str() == asked);
-        found.ok_or_else(|| ControlError::NotFound { what: format!("MCP server {asked:?}"), hint: String::new() })
+        let saved = match seen.tools.clone() {
+            Some(tools) => {
+                let patch = SurfacePatch { tools: Some(tools), ..SurfacePatch::default() };
+                let id = server.id.to_string();
+                match self.server_version_save(workspace, &id, None, patch, reach, None).await {
+                    Err(ControlError::ReadOnly { .. }) => None,
+                    saved => Some(saved?),
+                }
+            }
+            None => None,
+        };
+        Ok(Discovered { report, seen, saved })
     }
 
     async fn wirings_of(&self, workspace: &Workspace, server: &McpServer) -> Result<Vec<Wiring>, ControlError> {

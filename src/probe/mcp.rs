@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use reqwest::Client;
-use rmcp::model::{ClientConfig, Implementation, PaginatedRequestParams, ProtocolVersion};
+use rmcp::model::{ClientConfig, Implementation, JsonObject, PaginatedRequestParams, ProtocolVersion};
 use rmcp::service::{ClientInitializeError, RunningService};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::common::client_side_sse::NeverRetry;
@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::report::{Finding, Found};
-use super::tools::Tool;
 use crate::limits;
+use crate::model::server::McpTool;
 
 /// A server that has answered a greeting.
 pub(super) struct Greeted {
@@ -92,17 +92,17 @@ async fn begin(client: &Client, url: &Url, era: Era) -> Result<Greeted, Refused>
 
 impl Greeted {
     /// All tools, page by page.
-    pub(super) async fn tools(&self) -> Found<Vec<Tool>> {
+    pub(super) async fn tools(&self) -> Found<Vec<McpTool>> {
         let (mut tools, mut cursor, mut bytes) = (Vec::new(), None, 0);
         for _ in 0..limits::TOOL_PAGES_MAX {
             let asked = PaginatedRequestParams::default().with_cursor(cursor);
             let page = self.service.peer().list_tools(Some(asked)).await.map_err(|error| not_listed(&error))?;
             for tool in page.tools {
-                let tool = Tool::from(tool);
+                let tool = kept(tool);
                 bytes += serde_json::to_vec(&tool).map_or(0, |text| text.len());
                 tools.push(tool);
             }
-            if tools.len() > limits::TOOLS_MAX || bytes > limits::TOOLS_BYTES_MAX {
+            if tools.len() > limits::SERVER_TOOLS_MAX || bytes > limits::SERVER_TOOLS_BYTES_MAX {
                 return Err(too_many());
             }
             cursor = page.next_cursor;
@@ -121,7 +121,7 @@ impl Greeted {
 }
 
 fn too_many() -> Finding {
-    let most = limits::TOOLS_MAX;
+    let most = limits::SERVER_TOOLS_MAX;
     Finding::fail("TOO_MANY_TOOLS", format!("it lists more than {most} tools, or too long ones"), "split the server")
 }
 
@@ -133,19 +133,14 @@ fn not_listed(error: &ServiceError) -> Finding {
     Finding::fail("TOOLS_NOT_LISTED", reason, "see the server's log for why")
 }
 
-impl From<rmcp::model::Tool> for Tool {
-    fn from(tool: rmcp::model::Tool) -> Self {
-        Self {
-            name: tool.name.into_owned(),
-            title: tool.title,
-            description: tool.description.map(|text| text.into_owned()),
-            input_schema: Arc::unwrap_or_clone(tool.input_schema),
-            output_schema: tool.output_schema.map(Arc::unwrap_or_clone),
-            annotations: tool
-                .annotations
-                .and_then(|hints| serde_json::to_value(hints).ok())
-                .filter(|hints| *hints != Value::Null),
-        }
+fn kept(tool: rmcp::model::Tool) -> McpTool {
+    let schema = |schema: Arc<JsonObject>| Value::Object(Arc::unwrap_or_clone(schema));
+    McpTool {
+        name: tool.name.into_owned(),
+        title: tool.title,
+        description: tool.description.map(|text| text.into_owned()),
+        input_schema: Some(schema(tool.input_schema)),
+        output_schema: tool.output_schema.map(schema),
     }
 }
 

@@ -27,7 +27,6 @@ use crate::model::template::Template;
 use egress::Egress;
 use report::{Report, Run};
 pub use server::Seen;
-pub use tools::Tool;
 
 /// Does the looking, for all who ask. Clones share its bounds.
 #[derive(Clone)]

@@ -11,14 +11,15 @@ use super::egress::Egress;
 use super::mcp;
 use super::reach::{self, Place};
 use super::report::{Finding, Found, Kind, Run};
-use super::tools::{self, Tool};
+use super::tools;
 use crate::limits;
+use crate::model::server::McpTool;
 
 /// What is seen of a server.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Its tools; `None` if they could not be listed.
-    pub tools: Option<Vec<Tool>>,
+    pub tools: Option<Vec<McpTool>>,
     /// The version of the protocol that was agreed on.
     pub protocol: Option<String>,
 }

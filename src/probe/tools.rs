@@ -2,31 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::report::{Finding, Found, some_of};
 use crate::limits;
-
-/// One tool, as its server describes it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Tool {
-    pub name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub title: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    pub input_schema: Map<String, Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub output_schema: Option<Map<String, Value>>,
-    /// Hints such as `readOnlyHint`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub annotations: Option<Value>,
-}
+use crate::model::server::McpTool;
 
 /// Whether the tools can be called by their names.
-pub(super) fn check_names(tools: Vec<Tool>) -> Found<Vec<Tool>> {
+pub(super) fn check_names(tools: Vec<McpTool>) -> Found<Vec<McpTool>> {
     if tools.is_empty() {
         let warning = Finding::warning("it lists no tools", "see in the server's log whether it loaded any");
         return Ok((tools, warning));
@@ -65,7 +48,7 @@ fn is_carried(name: &str) -> bool {
 }
 
 /// Whether what the tools take and give is described by JSON Schema, and takes objects, as calls send them.
-pub(super) fn check_schemas(tools: &[Tool]) -> Found<()> {
+pub(super) fn check_schemas(tools: &[McpTool]) -> Found<()> {
     let faults: Vec<String> =
         tools.iter().filter_map(|tool| Some(format!("{} ({})", tool.name, fault(tool)?))).collect();
     if tools.is_empty() {
@@ -82,16 +65,16 @@ pub(super) fn check_schemas(tools: &[Tool]) -> Found<()> {
     ))
 }
 
-fn fault(tool: &Tool) -> Option<&'static str> {
-    if tool.input_schema.get("type") != Some(&Value::from("object")) {
+fn fault(tool: &McpTool) -> Option<&'static str> {
+    let input = tool.input_schema.as_ref();
+    if input.and_then(|schema| schema.get("type")) != Some(&Value::from("object")) {
         return Some("its input is no object");
     }
-    let is_schema = |schema: &Map<String, Value>| jsonschema::meta::validate(&Value::Object(schema.clone())).is_ok();
-    if !is_schema(&tool.input_schema) {
+    let is_odd = |schema: Option<&Value>| schema.is_some_and(|schema| jsonschema::meta::validate(schema).is_err());
+    if is_odd(input) {
         return Some("its input schema is no JSON Schema");
     }
-    let is_odd = tool.output_schema.as_ref().is_some_and(|schema| !is_schema(schema));
-    is_odd.then_some("its output schema is no JSON Schema")
+    is_odd(tool.output_schema.as_ref()).then_some("its output schema is no JSON Schema")
 }
 
 #[cfg(test)]
@@ -101,19 +84,12 @@ mod tests {
     use super::*;
     use crate::probe::report::Outcome;
 
-    fn tool(name: &str, schema: Value) -> Tool {
-        let input_schema = schema.as_object().unwrap().clone();
-        Tool {
-            name: name.to_owned(),
-            title: None,
-            description: None,
-            input_schema,
-            output_schema: None,
-            annotations: None,
-        }
+    fn tool(name: &str, schema: Value) -> McpTool {
+        let name = name.to_owned();
+        McpTool { name, title: None, description: None, input_schema: Some(schema), output_schema: None }
     }
 
-    fn named(names: &[&str]) -> Vec<Tool> {
+    fn named(names: &[&str]) -> Vec<McpTool> {
         names.iter().map(|name| tool(name, json!({ "type": "object" }))).collect()
     }
 

@@ -11,11 +11,13 @@ use super::Rest;
 use super::asker::{Asker, Write};
 use super::body::{self, PathOf};
 use super::problem::{Problem, ProblemBody};
+use super::servers::SavedView;
 use crate::control::{Discovered, Tested};
 use crate::limits;
 use crate::model::refusal::Refusal;
+use crate::model::server::McpTool;
+use crate::probe::Prober;
 use crate::probe::report::{Check, Report};
-use crate::probe::{Prober, Tool};
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
     OpenApiRouter::new()
@@ -112,13 +114,15 @@ pub(super) struct DiscoveryView {
     protocol: Option<String>,
     /// Its tools, unless they could not be listed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>)]
-    tools: Option<Vec<Tool>>,
+    tools: Option<Vec<McpTool>>,
+    /// The version of the server that was saved, and what is new in it; absent if the caller may not change the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved: Option<SavedView>,
 }
 
 impl From<Discovered> for DiscoveryView {
-    fn from(Discovered { report, seen }: Discovered) -> Self {
-        Self { report: report.into(), protocol: seen.protocol, tools: seen.tools }
+    fn from(Discovered { report, seen, saved }: Discovered) -> Self {
+        Self { report: report.into(), protocol: seen.protocol, tools: seen.tools, saved: saved.map(SavedView::from) }
     }
 }
 
@@ -137,7 +141,7 @@ async fn connection_test(
 
 /// Looks at an MCP server: whether it can be reached and speaks the protocol, what its instances here lack, and whether the
 /// credentials wired to them are good.
-#[utoipa::path(post, path = "/v1/mcp/servers/{id}/validate", params(("id" = String, Path)), tag = "mcp servers",
+#[utoipa::path(post, path = "/v1/mcp/servers/{id}/validate", params(("id" = String, Path)), tag = "servers",
     security(("token" = ["mcp:write"])), responses((status = 200, body = ReportView), (status = "4XX", body = ProblemBody)))]
 async fn server_validate(
     asker: Asker<Write>,
@@ -150,7 +154,7 @@ async fn server_validate(
 }
 
 /// Looks at an MCP server with one connection.
-#[utoipa::path(post, path = "/v1/mcp/servers/{id}/connections/{connection_id}/validate", tag = "mcp servers",
+#[utoipa::path(post, path = "/v1/mcp/servers/{id}/connections/{connection_id}/validate", tag = "servers",
     params(("id" = String, Path), ("connection_id" = String, Path)), security(("token" = ["mcp:write"])),
     responses((status = 200, body = ReportView), (status = "4XX", body = ProblemBody)))]
 async fn server_connection_validate(
@@ -164,8 +168,8 @@ async fn server_connection_validate(
     Ok(Json(report.into()))
 }
 
-/// Asks an MCP server for its tools.
-#[utoipa::path(post, path = "/v1/mcp/servers/{id}/discover", params(("id" = String, Path)), tag = "mcp servers",
+/// Asks an MCP server for its tools, and saves them as a new version of it if they differ.
+#[utoipa::path(post, path = "/v1/mcp/servers/{id}/discover", params(("id" = String, Path)), tag = "servers",
     security(("token" = ["mcp:write"])), responses((status = 200, body = DiscoveryView), (status = "4XX", body = ProblemBody)))]
 async fn server_discover(
     asker: Asker<Write>,
@@ -174,11 +178,11 @@ async fn server_discover(
 ) -> Result<Json<DiscoveryView>, Problem> {
     let prober = prober(&rest);
     let _place = place(prober).await?;
-    Ok(Json(asker.control.server_discover(&asker.workspace, prober, &id).await?.into()))
+    Ok(Json(asker.control.server_discover(&asker.workspace, prober, &id, asker.reach()).await?.into()))
 }
 
 /// Looks at an MCP instance: its server, its active profile, and the credentials wired in that.
-#[utoipa::path(post, path = "/v1/mcp/instances/{id}/validate", params(("id" = String, Path)), tag = "mcp instances",
+#[utoipa::path(post, path = "/v1/mcp/instances/{id}/validate", params(("id" = String, Path)), tag = "instances",
     security(("token" = ["mcp:write"])), responses((status = 200, body = ReportView), (status = "4XX", body = ProblemBody)))]
 async fn instance_validate(
     asker: Asker<Write>,
