@@ -22,16 +22,17 @@
 //! | audit | the record of every resolve, as a file of JSON lines | limits, clock, model, config, metrics |
 //! | telemetry | logs and traces out of the process | config, limits |
 //! | templates | the connection templates: built-in files and a directory | limits, model |
+//! | probe | MCP servers and credentials tried from outside, and which addresses may be reached for it | limits, clock, model, config |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
 //! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
-//! | control | what people and manifests change | limits, clock, model, templates, store, secrets |
-//! | rest | the control plane's REST API | limits, model, templates, store, secrets, auth, resolve, control |
+//! | control | what people and manifests change | limits, clock, model, templates, probe, store, secrets, resolve |
+//! | rest | the control plane's REST API | limits, model, templates, probe, store, secrets, auth, resolve, control |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
 //! | http | metrics, probes, the REST API's port, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve, rest |
-//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, store, changes, secrets, auth, resolve, control, rest, grpc, http |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, store, changes, secrets, auth, resolve, control, rest, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose
@@ -54,6 +55,7 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod probe;
 pub mod readiness;
 pub mod resolve;
 pub mod rest;

@@ -562,6 +562,61 @@ pub const BACKUP_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Sealed secrets that are looked at in one go.
 pub const SEALED_PAGE: i64 = 500;
+// Validation of servers and connections.
+
+/// A whole validation: below the deadline of the request that asks for it, and as long as the pages of the Console wait.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Validations that run at once. Each holds some connections to other hosts and up to some MiB of their answers.
+pub const PROBES_AT_ONCE_MAX: usize = 8;
+
+/// How long a validation waits for one of those places.
+pub const PROBE_TURN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Finding a host's addresses; resolvers try a second server after five seconds, which is too slow for any executor too.
+pub const PROBE_DNS_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Connecting and the TLS handshake: three round trips.
+pub const PROBE_TLS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// One plain request and the head of its answer.
+pub const PROBE_HTTP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The handshake with an MCP server, which may fetch its own config meanwhile (within 5 s, contract section 5).
+pub const PROBE_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(8);
+
+/// All pages of a server's list of tools.
+pub const PROBE_TOOLS_DEADLINE: Duration = Duration::from_secs(6);
+
+/// A look whether a server speaks the newer protocol too. It decides nothing, so little is waited for it.
+pub const PROBE_SECOND_ERA_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Taking leave of a server; what it holds of us ends by itself.
+pub const PROBE_LEAVE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// One credential tried at its provider: connect, TLS, login, one question.
+pub const PROBE_CREDENTIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Addresses of one host that are looked at. Large providers publish some eight.
+pub const PROBE_ADDRESSES_MAX: usize = 16;
+
+/// The part of a provider's answer that is read. What tells of a credential stands in its first lines.
+pub const PROBE_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Pages in which a server may list them, so that one that pages for ever is left.
+pub const TOOL_PAGES_MAX: usize = 50;
+
+/// A tool's name, as the protocol recommends it.
+pub const TOOL_NAME_BYTES_MAX: usize = 128;
+
+/// Problems of one kind that are named one by one.
+pub const PROBE_NAMED_MAX: usize = 5;
+
+/// Instances of one server that its validation looks at, and connections of one instance whose credentials are tried.
+pub const PROBE_SUBJECTS_MAX: usize = 20;
+
+/// From here on a certificate that is about to end is worth a warning: renewals that run by themselves are done by then.
+pub const CERTIFICATE_DAYS_WARNED: i64 = 14;
 /// Versions of a server's schema and tools that are kept: one a week for two years.
 pub const SERVER_VERSIONS_KEPT: i64 = 100;
 

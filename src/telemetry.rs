@@ -41,10 +41,12 @@ pub const TRACE: &str = "credway::trace";
 const TRACE_CALL: &str = "credway::trace::call";
 
 /// Crates that can print tokens, headers, bodies or addresses: vaultrs and rustify print requests and answers, reqwest, hyper
-/// and h2 headers, tower and tonic requests, rustls handshakes, and sqlx the parameters of a database URL.
-const NEVER_LOGGED: [&str; 14] = [
+/// and h2 headers, tower and tonic requests, rustls handshakes, sqlx the parameters of a database URL, and rmcp what MCP servers
+/// answer.
+const NEVER_LOGGED: [&str; 16] = [
     "vaultrs",
     "rustify",
+    "rmcp",
     "reqwest",
     "hyper",
     "hyper_util",
@@ -55,6 +57,7 @@ const NEVER_LOGGED: [&str; 14] = [
     "tokio_rustls",
     "sqlx",
     "sqlx_core",
+    "sqlx_mysql",
     "sqlx_postgres",
     "sqlx_sqlite",
 ];

@@ -29,6 +29,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::model::connection::ConnectionState;
 use crate::model::id::ConnectionId;
+use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
 use crate::rest::Rest;
@@ -50,6 +51,7 @@ pub(super) struct Parts {
     run_tokens: Arc<RunTokens>,
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
+    prober: Prober,
     answers: Answers,
     drain: CancellationToken,
     clock: Clock,
@@ -65,6 +67,7 @@ impl Parts {
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
         let catalogue = backends::catalogue(config)?;
+        let prober = Prober::new(&config.egress, clock.clone())?;
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
@@ -94,6 +97,7 @@ impl Parts {
             run_tokens,
             resolver: Arc::new(resolver),
             authenticator: Arc::new(authenticator),
+            prober,
             answers,
             drain: drain.clone(),
             clock,
@@ -172,7 +176,8 @@ impl Parts {
         let (audit, clock) = (self.audit.clone(), self.clock.clone());
         let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
-        let rest = Rest::new(self.control(), Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
+        let (verifier, prober) = (Arc::clone(&self.authenticator), self.prober.clone());
+        let rest = Rest::new(self.control(), Arc::clone(&self.resolver), verifier, prober);
         http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }

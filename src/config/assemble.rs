@@ -13,8 +13,8 @@ use super::reader::Reader;
 use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
-    Audit, Cache, Config, Database, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry, UnixSocket,
-    Vault, VaultAuth, WhenFull, callers,
+    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry,
+    UnixSocket, Vault, VaultAuth, WhenFull, callers,
 };
 use crate::limits;
 use crate::model::server::CanonicalUrl;
@@ -44,6 +44,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
     let audit = audit(reader, &data_dir);
     let template_dir = reader.optional("templates.dir", values::path);
     let catalogue_base_url = catalogue_base_url(reader);
+    let egress = egress(reader);
     let telemetry = telemetry(reader);
     let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
@@ -58,6 +59,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
         audit,
         template_dir,
         catalogue_base_url,
+        egress,
         telemetry,
         shutdown: Shutdown { linger, drain },
     })
@@ -266,6 +268,13 @@ fn audit(reader: &mut Reader, data_dir: &Path) -> Audit {
         reader.mistake("audit.bytes_max", "is less than 64KiB", r#"give it room, like "256MiB""#);
     }
     Audit { file, when_full, bytes_max }
+}
+
+fn egress(reader: &mut Reader) -> Egress {
+    Egress {
+        allow: reader.defaulted("egress.allow", values::egress_rules, Vec::new(), "none"),
+        ca_file: reader.optional("egress.ca_file", values::path),
+    }
 }
 
 fn catalogue_base_url(reader: &mut Reader) -> CanonicalUrl {

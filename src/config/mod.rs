@@ -42,6 +42,7 @@ pub struct Config {
     pub template_dir: Option<PathBuf>,
     /// Below which URL the platform's MCP servers are reached.
     pub catalogue_base_url: CanonicalUrl,
+    pub egress: Egress,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
 }
@@ -219,6 +220,23 @@ impl fmt::Display for WhenFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(Self::ALL[*self as usize].1)
     }
+}
+
+/// Where the daemon connects to when users say where.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    /// What is reached although it is not on the public internet.
+    pub allow: Vec<EgressRule>,
+    /// Authorities trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One exception from the rule that only public addresses are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EgressRule {
+    Network(ipnet::IpNet),
+    /// Whatever private address a host of this name has, in lower case.
+    Host(String),
 }
 
 /// Logs and traces.

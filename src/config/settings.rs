@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 49] = [
+pub(super) const KNOWN: [Known; 51] = [
     plain("data_dir"),
     secret("database.url"),
     plain("database.url_file"),
@@ -61,6 +61,8 @@ pub(super) const KNOWN: [Known; 49] = [
     plain("audit.bytes_max"),
     plain("templates.dir"),
     plain("catalogue.base_url"),
+    plain("egress.allow"),
+    plain("egress.ca_file"),
     plain("telemetry.log_level"),
     plain("telemetry.log_format"),
     plain("telemetry.otlp_endpoint"),

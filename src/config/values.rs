@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{CachePolicy, Database, LogFormat, WhenFull};
+use super::{CachePolicy, Database, EgressRule, LogFormat, WhenFull};
 use crate::limits;
 use crate::model::name::Slug;
 use crate::model::server::CanonicalUrl;
@@ -258,6 +258,29 @@ pub(super) fn cache_policies(text: &str) -> Result<BTreeMap<String, CachePolicy>
     let pairs = text.split(',').filter(|part| !part.trim().is_empty());
     let pairs: Option<BTreeMap<_, _>> = pairs.map(pair).collect();
     pairs.ok_or(wrong("does not give templates availability or fidelity", FORM))
+}
+
+/// Networks, addresses and host names, with commas between: `10.0.0.0/8, db.internal`.
+pub(super) fn egress_rules(text: &str) -> Result<Vec<EgressRule>, Wrong> {
+    let rules = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(egress_rule);
+    let rules: Option<Vec<_>> = rules.collect();
+    rules.ok_or(wrong(
+        "holds something that is neither a network nor a host name",
+        r#"write it like "10.0.0.0/8, 192.168.1.7, db.internal""#,
+    ))
+}
+
+fn egress_rule(text: &str) -> Option<EgressRule> {
+    if let Ok(network) = text.parse::<ipnet::IpNet>() {
+        return Some(EgressRule::Network(network.trunc()));
+    }
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Some(EgressRule::Network(address.into()));
+    }
+    let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    // Numbers alone are addresses in disguise, which nothing here would ever match.
+    let is_host = is_name(text) && text.bytes().any(|b| b.is_ascii_alphabetic());
+    is_host.then(|| EgressRule::Host(text.trim_end_matches('.').to_ascii_lowercase()))
 }
 
 pub(super) fn slug(text: &str) -> Result<Slug, Wrong> {

@@ -25,6 +25,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod validation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub use quick_apply::{Feed, KeyChange, QuickApply, Unfed};
 pub use rotation::{Rotation, RotationSpec};
 pub use servers::{Reach, SavedVersion, ServerPatch, ServerSpec, SurfacePatch};
 pub use tokens::TokenSpec;
+pub use validation::{Discovered, Tested};
 
 /// Who works on the stores of this machine directly.
 const LOCAL: &str = "local";

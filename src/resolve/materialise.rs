@@ -1,6 +1,6 @@
 //! Rules 7 and 8, pure: plan and secrets in, the typed config with its provenance out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -31,7 +31,7 @@ pub(super) fn materialise(
         let source = ValueSource::Connection(planned.connection.id);
         config.insert(wire.key, credential_entry(&wiring.instance, wire.key, value, source)?);
     }
-    require_all(wiring, plan, &config)?;
+    require_all(wiring, plan, |key| config.contains_key(key))?;
     let expires_at = secrets.iter().filter_map(|fetched| fetched.document.expires_at).min();
     let refresh_after = secrets.iter().map(|fetched| fetched.refresh_after).min().unwrap_or(refresh_without_secrets);
     Ok(Resolution {
@@ -94,9 +94,19 @@ fn credential_entry(
     Ok(ResolvedEntry { key: key.to_owned(), value, secret: true, source })
 }
 
-fn require_all(wiring: &Wiring, plan: &Plan<'_>, config: &BTreeMap<&str, ResolvedEntry>) -> Result<(), Refusal> {
+/// The refusal that `materialise` would answer whatever the secrets are.
+pub(super) fn foresee(wiring: &Wiring, plan: &Plan<'_>) -> Result<(), Refusal> {
+    let mut keys: BTreeSet<&str> = plan.wires.iter().map(|wire| wire.key).collect();
+    for (key, value, source) in plain_values(wiring, plan.profile) {
+        plain_entry(&wiring.instance, key, value, source)?;
+        keys.insert(key);
+    }
+    require_all(wiring, plan, |key| keys.contains(key))
+}
+
+fn require_all(wiring: &Wiring, plan: &Plan<'_>, has: impl Fn(&str) -> bool) -> Result<(), Refusal> {
     let required = wiring.instance.config_schema.iter().filter(|(_, field)| field.required);
-    let missing: Vec<&str> = required.map(|(key, _)| key.as_str()).filter(|key| !config.contains_key(key)).collect();
+    let missing: Vec<&str> = required.map(|(key, _)| key.as_str()).filter(|key| !has(key)).collect();
     if missing.is_empty() {
         return Ok(());
     }

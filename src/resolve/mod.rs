@@ -7,6 +7,7 @@ mod explain;
 mod foresee;
 mod materialise;
 mod plan;
+pub mod ready;
 mod rejected;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ mod servers;
 mod tags;
 mod templates;
 mod tokens;
+mod validation;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::auth::Authenticator;
 use crate::control::Control;
 use crate::limits;
+use crate::probe::Prober;
 use crate::resolve::Resolver;
 use asker::Rates;
 use problem::Problem;
@@ -43,14 +45,15 @@ struct Shared {
     control: Control,
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
+    prober: Prober,
     rates: Rates,
     places: Semaphore,
 }
 
 impl Rest {
-    pub fn new(control: Control, resolver: Arc<Resolver>, authenticator: Arc<Authenticator>) -> Self {
+    pub fn new(control: Control, resolver: Arc<Resolver>, authenticator: Arc<Authenticator>, prober: Prober) -> Self {
         let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, resolver, authenticator, rates, places }))
+        Self(Arc::new(Shared { control, resolver, authenticator, prober, rates, places }))
     }
 
     /// Everything under `/v1`.
@@ -78,6 +81,7 @@ fn described() -> OpenApiRouter<Rest> {
         .nest("/v1/resolve", resolve::routes())
         .nest("/v1/pats", tokens::routes())
         .merge(audit::routes())
+        .merge(validation::routes())
 }
 
 /// The OpenAPI description, as text.

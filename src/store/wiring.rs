@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::records::{ProjectScope, WiringFound};
+use super::records::{ProjectRecord, ProjectScope, WiringFound};
 use super::rows::{ConnectionRow, connection_columns, counted, from_json, parsed, parsed_optional, unreadable};
 use super::{Store, StoreError, read};
 use crate::limits;
 use crate::model::connection::Connection;
-use crate::model::id::{ConnectionId, InstanceId};
+use crate::model::id::{ConnectionId, InstanceId, ServerId};
 use crate::model::overrides::Override;
 use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::resolution::InstanceRef;
@@ -97,6 +97,9 @@ const BY_SERVER: &str = wiring_find!(server, tenant);
 const BY_SERVER_IN_PROJECT: &str = wiring_find!(server, project);
 const BY_SERVER_IN_ASKED: &str = wiring_find!(server, asked);
 
+const INSTANCES_OF_SERVER: &str =
+    "SELECT id FROM instances WHERE tenant_id = $1 AND server_id = $2 AND project_id = $3 ORDER BY id LIMIT $4";
+
 const HEAD: i32 = 0;
 const WIRE: i32 = 1;
 
@@ -164,6 +167,26 @@ impl Store {
                 .fetch_all(connection)
         })?;
         found(rows)
+    }
+}
+
+impl Store {
+    /// The first `limit` of a project's instances of one server.
+    pub async fn instances_of_server(
+        &self,
+        project: &ProjectRecord,
+        server: ServerId,
+        limit: usize,
+    ) -> Result<Vec<InstanceId>, StoreError> {
+        let ids: Vec<String> = read!(self, |connection| {
+            sqlx::query_scalar(INSTANCES_OF_SERVER)
+                .bind(project.tenant.to_string())
+                .bind(server.to_string())
+                .bind(project.id.to_string())
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(connection)
+        })?;
+        ids.iter().map(|id| parsed("instances.id", id)).collect()
     }
 }
 
