@@ -35,7 +35,7 @@ fn marked(mark: &str) -> Vec<String> {
 #[test]
 fn no_command_of_readme_is_left_out_here() {
     let marks: Vec<String> = blocks().into_iter().map(|block| block.mark).collect();
-    assert_eq!(marks, ["sh", "sh", "sh tour", "yaml manifest", "sh tour", "sh production"]);
+    assert_eq!(marks, ["sh", "sh", "sh tour", "yaml manifest", "sh tour", "sh api", "sh production"]);
 }
 
 #[test]
@@ -73,6 +73,32 @@ fn the_tour_can_be_taken() {
     for told in ["nothing was changed", "changes made", "APIKey     ********", "APIKey='re_demo'"] {
         assert!(applying.contains(told), "{told}\n{applying}");
     }
+}
+
+#[test]
+fn the_way_by_the_api_can_be_gone() {
+    let home = Home::new();
+    let dev = home.dev("");
+    let block = marked("sh api").remove(0).replace("127.0.0.1:8420", dev.at("http"));
+    let printed = home.must(&format!("set -e -o pipefail\n{block}"));
+    let told = [
+        "\"key\": \"APIKey\"",
+        "\"prod\"",
+        "address: ",
+        "re_first",
+        "re_sandbox",
+        "\"new_version\": 2",
+        "re_second",
+        "\"code\": \"IN_USE\"",
+        "[]",
+        "News sandbox",
+    ];
+    let mut rest = printed.as_str();
+    for told in told {
+        let (_, after) = rest.split_once(told).unwrap_or_else(|| panic!("{told} is not in {rest}\nof\n{printed}"));
+        rest = after;
+    }
+    assert!(!rest.contains("News\n"), "what was deleted is still listed: {printed}");
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ pub(crate) fn embedded(dir: &TempDir, more: &[(&'static str, String)]) -> Config
 impl Sidecar {
     /// Starts the daemon that `config` describes.
     pub(crate) async fn start(dir: TempDir, config: Config, clock: Clock) -> Self {
-        let running = app::start(&config, clock).await.unwrap();
+        let running = Box::pin(app::start(&config, clock)).await.unwrap();
         Self { running, _dir: dir }
     }
 
