@@ -21,7 +21,7 @@
 //! | metrics | every metric with its help text and labels | model |
 //! | audit | the record of every resolve, as a file of JSON lines | limits, clock, model, config, metrics |
 //! | telemetry | logs and traces out of the process | config, limits |
-//! | templates | the connection templates: built-in files and a directory | limits, model |
+//! | templates | the connection templates: built-in files and a directory; the platform's servers | limits, model |
 //! | probe | MCP servers and credentials tried from outside, and which addresses may be reached for it | limits, clock, model, config |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
 //! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |

@@ -10,7 +10,7 @@ use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
-use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
+use crate::model::secret::{ExposeSecret, LeasePath, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
 use crate::store::{ConnectionsPage, Once, References, UseRecord};
@@ -247,6 +247,10 @@ impl Control {
         asked: &str,
         given: SecretFields,
     ) -> Result<SavedConnection, ControlError> {
+        // Whoever means to save credentials is told so even if there are none to be given.
+        if let Some(path) = self.connection_get(workspace, asked).await?.source.lease_path() {
+            return Err(issued_from(path));
+        }
         let patch = ConnectionPatch { credentials: given, ..ConnectionPatch::default() };
         self.connection_patch(workspace, asked, None, patch).await
     }
@@ -307,8 +311,7 @@ impl Control {
         given: SecretFields,
     ) -> Result<(Vec<String>, Fingerprints), ControlError> {
         if let Some(path) = connection.source.lease_path() {
-            let reason = format!("they are issued from {path}: there are none to save");
-            return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
+            return Err(issued_from(path));
         }
         self.expect_no_rotation(workspace, connection).await?;
         let template = self.template(&connection.template)?;
@@ -402,6 +405,11 @@ fn turned_on(held: &Status) -> (ConnectionState, Option<String>) {
     let former = held.reason.as_deref().and_then(|word| word.parse().ok());
     // Whatever else stands there must not keep it off.
     (former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active), None)
+}
+
+fn issued_from(path: &LeasePath) -> ControlError {
+    let reason = format!("they are issued from {path}: there are none to save");
+    ControlError::Mistakes(vec![mistake("credentials", reason)])
 }
 
 /// A leased connection stores nothing.

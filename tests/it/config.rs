@@ -113,6 +113,8 @@ fn the_whole_file_is_understood() {
         client_ca_file = "/tls/ca.pem"
         [http]
         address = "off"
+        [catalogue]
+        base_url = "https://MCP.acme.example/v1/"
         [[callers]]
         uid = 1000
         tenant = "acme"
@@ -142,6 +144,7 @@ fn the_whole_file_is_understood() {
     assert_eq!((socket.mode, socket.group.as_deref(), socket.owner.as_deref()), (0o600, Some("1000"), None));
     assert_eq!(config.grpc.call_deadline, Duration::from_millis(500));
     assert!(config.grpc.tls.is_some() && config.http.address.is_none());
+    assert_eq!(config.catalogue_base_url.as_str(), "https://mcp.acme.example/v1");
     assert_eq!(config.known_callers[0].identity, Identity::Uid(1000));
     assert_eq!(config.known_callers[1].identity, Identity::CertificateName("spiffe://acme/executor".into()));
     assert_eq!(config.known_callers[1].role.to_string(), "project_admin");
@@ -202,6 +205,10 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[cache]\npolicy = \"strict\"", "cache.policy 2: is not a policy; write \"availability\" (the default) or"),
     ("[cache.policies]\npostgres = \"strict\"", "cache.policies 1: does not give templates availability or fidelity"),
     ("[cache.policies]\npostgres = [\"fidelity\"]", "cache.policies 1: holds more than one value for a template"),
+    (
+        "[catalogue]\nbase_url = \"https://u:p@host/\"",
+        "catalogue.base_url 2: is not the URL of a server; write it like",
+    ),
     ("[cache]\npolicies = 1", "cache.policies 2: does not give templates availability or fidelity; write lines like"),
     ("[cache]\nbytes_max = \"1MB\"", "cache.bytes_max 2: is not a size; write bytes"),
     ("[cache]\nentries_max = 0", "cache.entries_max 2: leaves no room for a single secret"),

@@ -114,7 +114,7 @@ async fn the_platforms_servers_are_listed_with_their_templates_and_are_nobodys_t
         listed["items"].as_array().unwrap().len()
     };
     assert_eq!((count("").await, count("&owner=platform").await, count("&owner=tenant").await), (41, 40, 1));
-    assert_eq!(count("&q=google-").await, 8);
+    assert_eq!(count("&q=google-").await, 9);
 }
 
 #[tokio::test]
