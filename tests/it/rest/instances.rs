@@ -281,6 +281,39 @@ async fn quick_apply_says_why_a_connection_does_not_fit() {
     api.ask_if(&token, "\"7\"", "POST", &path, &body).await.problem(412, "CHANGED_MEANWHILE");
 }
 
+#[tokio::test]
+async fn quick_apply_finds_the_keys_of_a_platform_server_by_what_the_template_says() {
+    let api = Api::embedded().await;
+    let token = api.token(Role::Contributor).await;
+    let credentials =
+        json!({ "host": "db.example.com", "database": "books", "user": "reader", "password": "canary-password" });
+    let new = json!({ "display_name": "Books", "provider": "mysql", "credentials": credentials });
+    let connection = api.ask(&token, "POST", "/v1/connections", Some(&new)).await.ok()["id"].clone();
+    api.ask(&token, "POST", INSTANCES, Some(&json!({ "service": "mysql" }))).await.ok();
+    let profiles = format!("{INSTANCES}/mysql/config-profiles");
+    api.ask(&token, "POST", &profiles, Some(&json!({ "name": "live" }))).await.ok();
+    let path = Api::profile("mysql", "live");
+    let body = json!({ "connection_id": connection });
+    let applied = api.ask(&token, "POST", &format!("{path}/apply-connection"), Some(&body)).await.ok();
+    let fed: Vec<(&str, &str)> = applied["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| (text(&change["key"]), text(&change["after"]["credential"])))
+        .collect();
+    let expected = [
+        ("mysql_database", "database"),
+        ("mysql_host", "host"),
+        ("mysql_password", "password"),
+        ("mysql_port", "port"),
+        ("mysql_user", "user"),
+    ];
+    assert_eq!(fed, expected, "{applied}");
+    assert_eq!(applied["unfed"], json!([]));
+    assert_eq!(api.ask(&token, "POST", &format!("{path}/set-active"), None).await.ok()["is_active"], true);
+    assert!(!applied.to_string().contains("canary"), "{applied}");
+}
+
 async fn an_instance_that_is_overridden_goes_only_by_force(api: Api) {
     let (contributor, admin) = (api.token(Role::Contributor).await, api.token(Role::Admin).await);
     api.world.control.instance_token_create(&api.world.workspace, "pay", "pay process".into(), None).await.unwrap();
