@@ -4,14 +4,15 @@ use super::{Control, ControlError, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::id::InstanceId;
 use crate::model::name::Slug;
-use crate::store::{InstanceFound, InstanceRecord, Once, ServerRef};
+use crate::store::{InstanceFound, InstanceRecord, Once};
 
 /// What a new instance is made from.
 #[derive(Clone, Debug)]
 pub struct InstanceSpec {
     /// The service of its server, unless said otherwise.
     pub name: Option<String>,
-    pub server: ServerRef,
+    /// By its id or service.
+    pub server: String,
 }
 
 impl Control {
@@ -25,15 +26,9 @@ impl Control {
         if let Some(made) = self.made_before(once).await? {
             return self.instance_get(workspace, &made).await;
         }
-        let (server, service) = self.store.server_meant(workspace.tenant.id, &spec.server).await?.ok_or_else(|| {
-            let what = match &spec.server {
-                ServerRef::Id(id) => format!("MCP server {id}"),
-                ServerRef::Service(service) => format!("MCP server {:?}", service.as_str()),
-            };
-            ControlError::NotFound { what, hint: String::new() }
-        })?;
-        let name = spec.name.map_or(Ok(service), |name| slug(&name))?;
-        let record = InstanceRecord { id: InstanceId::generate(), name, server, active_profile: None };
+        let server = self.server_get(workspace, &spec.server).await?.server;
+        let name = spec.name.map_or(Ok(server.service), |name| slug(&name))?;
+        let record = InstanceRecord { id: InstanceId::generate(), name, server: server.id, active_profile: None };
         let mut tx = self.begin().await?;
         if let Some(once) = once {
             tx.once_insert(once, &record.id.to_string()).await?;

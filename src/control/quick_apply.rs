@@ -9,7 +9,7 @@ use crate::model::id::ConnectionId;
 use crate::model::profile::Wire;
 use crate::model::refusal::Refusal;
 use crate::model::schema::{ConfigSchema, ConfigValue, ValueType};
-use crate::model::template::Template;
+use crate::model::template::{Feed as Feeding, Template};
 use crate::model::wiring::WiredConnection;
 
 /// What quick apply makes of a profile.
@@ -127,9 +127,18 @@ struct Pairing<'a> {
 }
 
 impl<'a> Ends<'a> {
-    /// By secrecy and type first; by names only what is left.
+    /// As the template says, if it knows the service; else by secrecy and type, and by names only what is left.
     fn pairing(&self) -> Pairing<'a> {
         let mut pairing = Pairing::default();
+        let template = self.template.into_iter().flat_map(|template| &template.feeds);
+        let of_service: Vec<&Feeding> = template.filter(|feed| feed.service.as_str() == self.service).collect();
+        if !of_service.is_empty() {
+            let is_there =
+                |feed: &&Feeding| self.connection.fields.contains(&feed.field) && self.schema.contains_key(&feed.key);
+            let there = of_service.into_iter().filter(is_there);
+            pairing.pairs.extend(there.map(|feed| (feed.key.as_str(), feed.field.as_str())));
+            return pairing;
+        }
         pairing.pairs.extend(self.the_one_secret());
         for (key, schema) in self.schema {
             if pairing.pairs.contains_key(key.as_str()) {
@@ -213,6 +222,7 @@ mod tests {
     use crate::model::connection::{ConnectionState, Status};
     use crate::model::secret::SecretSource;
     use crate::templates::Catalogue;
+    use crate::templates::servers::platform;
 
     fn connection(template: &str, provider: &str, fields: &[&str]) -> Connection {
         Connection {
@@ -274,6 +284,33 @@ mod tests {
                 expected.into_iter().map(|(key, field)| (key.to_owned(), field.to_owned())).collect();
             assert_eq!(pairs(&connection, "svc", &schema).0, expected, "{schema}");
         }
+    }
+
+    #[test]
+    fn every_connector_of_the_platform_is_fed_as_its_templates_say() {
+        let catalogue = Catalogue::built_in();
+        let mut fed = 0;
+        for server in platform(&"https://mcp.example.com".parse().unwrap()) {
+            for template in catalogue.iter() {
+                let feeds = template.feeds.iter().filter(|feed| feed.service == server.service);
+                let expected: BTreeMap<&str, &str> =
+                    feeds.map(|feed| (feed.key.as_str(), feed.field.as_str())).collect();
+                if expected.is_empty() {
+                    continue;
+                }
+                let fields: Vec<&str> = template.fields.iter().map(|field| field.name.as_str()).collect();
+                let connection = connection(&template.name, &template.provider, &fields);
+                let ends = Ends {
+                    template: Some(template),
+                    connection: &connection,
+                    service: server.service.as_str(),
+                    schema: &server.config_schema,
+                };
+                assert_eq!(ends.pairing().pairs, expected, "{} for {}", template.name, server.service);
+                fed += 1;
+            }
+        }
+        assert!(fed >= 30, "{fed}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::control::InstanceSpec;
 use crate::model::caller::Role;
 use crate::model::id::InstanceId;
 use crate::model::refusal::Refusal;
-use crate::store::{InstanceFound, ServerRef};
+use crate::store::InstanceFound;
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, patch, delete)).layer(body::limit())
@@ -85,21 +85,6 @@ pub(super) struct DeleteInstanceQuery {
     force: bool,
 }
 
-impl NewInstance {
-    fn server(&self) -> Result<ServerRef, Problem> {
-        let wrong = |pointer: &'static str| move |error: String| Problem::at(pointer, error);
-        match (&self.server_id, &self.service) {
-            (Some(id), None) => {
-                id.parse().map(ServerRef::Id).map_err(|error| format!("{error}")).map_err(wrong("/server_id"))
-            }
-            (None, Some(service)) => {
-                service.parse().map(ServerRef::Service).map_err(|error| format!("{error}")).map_err(wrong("/service"))
-            }
-            _ => Err(Problem::at("", "its server is to be named: by server_id or by service")),
-        }
-    }
-}
-
 /// The instances of the project, in the order in which they were made.
 #[utoipa::path(get, path = "", params(PageQuery), tag = "instances", security(("token" = ["mcp:read"])),
     responses((status = 200, body = Page<InstanceView>), (status = "4XX", body = ProblemBody)))]
@@ -115,7 +100,12 @@ async fn list(asker: Asker<Read>, QueryOf(query): QueryOf<PageQuery>) -> Result<
     responses((status = 201, body = InstanceView), (status = "4XX", body = ProblemBody)))]
 async fn create(asker: Asker<Write>, body: JsonBody<NewInstance>) -> Result<Response, Problem> {
     let once = asker.once("instances.create", &body.bytes)?;
-    let spec = InstanceSpec { server: body.value.server()?, name: body.value.name };
+    let NewInstance { name, server_id, service } = body.value;
+    let server = match (server_id, service) {
+        (Some(server), None) | (None, Some(server)) => server,
+        _ => return Err(Problem::at("", "its server is to be named: by server_id or by service")),
+    };
+    let spec = InstanceSpec { name, server };
     let made = asker.control.instance_create(&asker.workspace, spec, once.as_ref()).await?;
     Ok((StatusCode::CREATED, Tagged(made.version, Json(InstanceView::from(made)))).into_response())
 }

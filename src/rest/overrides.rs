@@ -28,7 +28,7 @@ pub(super) struct OverridesBody {
     overrides: Vec<OverrideBody>,
     /// The only environment whose connections the workflow may use; those without a label serve any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     environment: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct OverrideBody {
     connection_id: String,
     /// The only step that it holds for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     step: Option<String>,
     /// The only connection that it replaces, for an instance that uses several.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -39,23 +39,14 @@ pub(super) struct ProfileView {
     name: String,
     /// Whether resolutions use it.
     is_active: bool,
-    /// Plain settings by config key.
-    values: BTreeMap<String, PlainValue>,
+    /// Plain settings by config key. Secrets are wired instead.
+    values: BTreeMap<String, ConfigValue>,
     /// The wiring: which credential feeds which config key.
     source_spec: BTreeMap<String, WireBody>,
     /// The required config keys that it gives nothing for.
     missing_keys: Vec<String>,
     /// Grows with every change; it is the ETag too.
     version: u64,
-}
-
-/// A plain config value. Secrets are wired instead.
-#[derive(Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(super) enum PlainValue {
-    Boolean(bool),
-    Number(f64),
-    Text(String),
 }
 
 /// One credential field of one connection.
@@ -71,10 +62,10 @@ pub(super) struct WireBody {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewProfile {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     name: String,
     #[serde(default)]
-    values: BTreeMap<String, PlainValue>,
+    values: BTreeMap<String, ConfigValue>,
     #[serde(default)]
     source_spec: BTreeMap<String, WireBody>,
 }
@@ -83,9 +74,9 @@ pub(super) struct NewProfile {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProfileChange {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 256)]
     name: Option<String>,
-    values: Option<BTreeMap<String, PlainValue>>,
+    values: Option<BTreeMap<String, ConfigValue>>,
     source_spec: Option<BTreeMap<String, WireBody>>,
 }
 
@@ -125,7 +116,7 @@ pub(super) struct KeyChangeView {
 #[schema(as = Feed)]
 pub(super) enum FeedView {
     Wire(WireBody),
-    Value { value: PlainValue },
+    Value { value: ConfigValue },
 }
 
 /// A required key that nothing feeds.
@@ -146,30 +137,10 @@ impl From<ProfileFound> for ProfileView {
             instance_id: instance.head.id.to_string(),
             name: profile.name,
             is_active,
-            values: profile.values.into_iter().map(|(key, value)| (key, value.into())).collect(),
+            values: profile.values,
             source_spec: profile.source_spec.into_iter().map(|(key, wire)| (key, wire.into())).collect(),
             missing_keys,
             version: profile.version,
-        }
-    }
-}
-
-impl From<ConfigValue> for PlainValue {
-    fn from(value: ConfigValue) -> Self {
-        match value {
-            ConfigValue::Boolean(value) => Self::Boolean(value),
-            ConfigValue::Number(value) => Self::Number(value),
-            ConfigValue::String(value) => Self::Text(value),
-        }
-    }
-}
-
-impl From<PlainValue> for ConfigValue {
-    fn from(value: PlainValue) -> Self {
-        match value {
-            PlainValue::Boolean(value) => Self::Boolean(value),
-            PlainValue::Number(value) => Self::Number(value),
-            PlainValue::Text(value) => Self::String(value),
         }
     }
 }
@@ -184,7 +155,7 @@ impl From<QuickApply> for QuickApplyView {
     fn from(QuickApply { found, changes, unfed }: QuickApply) -> Self {
         let change = |KeyChange { key, before, after }: KeyChange| {
             let before = before.map(|before| match before {
-                Feed::Value(value) => FeedView::Value { value: value.into() },
+                Feed::Value(value) => FeedView::Value { value },
                 Feed::Wire(wire) => FeedView::Wire(wire.into()),
             });
             KeyChangeView { key, before, after: after.into() }
@@ -195,10 +166,6 @@ impl From<QuickApply> for QuickApplyView {
             profile: found.into(),
         }
     }
-}
-
-fn values(given: BTreeMap<String, PlainValue>) -> BTreeMap<String, ConfigValue> {
-    given.into_iter().map(|(key, value)| (key, value.into())).collect()
 }
 
 fn wires(given: BTreeMap<String, WireBody>) -> Result<BTreeMap<String, Wire>, Problem> {
@@ -237,7 +204,7 @@ async fn create(
 ) -> Result<Response, Problem> {
     let once = asker.once(&format!("profiles.create {id}"), &body.bytes)?;
     let new = body.value;
-    let spec = ProfileSpec { name: new.name, values: values(new.values), source_spec: wires(new.source_spec)? };
+    let spec = ProfileSpec { name: new.name, values: new.values, source_spec: wires(new.source_spec)? };
     let made = asker.control.profile_create(&asker.workspace, &id, spec, once.as_ref()).await?;
     Ok((StatusCode::CREATED, tagged(made)).into_response())
 }
@@ -264,7 +231,7 @@ async fn patch(
 ) -> Result<Response, Problem> {
     let change = body.value;
     let source_spec = change.source_spec.map(wires).transpose()?;
-    let patch = ProfilePatch { name: change.name, values: change.values.map(values), source_spec };
+    let patch = ProfilePatch { name: change.name, values: change.values, source_spec };
     Ok(tagged(asker.control.profile_patch(&asker.workspace, &id, &profile, expected, patch).await?))
 }
 

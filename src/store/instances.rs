@@ -1,10 +1,10 @@
 //! Instances: a project's installed copies of servers, and which profile of each is active.
 
-use super::records::{Act, Entity, InstanceFound, InstanceRecord, ProjectRecord, ServerRef};
+use super::records::{Act, Entity, InstanceFound, InstanceRecord, ProjectRecord};
 use super::rows::{counted, from_json, parsed, parsed_optional, stored_version};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
-use crate::model::id::{InstanceId, ProfileId, ProjectId, ServerId, TenantId};
+use crate::model::id::{InstanceId, ProfileId, ProjectId};
 use crate::model::name::Slug;
 use crate::model::wiring::InstanceHead;
 
@@ -34,10 +34,6 @@ macro_rules! heads {
 const INSTANCE_GET: &str =
     concat!(heads!(), "WHERE i.project_id = $1 AND (i.id = $2 OR i.name = $2) ORDER BY i.id = $2 DESC LIMIT 1");
 const INSTANCES_PAGE: &str = concat!(heads!(), "WHERE i.project_id = $1 AND i.id > $2 ORDER BY i.id LIMIT $3");
-const SERVER_BY_SERVICE: &str =
-    "SELECT id, service FROM servers WHERE service = $2 AND COALESCE(tenant_id, '') IN ($1, '')
-    ORDER BY tenant_id IS NULL LIMIT 1";
-const SERVER_BY_ID: &str = "SELECT id, service FROM servers WHERE id = $2 AND (tenant_id = $1 OR tenant_id IS NULL)";
 
 #[derive(sqlx::FromRow)]
 struct HeadRow {
@@ -114,22 +110,6 @@ impl Store {
                 .fetch_all(connection)
         })?;
         rows.into_iter().map(HeadRow::read).collect()
-    }
-
-    /// The server that a tenant means, with its service.
-    pub async fn server_meant(
-        &self,
-        tenant: TenantId,
-        asked: &ServerRef,
-    ) -> Result<Option<(ServerId, Slug)>, StoreError> {
-        let (statement, text) = match asked {
-            ServerRef::Id(id) => (SERVER_BY_ID, id.to_string()),
-            ServerRef::Service(service) => (SERVER_BY_SERVICE, service.to_string()),
-        };
-        let row: Option<(String, String)> = read!(self, |connection| {
-            sqlx::query_as(statement).bind(tenant.to_string()).bind(&text).fetch_optional(connection)
-        })?;
-        row.map(|(id, service)| Ok((parsed("servers.id", &id)?, parsed("servers.service", &service)?))).transpose()
     }
 }
 

@@ -56,8 +56,8 @@ pub use fields::FieldRecord;
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
-    ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerRef,
-    ServerVersion, ServersPage, TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
+    ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion,
+    ServersPage, TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
 pub use rotations::{Due, DueKind, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};

@@ -13,10 +13,12 @@ const PROFILE_INSERT: &str =
     "INSERT INTO profiles (id, instance_id, name, config_values, version, created_at, updated_at)
     SELECT $1, i.id, $4, $5, 1, $6, $6 FROM instances i WHERE i.id = $2 AND i.project_id = $3";
 const PROFILE_UPDATE: &str = "UPDATE profiles SET name = $3, config_values = $4, version = version + 1, updated_at = $5
-    WHERE id = $1 AND version = $6 AND instance_id IN (SELECT i.id FROM instances i WHERE i.project_id = $2)";
+    WHERE id = $1 AND version = $6
+        AND EXISTS (SELECT 1 FROM instances i WHERE i.id = profiles.instance_id AND i.project_id = $2)";
 /// Never the active one.
-const PROFILE_DELETE: &str = "DELETE FROM profiles WHERE id = $1 AND version = $3 AND instance_id IN
-        (SELECT i.id FROM instances i WHERE i.project_id = $2 AND (i.active_profile_id IS NULL OR i.active_profile_id <> $1))";
+const PROFILE_DELETE: &str = "DELETE FROM profiles WHERE id = $1 AND version = $3
+        AND EXISTS (SELECT 1 FROM instances i WHERE i.id = profiles.instance_id AND i.project_id = $2
+            AND (i.active_profile_id IS NULL OR i.active_profile_id <> $1))";
 const WIRES_DELETE: &str = "DELETE FROM profile_wires WHERE profile_id = $1";
 const WIRE_INSERT: &str =
     "INSERT INTO profile_wires (profile_id, config_key, connection_id, credential) VALUES ($1, $2, $3, $4)";

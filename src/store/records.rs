@@ -187,14 +187,6 @@ pub struct InstanceFound {
     pub version: u64,
 }
 
-/// A server as a new instance names it.
-#[derive(Clone, Debug)]
-pub enum ServerRef {
-    Id(ServerId),
-    /// The tenant's own of this service, else the platform's.
-    Service(Slug),
-}
-
 /// Everything of one project, as `apply` and `export` see it. Each list is in the order in which its entries were made.
 #[derive(Clone, Debug)]
 pub struct ProjectState {

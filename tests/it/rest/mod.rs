@@ -3,8 +3,11 @@
 mod access;
 mod connections;
 mod conventions;
+mod instances;
 mod lifecycle;
 mod openapi;
+mod overrides;
+mod resolve;
 mod servers;
 mod tokens;
 

@@ -68,6 +68,7 @@ ALTER TABLE workflows ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
 CREATE INDEX overrides_by_instance ON overrides (instance_id);
 
 ALTER TABLE tokens ADD COLUMN last_used_at INTEGER;
+CREATE INDEX tokens_by_instance ON tokens (instance_id) WHERE instance_id IS NOT NULL;
 
 -- What was made by a request that may be sent again, so that it is made once.
 CREATE TABLE once (
