@@ -247,6 +247,8 @@ impl Control {
         asked: &str,
         given: SecretFields,
     ) -> Result<SavedConnection, ControlError> {
+        // Of a leased connection nothing is asked for: who saves it is to be told so all the same.
+        refuse_leased(&self.connection_get(workspace, asked).await?)?;
         let patch = ConnectionPatch { credentials: given, ..ConnectionPatch::default() };
         self.connection_patch(workspace, asked, None, patch).await
     }
@@ -306,10 +308,7 @@ impl Control {
         connection: &mut Connection,
         given: SecretFields,
     ) -> Result<(Vec<String>, Fingerprints), ControlError> {
-        if let Some(path) = connection.source.lease_path() {
-            let reason = format!("they are issued from {path}: there are none to save");
-            return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
-        }
+        refuse_leased(connection)?;
         self.expect_no_rotation(workspace, connection).await?;
         let template = self.template(&connection.template)?;
         let address = workspace.address(connection);
@@ -440,6 +439,13 @@ impl References {
             self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
         profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
     }
+}
+
+/// Only credentials that were stored can be saved anew.
+pub(super) fn refuse_leased(connection: &Connection) -> Result<(), ControlError> {
+    let Some(path) = connection.source.lease_path() else { return Ok(()) };
+    let reason = format!("they are issued from {path}: there are none to save");
+    Err(ControlError::Mistakes(vec![mistake("credentials", reason)]))
 }
 
 pub(super) fn expect_version(connection: &Connection, expected: Option<u64>) -> Result<(), ControlError> {

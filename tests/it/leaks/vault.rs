@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use credway::model::template::Template;
 use credway::templates::Catalogue;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -68,7 +69,9 @@ async fn a_daemon_on_postgres_and_openbao_shows_secrets_in_answers_only() {
 
 async fn resolve_all_in_vain(stage: &mut Stage, daemon: &Daemon, reason: &str) {
     let mut client = daemon.client(&stage.home.token()).await;
-    for template in Catalogue::built_in().iter().filter(|template| !template.is_leased()) {
+    // The blank template asks for nothing, so its instance has nothing to fetch.
+    let fetches = |template: &&Template| !template.is_leased() && !template.fields.is_empty();
+    for template in Catalogue::built_in().iter().filter(fetches) {
         let status = resolve(&mut client, &template.name).await.unwrap_err();
         assert_eq!(refused(&status).reason, reason);
         stage.evidence.add_status(&template.name, &status);
