@@ -19,7 +19,7 @@
 //! | readiness | what is not ready yet, and why | |
 //! | config | settings as plain values, and how they are read | limits, model |
 //! | metrics | every metric with its help text and labels | model |
-//! | audit | the record of every resolve, as a file of JSON lines | limits, clock, model, config, metrics |
+//! | audit | the record of every resolve, as a file of JSON lines, and which credentials are in use | limits, clock, model, config, metrics |
 //! | telemetry | logs and traces out of the process | config, limits |
 //! | templates | the connection templates: built-in files and a directory; the platform's servers | limits, model |
 //! | probe | MCP servers and credentials tried from outside, and which addresses may be reached for it | limits, clock, model, config |

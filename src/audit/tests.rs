@@ -292,3 +292,37 @@ fn a_line_that_was_torn_spoils_no_other() {
     RecordFile::new(path.clone(), 1000).append(b"next\n").unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), "whole\nto\nnext\n");
 }
+
+#[test]
+fn what_was_told_is_noted_as_in_use_whether_or_not_there_is_a_file() {
+    let rig = Rig::new(WhenFull::Drop);
+    let clock = Clock::Manual(rig.clock.clone());
+    for audit in [rig.audit.clone(), Audit::of(clock.clone(), None)] {
+        for outcome in [Outcome::Resolved(resolved()), Outcome::Abandoned, Outcome::Resolved(resolved())] {
+            rig.clock.advance(Duration::from_secs(7));
+            let asked = audit.asked(Method::Resolve, &caller(), &request()).unwrap();
+            asked.told(Ok(()), |()| outcome).unwrap();
+        }
+        let mut taken = audit.uses().take();
+        taken.sort_by_key(|(told, _)| told.connection);
+        let used = |id| Use {
+            connection: ConnectionId::from_bytes([id; 16]),
+            secret_version: 8,
+            instance: InstanceId::from_bytes([4; 16]),
+        };
+        assert_eq!(taken, [(used(0xa), clock.moment()), (used(0xb), clock.moment())]);
+        assert!(audit.uses().take().is_empty());
+    }
+}
+
+#[test]
+fn an_answer_that_is_told_again_and_again_is_noted_now_and_then() {
+    let clock = ManualClock::at("2026-11-22T14:47:00Z".parse().unwrap());
+    let (noted, moment) = (LastNoted::default(), || Clock::Manual(clock.clone()).moment());
+    let mut times = 0;
+    for _ in 0..1000 {
+        times += usize::from(noted.is_due(moment()));
+        clock.advance(Duration::from_millis(10));
+    }
+    assert_eq!(times, 10);
+}

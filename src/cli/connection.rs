@@ -45,13 +45,15 @@ Examples:
     Disable(Named),
     /// Turns a connection on again
     Enable(Named),
-    /// Saves new credentials and keeps the old ones for a while: until `finish` or `abort`, or the time is over
+    /// Saves new credentials and keeps the old ones for a while
+    ///
+    /// Both are kept until `finish` destroys the old ones, `abort` goes back to them, or their time is over.
     #[command(after_help = "\
 Examples:
   credway connection rotate Resend --secret-file api_key=./new.txt
-  credway connection get Resend                                     tells when the old one was last used
-  credway connection finish Resend                                  destroys the old one
-  credway connection abort Resend                                   goes back to it")]
+  credway connection get Resend       tells when the old ones were last used
+  credway connection finish Resend    destroys the old ones
+  credway connection abort Resend     goes back to the old ones")]
     Rotate(Rotate),
     /// Ends a rotation: destroys the old credentials
     Finish(Named),
@@ -112,11 +114,11 @@ pub(super) struct Update {
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
-    #[command(flatten)]
-    update: Update,
     /// Hours until the old credentials are destroyed by themselves
     #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
     keep_old_for: u32,
+    #[command(flatten)]
+    update: Update,
 }
 
 /// Where credential fields come from. A value itself is never a flag: it would stand in the process list.

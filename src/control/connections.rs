@@ -247,10 +247,8 @@ impl Control {
         asked: &str,
         given: SecretFields,
     ) -> Result<SavedConnection, ControlError> {
-        // Whoever means to save credentials is told so even if there are none to be given.
-        if let Some(path) = self.connection_get(workspace, asked).await?.source.lease_path() {
-            return Err(issued_from(path));
-        }
+        // Of a leased connection nothing is asked for: who saves it is to be told so all the same.
+        refuse_leased(&self.connection_get(workspace, asked).await?)?;
         let patch = ConnectionPatch { credentials: given, ..ConnectionPatch::default() };
         self.connection_patch(workspace, asked, None, patch).await
     }
@@ -310,9 +308,7 @@ impl Control {
         connection: &mut Connection,
         given: SecretFields,
     ) -> Result<(Vec<String>, Fingerprints), ControlError> {
-        if let Some(path) = connection.source.lease_path() {
-            return Err(issued_from(path));
-        }
+        refuse_leased(connection)?;
         self.expect_no_rotation(workspace, connection).await?;
         let template = self.template(&connection.template)?;
         let address = workspace.address(connection);
@@ -407,10 +403,6 @@ fn turned_on(held: &Status) -> (ConnectionState, Option<String>) {
     (former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active), None)
 }
 
-fn issued_from(path: &LeasePath) -> ControlError {
-    let reason = format!("they are issued from {path}: there are none to save");
-    ControlError::Mistakes(vec![mistake("credentials", reason)])
-}
 
 /// A leased connection stores nothing.
 fn accept_new(template: &Template, given: SecretFields) -> Result<Accepted, Vec<FieldMistake>> {
@@ -448,6 +440,13 @@ impl References {
             self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
         profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
     }
+}
+
+/// Only credentials that were stored can be saved anew.
+pub(super) fn refuse_leased(connection: &Connection) -> Result<(), ControlError> {
+    let Some(path) = connection.source.lease_path() else { return Ok(()) };
+    let reason = format!("they are issued from {path}: there are none to save");
+    Err(ControlError::Mistakes(vec![mistake("credentials", reason)]))
 }
 
 pub(super) fn label(connection: &Connection) -> String {

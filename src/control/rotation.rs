@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::connections::{accept_update, label};
+use super::connections::{accept_update, label, refuse_leased};
 use super::diff::status_with_new_credentials;
 use super::{Control, ControlError, Workspace, expect_version, mistake};
 use crate::limits;
@@ -46,19 +46,20 @@ impl Control {
             return self.measured(record, Vec::new()).await;
         }
         expect_version(|| label(&connection), connection.version, expected)?;
+        refuse_leased(&connection)?;
         self.expect_no_rotation(workspace, &connection).await?;
         let kept = kept_for(spec.keep_old_for)?;
         if spec.credentials.is_empty() {
             return Err(ControlError::Mistakes(vec![mistake("credentials", "are to hold what changes")]));
         }
-        let address = stored_address(workspace, &connection)?;
+        let address = workspace.stored_address(connection.id);
         let held = self.secrets.read(&address).await?;
         let accepted = accept_update(self.template(&connection.template)?, spec.credentials, &held.fields)?;
         let mut fields = held.fields.clone();
         fields.extend(accepted.fields);
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
         let new_version = self.secrets.write(&address, &fields, held.version).await?;
-        let began_at = self.clock.now();
+        let began_at = self.now_as_kept();
         let record = RotationRecord {
             connection: connection.id,
             old_version: held.version,
@@ -83,6 +84,12 @@ impl Control {
             return Err(error);
         }
         self.measured(record, accepted.trimmed).await
+    }
+
+    /// The time as the database keeps it: what is told now is told alike later.
+    fn now_as_kept(&self) -> Timestamp {
+        let now = self.clock.now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     /// Puts back the credential of a rotation that nobody will know of. Not when the database went away: it may know.
@@ -147,7 +154,7 @@ impl Control {
         expected: Option<u64>,
     ) -> Result<Connection, ControlError> {
         let (mut connection, rotation) = self.rotating(workspace, asked, expected).await?;
-        let address = stored_address(workspace, &connection)?;
+        let address = workspace.stored_address(connection.id);
         let newest = self.secrets.read(&address).await?.version;
         let old = self.secrets.read_version(&address, rotation.old_version).await?;
         let fingerprints = self.fingerprinter(workspace).await?.of(&old.fields);
@@ -190,16 +197,6 @@ impl Control {
     async fn measured(&self, record: RotationRecord, trimmed: Vec<String>) -> Result<Rotation, ControlError> {
         let last_use_of_old = self.store.last_use(record.connection, record.old_version).await?;
         Ok(Rotation { record, last_use_of_old, trimmed })
-    }
-}
-
-fn stored_address(workspace: &Workspace, connection: &Connection) -> Result<SecretAddress, ControlError> {
-    match connection.source.lease_path() {
-        None => Ok(workspace.stored_address(connection.id)),
-        Some(path) => {
-            let reason = format!("they are issued from {path}, anew with each lease: there is nothing to rotate");
-            Err(ControlError::Mistakes(vec![mistake("credentials", reason)]))
-        }
     }
 }
 

@@ -56,6 +56,30 @@ fn a_connection_cannot_be_made_wrongly() {
 }
 
 #[test]
+fn credentials_are_rotated_and_a_deleted_connection_is_restored() {
+    let (home, _daemon) = project();
+    let rotated = home.must("printf new-canary | credway connection rotate sandbox --secret-file api_key=- $AT");
+    assert!(
+        rotated.contains("version 2 is in use; version 1 is kept until") && !rotated.contains("canary"),
+        "{rotated}"
+    );
+    let told = home.refused(5, "printf x | credway connection update sandbox --secret-file api_key=- $AT");
+    assert!(told.starts_with("error[ROTATION_RUNNING]: "), "{told}");
+    let shown = home.must("credway connection get sandbox $AT");
+    assert!(shown.contains("from version 1, last use not noted, to 2"), "{shown}");
+    assert!(home.must("credway connection abort sandbox $AT").contains("the old credentials are in use again"));
+    home.refused(5, "credway connection finish sandbox $AT");
+    home.must("printf newer-canary | credway connection rotate sandbox --secret-file api_key=- $AT");
+    assert!(home.must("credway connection finish sandbox $AT").contains("the old credentials are destroyed"));
+
+    let deleted = home.must("credway connection delete sandbox --force $AT");
+    let id = deleted.split(['(', ')']).nth(1).unwrap().to_owned();
+    home.refused(3, "credway connection get sandbox $AT");
+    assert!(home.must(&format!("credway connection restore {id} $AT")).contains("restored \"sandbox\""));
+    assert!(home.must("credway resolve pay --workflow rehearsal --reveal").contains("newer-canary"));
+}
+
+#[test]
 fn saved_credentials_are_served_once_the_cache_has_forgotten() {
     let (home, _daemon) = project();
     let saved = home.must("printf new-canary | credway connection update sandbox --secret-file api_key=- $AT");

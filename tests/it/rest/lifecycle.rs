@@ -9,6 +9,7 @@ use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::secrets::SecretError;
 use credway::templates::Catalogue;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Api;
@@ -49,7 +50,9 @@ on_both_pairs! {
 
 impl Scene {
     async fn of(world: World) -> Self {
-        let clock = manual_clock();
+        // In microseconds, as databases keep it.
+        let start = Clock::Manual(manual_clock()).now().as_microsecond();
+        let clock = ManualClock::at(Timestamp::from_microsecond(start).unwrap());
         let api = Api::at(world, Clock::Manual(clock.clone())).await;
         let token = api.token(Role::Contributor).await;
         Self { api, clock, token }
@@ -93,11 +96,13 @@ impl Scene {
         fields.map(|field| (text(field, "name"), text(field, "set_at"), text(field, "fingerprint"))).collect()
     }
 
+    /// What was done to connections and by whom, newest first.
     async fn acts(&self) -> Vec<(String, String)> {
         let admin = self.api.token(Role::Admin).await;
         let lines = self.api.ask(&admin, "GET", "/v1/audit", None).await.ok();
         let word = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
-        lines["items"].as_array().unwrap().iter().map(|line| (word(line, "act"), word(line, "actor"))).collect()
+        let about_connections = lines["items"].as_array().unwrap().iter().filter(|line| line["entity"] == "connection");
+        about_connections.map(|line| (word(line, "act"), word(line, "actor"))).collect()
     }
 }
 
@@ -198,7 +203,7 @@ async fn an_aborted_rotation_leaves_what_was_before(scene: Scene) {
     let rotate = scene.path("production", "/rotate").await;
     for (body, pointer) in [
         (json!({ "credentials": {} }), "/credentials"),
-        (json!({ "credentials": { "nope": "x" } }), "/credentials/nope"),
+        (json!({ "credentials": { "api_key": " " } }), "/credentials/api_key"),
         (json!({ "credentials": { "api_key": "x" }, "keep_old_for_seconds": 0 }), "/keep_old_for_seconds"),
         (json!({ "credentials": { "api_key": "x" }, "keep_old_for_seconds": 99_999_999 }), "/keep_old_for_seconds"),
     ] {
