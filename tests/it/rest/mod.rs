@@ -6,6 +6,7 @@ mod conventions;
 mod openapi;
 mod servers;
 mod tokens;
+mod validation;
 
 use std::net::SocketAddr;
 
