@@ -10,7 +10,7 @@ use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
-use crate::model::secret::{ExposeSecret, LeasePath, SecretAddress, SecretDocument, SecretFields, SecretSource};
+use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
 use crate::store::{ConnectionsPage, Once, References, UseRecord};
@@ -402,7 +402,6 @@ fn turned_on(held: &Status) -> (ConnectionState, Option<String>) {
     // Whatever else stands there must not keep it off.
     (former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active), None)
 }
-
 
 /// A leased connection stores nothing.
 fn accept_new(template: &Template, given: SecretFields) -> Result<Accepted, Vec<FieldMistake>> {

@@ -18,6 +18,7 @@ mod lifecycle;
 mod listeners;
 mod mcp_config;
 mod outages;
+mod probe;
 mod proto;
 mod python;
 mod readme;

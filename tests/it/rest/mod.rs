@@ -10,6 +10,7 @@ mod overrides;
 mod resolve;
 mod servers;
 mod tokens;
+mod validation;
 
 use std::net::SocketAddr;
 

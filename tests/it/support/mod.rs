@@ -1,11 +1,13 @@
 //! What tests stand on: real servers, each started once a run, and a sidecar on free ports.
 
 pub(crate) mod answers;
+pub(crate) mod canned;
 pub(crate) mod cast;
 pub(crate) mod chance;
 pub(crate) mod daemon;
 pub(crate) mod gate;
 pub(crate) mod link;
+pub(crate) mod mcp;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;

@@ -305,7 +305,7 @@ fn audited(line: &str) -> Option<Audited> {
     })
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
     probe.local_addr().expect("bound").port()
 }

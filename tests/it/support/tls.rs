@@ -45,6 +45,15 @@ impl Authority {
         self.sign(params)
     }
 
+    /// For a server at these names and addresses, whose certificate has seen its last day.
+    pub(crate) fn expired_server_at(&self, names: &[&str]) -> Leaf {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2020, 12, 31);
+        self.sign(params)
+    }
+
     /// For a client with these DNS and URI names.
     pub(crate) fn client(&self, dns: &[&str], uris: &[&str]) -> Leaf {
         self.sign(client_params(dns, uris))

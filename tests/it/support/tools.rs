@@ -9,7 +9,17 @@ pub(crate) fn tool(name: &str) -> PathBuf {
 
 /// The same, if it is there.
 pub(crate) fn installed(name: &str) -> Option<PathBuf> {
+    Some(tools().join("venv/bin").join(name)).filter(|path| path.exists())
+}
+
+/// A file of the tests' Node modules.
+pub(crate) fn node_module(path: &str) -> PathBuf {
+    let file = tools().join("node/node_modules").join(path);
+    assert!(file.exists(), "there is no {path} to test with: `tests/run install` brings it");
+    file
+}
+
+fn tools() -> PathBuf {
     let at_home = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
-    let tools = std::env::var_os("CREDWAY_TEST_TOOLS").map_or_else(at_home, PathBuf::from);
-    Some(tools.join("venv/bin").join(name)).filter(|path| path.exists())
+    std::env::var_os("CREDWAY_TEST_TOOLS").map_or_else(at_home, PathBuf::from)
 }
