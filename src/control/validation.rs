@@ -20,7 +20,7 @@ use crate::probe::report::{Check, Finding, Kind, Outcome, Report};
 use crate::probe::{Prober, Seen};
 use crate::resolve::ready;
 use crate::secrets::SecretError;
-use crate::store::{ProjectScope, StoreError, WiringFound};
+use crate::store::{Entity, ProjectScope, StoreError, WiringFound};
 
 /// A connection after its credential was tried.
 #[derive(Clone, Debug)]
@@ -47,6 +47,7 @@ impl Control {
         asked: &str,
     ) -> Result<Tested, ControlError> {
         let mut connection = self.connection_get(workspace, asked).await?;
+        self.note_reads(workspace, [&connection]).await?;
         let report = self.try_credential(workspace, prober, &connection, limits::PROBE_DEADLINE).await;
         if let Some(status) = status_after(&connection.status, &report, self.clock.now()) {
             let mut tested = connection.clone();
@@ -79,7 +80,7 @@ impl Control {
         let server = self.server_get(workspace, asked).await?.server;
         let wirings = self.wirings_of(workspace, &server).await?;
         let connections = wired(&wirings);
-        Ok(self.validated(workspace, prober, server.canonical_url.as_str(), &wirings, connections).await)
+        self.validated(workspace, prober, server.canonical_url.as_str(), &wirings, connections).await
     }
 
     /// Looks at a server with one connection: at the instances that wire it, and at its credential.
@@ -95,7 +96,7 @@ impl Control {
         let mut wirings = self.wirings_of(workspace, &server).await?;
         wirings.retain(|wiring| wires(wiring).any(|id| id == connection.id));
         let connections = BTreeMap::from([(connection.id, connection)]);
-        Ok(self.validated(workspace, prober, server.canonical_url.as_str(), &wirings, connections).await)
+        self.validated(workspace, prober, server.canonical_url.as_str(), &wirings, connections).await
     }
 
     /// Looks at an instance: its server, its active profile, and the connections wired in that.
@@ -113,7 +114,7 @@ impl Control {
         let url = wiring.instance.server_url.clone();
         let wirings = [wiring];
         let connections = wired(&wirings);
-        Ok(self.validated(workspace, prober, url.as_str(), &wirings, connections).await)
+        self.validated(workspace, prober, url.as_str(), &wirings, connections).await
     }
 
     /// Asks a server for its tools, and saves them as what it offers now, where `reach` lets the caller do so.
@@ -166,13 +167,14 @@ impl Control {
         url: &str,
         wirings: &[Wiring],
         connections: BTreeMap<ConnectionId, Connection>,
-    ) -> Report {
+    ) -> Result<Report, ControlError> {
         let (mut report, _, rest) = look(prober, url).await;
         report.checks.extend(wirings.iter().map(keys));
         if wirings.is_empty() {
             report.checks.push(skipped(Kind::Keys, None, "no instance of it is installed here that is wired"));
         }
         let tried = connections.values().take(limits::PROBE_SUBJECTS_MAX);
+        self.note_reads(workspace, tried.clone()).await?;
         let tries = tried.map(async |connection| {
             let report = self.try_credential(workspace, prober, connection, rest).await;
             report.into_one(Kind::Credential, &connection.name)
@@ -181,7 +183,40 @@ impl Control {
         if connections.is_empty() {
             report.checks.push(skipped(Kind::Credential, None, "no connection is wired to it"));
         }
-        report
+        Ok(report)
+    }
+
+    /// Enters in the audit that credentials are read, of those connections of which they are.
+    async fn note_reads<'a>(
+        &self,
+        workspace: &Workspace,
+        connections: impl IntoIterator<Item = &'a Connection> + Send,
+    ) -> Result<(), ControlError> {
+        let read: Vec<ConnectionId> = connections
+            .into_iter()
+            .filter(|connection| self.template_to_try(connection).is_ok())
+            .map(|connection| connection.id)
+            .collect();
+        if read.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.begin().await?;
+        for id in read {
+            let (tenant, project) = (workspace.tenant.id, workspace.project.id);
+            tx.audit_read(tenant, project, Entity::Connection, &id.to_string()).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// The template that says how to try a connection's credential, or why nothing does.
+    fn template_to_try(&self, connection: &Connection) -> Result<&Template, &'static str> {
+        match self.catalogue.get(&connection.template) {
+            Some(template) if template.probe == Probe::None => {
+                Err("nothing is known that could be asked of the provider")
+            }
+            Some(template) => Ok(template),
+            None => Err("its template is not there any more"),
+        }
     }
 
     /// What the provider says of one connection's credential.
@@ -192,14 +227,7 @@ impl Control {
         connection: &Connection,
         budget: Duration,
     ) -> Report {
-        let known = match self.catalogue.get(&connection.template) {
-            Some(template) if template.probe == Probe::None => {
-                Err("nothing is known that could be asked of the provider")
-            }
-            Some(template) => Ok(template),
-            None => Err("its template is not there any more"),
-        };
-        let template: &Template = match known {
+        let template = match self.template_to_try(connection) {
             Ok(template) => template,
             Err(why) => return Report { checks: vec![skipped(Kind::Credential, None, why)] },
         };

@@ -189,8 +189,8 @@ async fn tried(prober: &Prober, template: &Template, given: &[(&str, &str)]) -> 
 async fn postgres_is_asked_whether_it_takes_the_login() {
     let prober = prober();
     let template = template("probe = { kind = \"postgres\", dsn = \"{dsn}\" }");
-    let url: url::Url = Postgres::fresh_database().await.parse().unwrap();
-    let (port, database) = (url.port().unwrap(), url.path());
+    let server = Postgres::locked().await;
+    let (port, database) = (server.port(), "/postgres");
     let dsn = |password: &str, port: u16, rest: &str| format!("postgres://{LOCKED}:{password}@127.0.0.1:{port}{rest}");
     let nobody = free_port();
     let table = [

@@ -17,7 +17,7 @@ use super::report::{Finding, Kind, Run};
 use crate::limits;
 use crate::model::pattern::Pattern;
 use crate::model::probe::Probe;
-use crate::model::secret::{SecretFields, SecretString};
+use crate::model::secret::SecretFields;
 use crate::model::template::Template;
 
 /// What a trial goes by.
@@ -31,12 +31,12 @@ pub(super) struct Way<'a> {
 pub(super) async fn attempt(template: &Template, fields: &SecretFields, way: &Way<'_>, run: &mut Run) {
     match &template.probe {
         Probe::Http(probe) => http::attempt(template, probe, fields, way, run).await,
-        Probe::Postgres { dsn } => match filled(dsn, fields) {
+        Probe::Postgres { dsn } => match dsn.fill(fields) {
             Some(dsn) => sql::postgres(&dsn, way, run).await,
             None => incomplete(run),
         },
         Probe::Mysql { host, port, user, password, database } => {
-            let parts = [host, port, user, password, database].map(|pattern| filled(pattern, fields));
+            let parts = [host, port, user, password, database].map(|pattern| pattern.fill(fields));
             match parts {
                 [Some(host), Some(port), Some(user), Some(password), Some(database)] => {
                     let login = sql::Login { host, port, user, password, database };
@@ -46,8 +46,8 @@ pub(super) async fn attempt(template: &Template, fields: &SecretFields, way: &Wa
             }
         }
         Probe::Redis { address, username, password, database } => {
-            let optional = |pattern: &Option<Pattern>| pattern.as_ref().and_then(|pattern| filled(pattern, fields));
-            match filled(address, fields) {
+            let optional = |pattern: &Option<Pattern>| pattern.as_ref().and_then(|pattern| pattern.fill(fields));
+            match address.fill(fields) {
                 Some(address) => {
                     let (username, password, database) = (optional(username), optional(password), optional(database));
                     redis::attempt(&redis::Login { address, username, password, database }, way, run).await;
@@ -58,10 +58,6 @@ pub(super) async fn attempt(template: &Template, fields: &SecretFields, way: &Wa
         Probe::Mongodb { .. } => skipped(run, "not supported by this build"),
         Probe::None => skipped(run, "nothing is known that could be asked of the provider"),
     }
-}
-
-fn filled(pattern: &Pattern, fields: &SecretFields) -> Option<SecretString> {
-    pattern.fill(fields)
 }
 
 fn skipped(run: &mut Run, why: &str) {

@@ -26,15 +26,14 @@ fn checks(report: &Value, kind: &str) -> Vec<String> {
     checks.map(said).collect()
 }
 
-async fn dsn(password: &str) -> String {
-    let url: url::Url = Postgres::fresh_database().await.parse().unwrap();
-    format!("postgres://{LOCKED}:{password}@127.0.0.1:{}{}", url.port().unwrap(), url.path())
+/// How a user who must give a password reaches the server.
+fn dsn(server: &Postgres, password: &str) -> String {
+    server.url(&format!("{LOCKED}:{password}"), "postgres")
 }
 
 async fn a_test_is_noted_in_the_connections_status(api: Api) {
     let token = api.token(Role::Contributor).await;
-    let made =
-        json!({ "display_name": "Books", "provider": "postgres", "credentials": { "dsn": dsn("canary-wrong").await } });
+    let made = json!({ "display_name": "Books", "provider": "postgres", "credentials": { "dsn": dsn(&postgres, "canary-wrong") } });
     let made = api.ask(&token, "POST", "/v1/connections", Some(&made)).await.ok();
     let path = format!("/v1/connections/{}", made["id"].as_str().unwrap());
     let test = format!("{path}/test");
@@ -46,11 +45,15 @@ async fn a_test_is_noted_in_the_connections_status(api: Api) {
     assert!(!failed.to_string().contains("canary"), "{failed}");
     let shown = api.ask(&token, "GET", &path, None).await.ok();
     assert_eq!((&shown["status"], &shown["status_reason"]), (&json!("degraded"), &json!("CREDENTIAL_REFUSED")));
+    let admin = api.token(Role::Admin).await;
+    let audit = api.ask(&admin, "GET", "/v1/audit", None).await.ok();
+    let is_read = |line: &Value| line["entity_id"] == made["id"] && line["act"] == "read";
+    assert!(audit["items"].as_array().unwrap().iter().any(is_read), "{audit}");
     // The same again is no change.
     api.ask(&token, "POST", &test, None).await.ok();
     assert_eq!(api.ask(&token, "GET", &path, None).await.ok()["version"], shown["version"]);
 
-    let saved = json!({ "credentials": { "dsn": dsn(LOCKED_PASSWORD).await } });
+    let saved = json!({ "credentials": { "dsn": dsn(&postgres, LOCKED_PASSWORD) } });
     api.ask(&token, "PATCH", &path, Some(&saved)).await.ok();
     let passed = api.ask(&token, "POST", &test, None).await.ok();
     assert_eq!((&passed["outcome"], &passed["status"]), (&json!("pass"), &json!("active")), "{passed}");
@@ -72,7 +75,8 @@ async fn a_test_is_noted_in_the_connections_status_on_postgres_and_openbao() {
 #[tokio::test]
 async fn a_server_is_discovered_and_validated_with_its_instances_and_connections() {
     let server = McpProcess::fastmcp().await;
-    let good = dsn(LOCKED_PASSWORD).await;
+    let postgres = Postgres::locked().await;
+    let good = dsn(&postgres, LOCKED_PASSWORD);
     let yaml = format!(
         "tenant: acme\nprojects:\n- project: payments\n  servers:\n  - service: books\n    url: {}\n    config: \
          {{DSN: {{required: true, secret: true}}, REGION: {{required: true}}}}\n  connections:\n  - {{name: ledger, \

@@ -59,6 +59,16 @@ impl Postgres {
         self.url(OWNER, &name)
     }
 
+    /// A server of the test's own, on which `LOCKED` may log in to the database `postgres` by its password.
+    pub(crate) async fn locked() -> Self {
+        let server = Self::own().await;
+        let mut connection = server.connect("postgres").await;
+        let create = format!("CREATE ROLE {LOCKED} LOGIN PASSWORD '{LOCKED_PASSWORD}'");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        server
+    }
+
     /// The URL by which `user` reaches `database`.
     pub(crate) fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
