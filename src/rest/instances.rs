@@ -16,7 +16,7 @@ use super::problem::{Problem, ProblemBody};
 use super::tags::{IfMatch, Tagged};
 use crate::control::InstanceSpec;
 use crate::model::caller::Role;
-use crate::model::id::InstanceId;
+use crate::model::id::{InstanceId, ServerId};
 use crate::model::refusal::Refusal;
 use crate::store::InstanceFound;
 
@@ -102,7 +102,10 @@ async fn create(asker: Asker<Write>, body: JsonBody<NewInstance>) -> Result<Resp
     let once = asker.once("instances.create", &body.bytes)?;
     let NewInstance { name, server_id, service } = body.value;
     let server = match (server_id, service) {
-        (Some(server), None) | (None, Some(server)) => server,
+        (Some(id), None) => {
+            id.parse::<ServerId>().map_err(|error| Problem::at("/server_id", error.to_string()))?.to_string()
+        }
+        (None, Some(service)) => service,
         _ => return Err(Problem::at("", "its server is to be named: by server_id or by service")),
     };
     let spec = InstanceSpec { name, server };

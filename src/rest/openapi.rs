@@ -36,7 +36,9 @@ fn whole(api: &OpenApi) -> Value {
     for item in members(&mut whole["paths"]) {
         for operation in members(item).filter(|operation| operation.is_object()) {
             add_problems(operation);
-            operation["parameters"].as_array_mut().into_iter().flatten().for_each(sharpen);
+            // By `get_mut`: an index would put a null where there are none, which no description may have.
+            let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+            parameters.into_iter().flatten().for_each(sharpen);
         }
     }
     whole
@@ -51,6 +53,9 @@ fn add_problems(operation: &mut Value) {
     let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
     for (status, description) in [("4XX", "Refused: why, and what to do"), ("5XX", "Failed, or not possible now")] {
         operation["responses"][status] = json!({ "description": description, "content": problem });
+    }
+    for response in members(&mut operation["responses"]).filter(|response| response["description"].is_null()) {
+        response["description"] = json!("Done");
     }
 }
 
