@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{Control, ControlError, Workspace};
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionId;
-use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
+use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::token::NoRandomness;
 use crate::secrets::SecretError;
 use crate::store::{Entity, FieldRecord};
@@ -39,8 +39,8 @@ impl Fingerprinter {
         fields.iter().map(|(name, value)| (name.clone(), shown(value))).collect()
     }
 
-    fn read(document: &SecretDocument) -> Option<Self> {
-        let text = document.fields.get(KEY_FIELD)?.expose_secret();
+    fn read(held: &SecretFields) -> Option<Self> {
+        let text = held.get(KEY_FIELD)?.expose_secret();
         let key = Zeroizing::new(HEXLOWER.decode(text.as_bytes()).ok()?);
         (key.len() == KEY_BYTES).then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, &key)))
     }
@@ -50,18 +50,20 @@ impl Control {
     /// What makes a project's fingerprints. Its key is made with the first credential.
     pub(super) async fn fingerprinter(&self, workspace: &Workspace) -> Result<Fingerprinter, ControlError> {
         let address = workspace.stored_address(ConnectionId::from_bytes(RESERVED));
-        let document = match self.secret_find(&address).await? {
-            Some(document) => document,
+        let held = match self.secret_find(&address).await? {
+            Some(document) => document.fields,
             None => {
-                // Of several who make one at once, one succeeds, and all take that.
-                match self.secrets.write(&address, &new_key()?, 0).await {
-                    Ok(_) | Err(SecretError::Conflict { .. }) => self.secrets.read(&address).await?,
+                let new = new_key()?;
+                match self.secrets.write(&address, &new, 0).await {
+                    Ok(_) => new,
+                    // Somebody else made one meanwhile, and that it is.
+                    Err(SecretError::Conflict { .. }) => self.secrets.read(&address).await?.fields,
                     Err(error) => return Err(error.into()),
                 }
             }
         };
         let cause = || "it is no key of fingerprints: delete it, and the next credential makes another".to_owned();
-        Fingerprinter::read(&document)
+        Fingerprinter::read(&held)
             .ok_or_else(|| ControlError::Secrets(SecretError::Unreadable { address, cause: cause() }))
     }
 
@@ -108,9 +110,8 @@ mod tests {
 
     #[test]
     fn a_new_key_reads_back_and_another_form_does_not() {
-        let document = |fields| SecretDocument { fields, version: 1, expires_at: None };
-        assert!(Fingerprinter::read(&document(new_key().unwrap())).is_some());
+        assert!(Fingerprinter::read(&new_key().unwrap()).is_some());
         let short = SecretFields::from([(KEY_FIELD.to_owned(), SecretString::from("abcd"))]);
-        assert!(Fingerprinter::read(&document(short)).is_none());
+        assert!(Fingerprinter::read(&short).is_none());
     }
 }

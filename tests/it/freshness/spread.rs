@@ -57,6 +57,14 @@ fn by_second(times: &[jiff::Timestamp]) -> Vec<usize> {
     seconds
 }
 
+/// When each secret of a mount was read.
+fn read_in_mount(bao: &Bao, mount: &str) -> Vec<jiff::Timestamp> {
+    let prefix = format!("{mount}/data/");
+    let audited = bao.audited();
+    let reads = audited.iter().filter(|seen| seen.operation == "read" && seen.path.starts_with(&prefix));
+    reads.map(|seen| seen.at).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a5_secrets_read_in_one_second_are_read_again_evenly_by_openbaos_own_log() {
     const SECRETS: usize = 400;
@@ -68,6 +76,8 @@ async fn a5_secrets_read_in_one_second_are_read_again_evenly_by_openbaos_own_log
     let bao = Bao::shared().await;
     let mut world = World::openbao(bao, &many(SECRETS)).await;
     let mount = vault(&mut world.config).mount.clone();
+    // Whoever applied the manifest looked for the key of the project's fingerprints.
+    let before = read_in_mount(bao, &mount).len();
     let short = |config: &mut Config| {
         (config.cache.secret_ttl, config.grpc.call_deadline) = (TTL, limits::CALL_DEADLINE_MAX);
     };
@@ -87,10 +97,7 @@ async fn a5_secrets_read_in_one_second_are_read_again_evenly_by_openbaos_own_log
     .await;
     assert_eq!(reads(&sidecar).await, [SECRETS as f64; 2], "somebody waited, or something was read twice");
 
-    let prefix = format!("{mount}/data/");
-    let audited = bao.audited();
-    let of_daemon = audited.iter().filter(|seen| seen.operation == "read" && seen.path.starts_with(&prefix));
-    let times: Vec<_> = of_daemon.map(|seen| seen.at).collect();
+    let times: Vec<_> = read_in_mount(bao, &mount).into_iter().skip(before).collect();
     let (loads, refreshes) = times.split_at(SECRETS);
     let (loading, seconds) = (loads[SECRETS - 1].duration_since(loads[0]), by_second(refreshes));
     println!("{SECRETS} secrets, all read within {loading:.1?}, were read again by second: {seconds:?}");
