@@ -232,7 +232,8 @@ impl Control {
             Err(why) => return Report { checks: vec![skipped(Kind::Credential, None, why)] },
         };
         let address = workspace.address(connection);
-        match tokio::time::timeout(limits::PROBE_CREDENTIAL_DEADLINE, self.secrets.read(&address)).await {
+        let patience = budget.min(limits::PROBE_CREDENTIAL_DEADLINE);
+        match tokio::time::timeout(patience, self.secrets.read(&address)).await {
             Ok(Ok(document)) => prober.credential(template, &document.fields, budget).await,
             Ok(Err(error)) => unread(Some(&error)),
             Err(_) => unread(None),

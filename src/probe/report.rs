@@ -166,6 +166,9 @@ impl Run {
             return self.settle(kind, Duration::ZERO, Err(Finding::skipped("")));
         }
         let deadline = deadline.min(self.rest());
+        if deadline.is_zero() {
+            return self.settle(kind, Duration::ZERO, Err(Finding::skipped("no time was left for it")));
+        }
         let (found, took) = self.timed(tokio::time::timeout(deadline, doing)).await;
         self.settle(kind, took, found.unwrap_or_else(|_| Err(Finding::late(deadline))))
     }

@@ -82,6 +82,8 @@ fn described() -> OpenApiRouter<Rest> {
         .nest("/v1/pats", tokens::routes())
         .merge(audit::routes())
         .merge(validation::routes())
+        .nest("/v1/connections", validation::of_connections())
+        .nest("/v1/mcp/connections", validation::of_connections())
 }
 
 /// The OpenAPI description, as text.

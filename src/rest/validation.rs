@@ -21,12 +21,16 @@ use crate::probe::report::{Check, Report};
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
     OpenApiRouter::new()
-        .routes(routes!(connection_test))
         .routes(routes!(server_validate))
         .routes(routes!(server_connection_validate))
         .routes(routes!(server_discover))
         .routes(routes!(instance_validate))
         .layer(body::limit())
+}
+
+/// Those below a path of connections.
+pub(super) fn of_connections() -> OpenApiRouter<Rest> {
+    OpenApiRouter::new().routes(routes!(connection_test)).layer(body::limit())
 }
 
 /// What a validation found, check by check in their order.
@@ -127,7 +131,7 @@ impl From<Discovered> for DiscoveryView {
 }
 
 /// Tries the credential of a connection at its provider.
-#[utoipa::path(post, path = "/v1/connections/{id}/test", params(("id" = String, Path)), tag = "connections",
+#[utoipa::path(post, path = "/{id}/test", params(("id" = String, Path)), tag = "connections",
     security(("token" = ["mcp:write"])), responses((status = 200, body = TestView), (status = "4XX", body = ProblemBody)))]
 async fn connection_test(
     asker: Asker<Write>,
