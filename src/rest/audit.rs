@@ -50,7 +50,7 @@ impl From<AuditRecord> for AuditView {
     }
 }
 
-/// What was done in the project, newest first.
+/// What was done in the project, and to what its whole tenant shares, newest first.
 #[utoipa::path(get, path = "/v1/audit", params(PageQuery), tag = "audit", security(("token" = ["mcp:write"])),
     responses((status = 200, body = Page<AuditView>), (status = "4XX", body = ProblemBody)))]
 async fn list(asker: Asker<Manage>, QueryOf(query): QueryOf<PageQuery>) -> Result<Json<Page<AuditView>>, Problem> {

@@ -24,6 +24,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) async fn answer(State(rest): State<Rest>, mut request: Request, next: Next) -> Response {
     let id = request_id(&request);
     let path = request.uri().path().to_owned();
+    let may_write = !request.method().is_safe();
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = match rest.0.places.try_acquire() {
         Ok(_place) => {
@@ -37,6 +38,10 @@ pub(super) async fn answer(State(rest): State<Rest>, mut request: Request, next:
         }
         Err(_) => Problem::from(Refusal::overloaded(limits::OVERLOAD_RETRY_PAUSE)).into_response(),
     };
+    if may_write && response.status().is_success() {
+        // Whoever was told of a change finds it in what this daemon answers next.
+        rest.0.resolver.caught_up().await;
+    }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         if problem.status().is_server_error() {
             tracing::warn!(request_id = %id, code = problem.code(), "{path} could not be answered");

@@ -12,14 +12,14 @@ const AUDIT_INSERT: &str =
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 /// Newest first, before `$3`.
 const AUDIT_OF_PROJECT: &str = "SELECT id, project_id, at, actor, request_id, act, entity, entity_id FROM audit_log
-    WHERE tenant_id = $1 AND project_id = $2 AND id < $3 ORDER BY id DESC LIMIT $4";
+    WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4";
 /// After all ids.
 const NEWEST: &str = "aud_~";
 
 type AuditRow = (String, Option<String>, i64, String, Option<String>, String, String, String);
 
 impl Store {
-    /// The audit of a project, newest first: at most `limit` lines that are older than `before`.
+    /// The audit of a project and of what its whole tenant shares, newest first: at most `limit` lines that are older than `before`.
     pub async fn audit_page(
         &self,
         tenant: TenantId,
