@@ -18,7 +18,7 @@ use crate::model::template::Template;
 use crate::model::wiring::Wiring;
 use crate::probe::report::{Check, Finding, Kind, Outcome, Report};
 use crate::probe::{Prober, Seen};
-use crate::resolve::ready;
+use crate::resolve::foresee;
 use crate::secrets::SecretError;
 use crate::store::{Entity, ProjectScope, StoreError, WiringFound};
 
@@ -251,7 +251,7 @@ async fn look(prober: &Prober, url: &str) -> (Report, Seen, Duration) {
 
 /// Whether the instance's active profile gives all that its server requires.
 fn keys(wiring: &Wiring) -> Check {
-    let finding = match ready::check(wiring) {
+    let finding = match foresee::check(wiring) {
         Ok(()) => Finding::pass("the active profile gives every required key"),
         Err(refusal) => Finding::fail(refusal.reason.code(), refusal.message, refusal.remedy),
     };

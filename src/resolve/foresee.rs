@@ -1,11 +1,12 @@
 //! What a resolution would come to, as far as wiring and states decide it: no secret is fetched, and nothing is handed out.
 
 use super::{Resolver, materialise, plan};
+use crate::limits;
 use crate::model::caller::Caller;
 use crate::model::connection::ConnectionState;
 use crate::model::id::{ConnectionId, ProfileId};
 use crate::model::refusal::Refusal;
-use crate::model::resolution::ResolutionRequest;
+use crate::model::resolution::{InstanceRef, ResolutionRequest};
 use crate::model::wiring::{InstanceHead, Wiring};
 
 /// What a resolution would come to.
@@ -45,6 +46,19 @@ impl Resolver {
             Err(refusal) => Foresight { refusals: vec![refusal], ..Foresight::default() },
         }
     }
+}
+
+/// The refusal that a resolution outside of any workflow would meet, as far as it does not lie in the secrets.
+pub fn check(wiring: &Wiring) -> Result<(), Refusal> {
+    let request = ResolutionRequest {
+        project: None,
+        workflow: None,
+        instance: InstanceRef::Id(wiring.instance.id),
+        expected_server: None,
+        step: None,
+        min_token_ttl: limits::MIN_TOKEN_TTL_DEFAULT,
+    };
+    foresight(wiring, &request).refusals.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn foresight(wiring: &Wiring, request: &ResolutionRequest) -> Foresight {

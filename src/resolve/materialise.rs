@@ -1,6 +1,6 @@
 //! Rules 7 and 8, pure: plan and secrets in, the typed config with its provenance out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
@@ -92,16 +92,6 @@ fn credential_entry(
     };
     // Schemas rarely say what is secret: whatever comes from a connection is.
     Ok(ResolvedEntry { key: key.to_owned(), value, secret: true, source })
-}
-
-/// The refusal that `materialise` would answer whatever the secrets are.
-pub(super) fn foresee(wiring: &Wiring, plan: &Plan<'_>) -> Result<(), Refusal> {
-    let mut keys: BTreeSet<&str> = plan.wires.iter().map(|wire| wire.key).collect();
-    for (key, value, source) in plain_values(wiring, plan.profile) {
-        plain_entry(&wiring.instance, key, value, source)?;
-        keys.insert(key);
-    }
-    require_all(wiring, plan, |key| keys.contains(key))
 }
 
 fn require_all(wiring: &Wiring, plan: &Plan<'_>, has: impl Fn(&str) -> bool) -> Result<(), Refusal> {

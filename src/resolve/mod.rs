@@ -4,10 +4,9 @@
 
 mod bound;
 mod explain;
-mod foresee;
+pub mod foresee;
 mod materialise;
 mod plan;
-pub mod ready;
 mod rejected;
 #[cfg(test)]
 mod tests;

@@ -120,7 +120,7 @@ impl Problem {
     /// A part of the body is wrong.
     pub(super) fn pointed(errors: Vec<PointedError>) -> Self {
         let detail = match errors.as_slice() {
-            [only] => format!("{} {}", only.pointer, only.detail),
+            [only] => format!("{} {}", only.pointer, only.detail).trim_start().to_owned(),
             several => format!("{} things are wrong with the request", several.len()),
         };
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, Reason::InvalidRequest.code(), detail)

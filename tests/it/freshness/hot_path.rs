@@ -197,13 +197,15 @@ async fn a9_memory_is_bounded_by_entries_and_by_bytes_and_a_hot_secret_stays() {
         let mut client = sidecar.client(&world.token(&[Scope::McpExecute]).await).await;
         // What was read before it heard of the token would be read again.
         sidecar.caught_up().await;
-        let mut reads_of_hot = 0;
+        let mut reads_of_hot = Vec::new();
         for n in 0..2 * INSTANCES {
             client.resolve_credentials(asking(&format!("i{}", 1 + n % (INSTANCES - 1)))).await.unwrap();
             let hot = client.resolve_credentials(asking("i0")).await.unwrap().into_inner();
-            reads_of_hot += usize::from(hot.provenance.unwrap().connections[0].freshness() == Freshness::Fresh);
+            if hot.provenance.unwrap().connections[0].freshness() == Freshness::Fresh {
+                reads_of_hot.push(n);
+            }
         }
-        assert_eq!(reads_of_hot, 1, "the hot secret was pushed out");
+        assert_eq!(reads_of_hot, [0], "the hot secret was pushed out");
         let gauges = [
             "credway_secret_cache_entries",
             "credway_secret_cache_bytes",

@@ -1,5 +1,6 @@
 //! Every operation of the description tried by nobody, a stranger, another tenant, another project, and each role.
 
+use credway::control::TokenSpec;
 use credway::model::caller::{Role, Scope};
 use serde_json::{Value, json};
 
@@ -96,4 +97,106 @@ async fn every_operation_is_refused_to_who_may_not_do_it_and_to_nobody_else() {
         }
     }
     eprintln!("{} operations, {tried} by each role", operations.len());
+}
+
+/// What is there, by the parameters of paths.
+struct Things {
+    connection: String,
+    server: String,
+    instance: String,
+    profile: String,
+    token: String,
+}
+
+impl Things {
+    async fn of(api: &Api, admin: &str) -> Self {
+        let first = async |path: &str| {
+            let listed = api.ask(admin, "GET", path, None).await.ok();
+            listed["items"][0]["id"].as_str().unwrap_or_else(|| panic!("nothing at {path}: {listed}")).to_owned()
+        };
+        let instance = first("/v1/mcp/instances").await;
+        let installed = api.ask(admin, "GET", &format!("/v1/mcp/instances/{instance}"), None).await.ok();
+        Self {
+            connection: first("/v1/connections").await,
+            server: installed["server"]["id"].as_str().or(installed["server_id"].as_str()).unwrap().to_owned(),
+            profile: first(&format!("/v1/mcp/instances/{instance}/config-profiles")).await,
+            token: first("/v1/pats").await,
+            instance,
+        }
+    }
+
+    fn ids(&self) -> [&str; 5] {
+        [&self.connection, &self.server, &self.instance, &self.profile, &self.token]
+    }
+
+    /// The operation's path with these ids.
+    fn path(&self, operation: &Operation) -> String {
+        let id = match operation.path.as_str() {
+            path if path.contains("/workflows/") => "rehearsal",
+            path if path.contains("/servers/") => self.server.as_str(),
+            path if path.contains("/instances/") => &self.instance,
+            path if path.contains("/pats/") => &self.token,
+            _ => &self.connection,
+        };
+        let path = operation.path.replace("{profile_id}", &self.profile).replace("{connection_id}", &self.connection);
+        path.replace("{id}", id)
+    }
+
+    /// What it would take to change something.
+    fn body(&self, operation: &Operation) -> Option<Value> {
+        let end = operation.path.rsplit('/').next().unwrap_or_default();
+        Some(match (operation.method.as_str(), end) {
+            ("POST", "rotate") => json!({ "credentials": { "api_key": "stolen" } }),
+            ("POST", "config-profiles") => json!({ "name": "stolen" }),
+            ("POST", "apply-connection") => json!({ "connection_id": self.connection }),
+            ("POST", "versions") => json!({ "config_schema": {}, "tools": [] }),
+            ("PATCH", _) if operation.path.contains("/connections/") => json!({ "display_name": "Stolen" }),
+            ("PATCH", _) => json!({ "name": "stolen" }),
+            _ => return operation.body(),
+        })
+    }
+}
+
+/// A problem without what differs from one request to the next.
+fn told(problem: &Value, things: &Things) -> String {
+    let mut problem = problem.clone();
+    problem["request_id"] = Value::Null;
+    problem["instance"] = Value::Null;
+    things.ids().into_iter().fold(problem.to_string(), |text, id| text.replace(id, "nothing"))
+}
+
+#[tokio::test]
+async fn what_another_tenant_has_is_not_there() {
+    let api = Api::embedded().await;
+    let admin = api.token(Role::Admin).await;
+    let things = Things::of(&api, &admin).await;
+    let rival = api.world.project("rival", "payments").await;
+    let spec = TokenSpec {
+        project: None,
+        name: "rival".into(),
+        role: Role::TenantAdmin,
+        scopes: Scope::ALL.into_iter().map(|(scope, _)| scope).collect(),
+        expires_at: None,
+    };
+    let rival = api.world.control.token_create(&rival.tenant, spec, None).await.unwrap().1.expose().to_owned();
+    let description = api.send("GET", "/v1/openapi.json", &[], None).await.ok();
+    let before = api.ask(&admin, "GET", "/v1/connections", None).await.ok();
+    let mut tried = 0;
+    for operation in operations(&description) {
+        let body = things.body(&operation);
+        let answer = api.ask(&rival, &operation.method, &things.path(&operation), body.as_ref()).await;
+        // Workflows are not ours: each project may override any that it names.
+        if !operation.path.contains('{') || operation.path.starts_with("/v1/workflows/") {
+            let text = answer.body.to_string();
+            assert!(things.ids().iter().all(|id| !text.contains(id)), "{operation:?} tells of another tenant: {text}");
+            continue;
+        }
+        let nothing = api.ask(&rival, &operation.method, &operation.asked(), body.as_ref()).await;
+        assert_eq!(answer.status, 404, "{operation:?}: {answer:?}");
+        assert_eq!(told(&answer.body, &things), told(&nothing.body, &things), "{operation:?} tells that it is there");
+        tried += 1;
+    }
+    let after = api.ask(&admin, "GET", "/v1/connections", None).await.ok();
+    assert_eq!(before, after);
+    eprintln!("{tried} operations on what another tenant has");
 }
