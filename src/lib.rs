@@ -5,7 +5,9 @@
 //! `grpc/service.rs` → `resolve/mod.rs` → `resolve/wirings.rs` → `store/wiring.rs` → `resolve/plan.rs` → `secrets/cache/` →
 //! `secrets/vault/` or `secrets/sealed/` → `resolve/materialise.rs` → `grpc/convert.rs`.
 //! An MCP process comes in by `http/mcp_config/` and gets its answer there; what its token is bound to is held in
-//! `resolve/bound.rs`. That something changed is heard by `changes/`, and outdates whatever was made of it.
+//! `resolve/bound.rs`. People and scripts come in by `http/mod.rs` → `rest/front.rs` → `rest/asker.rs` (who, for which project) → the
+//! handler in `rest/` → the operation in `control/`, which the commands in `cli/` share → `store/` and `secrets/`; what is tried
+//! from outside goes by `probe/`. That something changed is heard by `changes/`, and outdates whatever was made of it.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.
@@ -37,7 +39,7 @@
 //!
 //! # What is absent, on purpose
 //! - Only `grpc` knows protobuf; only `store` knows SQL; only `cli` prints; only `config` and `cli` read the environment.
-//! - Plaintext secrets live in `secrets` (cached), pass through `resolve`, leave by `grpc/convert.rs` and
+//! - Plaintext secrets come in by `rest` and `cli` through `control`, are tried by `probe`, live in `secrets` (cached), pass through `resolve`, leave by `grpc/convert.rs` and
 //!   `http/mcp_config/wire.rs`, and are held as whole answers in `grpc/answers.rs`. Their type cannot be printed.
 //! - Nothing reads a clock but `clock`; no task outlives `app`; no wait is without a deadline from `limits` or `config`.
 //! - There is no global state but the process's log subscriber and TLS provider.
