@@ -1,0 +1,62 @@
+//! What is known of a connection's tokens. It lies in the secret itself, beside them, so that both change in one write.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
+
+/// The field of a secret that holds the state of its tokens. No template has it, nothing is wired to it, nobody is shown it.
+pub const TOKEN_STATE_FIELD: &str = "credway.tokens";
+
+/// The state of a connection's tokens. Holds no token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenState {
+    /// Grows by one with each set of tokens, from 1; 0 while there is none.
+    pub generation: u64,
+    /// When these tokens were had.
+    pub obtained_at: Timestamp,
+    /// When the access token ends, as far as is known.
+    pub expires_at: Option<Timestamp>,
+    /// When the grant ends, however often it is refreshed.
+    #[serde(default)]
+    pub grant_ends_at: Option<Timestamp>,
+    /// Someone is about to use the refresh token, or has used it and was not heard of since.
+    #[serde(default)]
+    pub intent: Option<Intent>,
+    /// Refreshes that failed in a row, and when the next may be tried.
+    #[serde(default)]
+    pub failures: u32,
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
+}
+
+/// Says that a refresh token may have been spent. Written before it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    pub id: String,
+    /// The process that wrote it, for people.
+    pub owner: String,
+    /// A keyed digest of the refresh token, by which two intents are known to be about the same one.
+    pub token: String,
+    pub started_at: Timestamp,
+}
+
+impl TokenState {
+    /// The state that a secret holds, if it holds one.
+    pub fn of(fields: &SecretFields) -> Option<Self> {
+        serde_json::from_str(fields.get(TOKEN_STATE_FIELD)?.expose_secret()).ok()
+    }
+
+    /// Puts it into a secret, in the place of the one before.
+    pub fn put(&self, fields: &mut SecretFields) {
+        let text = serde_json::to_string(self).expect("a state has text keys and plain values");
+        fields.insert(TOKEN_STATE_FIELD.to_owned(), SecretString::from(text));
+    }
+
+    /// How long the access token is good after `now`; `None` if it is not known to end.
+    pub fn life_left(&self, now: Timestamp) -> Option<Duration> {
+        Some(Duration::try_from(self.expires_at?.duration_since(now)).unwrap_or(Duration::ZERO))
+    }
+}
