@@ -5,6 +5,7 @@ pub mod caller;
 pub mod connection;
 pub mod id;
 pub mod name;
+pub mod oauth;
 pub mod overrides;
 pub mod pattern;
 pub mod probe;
