@@ -46,7 +46,7 @@ use echo::Kind;
 use inside::Amount;
 use kv::Bao;
 use load::Calls;
-use process::Side;
+use process::{Pinned, Side};
 use report::{Report, Target};
 use rest::Rest;
 use rounds::Pace;
@@ -179,11 +179,13 @@ async fn warm_over_the_wire(
     is_asked: impl Fn(&str) -> bool,
     report: &mut Report,
 ) -> Result<()> {
-    let daemon = daemon::start(site)?;
+    // Started on the one CPU that they are held to: the daemon has a thread for each core it sees, and two that share a core
+    // wait for each other's turns (up to 8 ms, by `perf sched`), which the echo's one thread never does.
+    let daemon = on_one_cpu(|| daemon::start(site))?;
     let (answer, calls) = calls(site, &daemon).await?;
     if is_asked("G1") {
-        let echo_default = echo::start(Kind::Default, &answer, dir.path())?;
-        let echo_tuned = echo::start(Kind::Tuned, &answer, dir.path())?;
+        let echo_default = on_one_cpu(|| echo::start(Kind::Default, &answer, dir.path()))?;
+        let echo_tuned = on_one_cpu(|| echo::start(Kind::Tuned, &answer, dir.path()))?;
         let wire =
             Wire { daemon: &daemon, echo_default: &echo_default, echo_tuned: &echo_tuned, calls: Rc::clone(&calls) };
         wire.compare(plan.pace, report).await?;
@@ -207,6 +209,12 @@ async fn warm_over_the_wire(
     }
     // Awaited beside this runtime: the daemon drains until the connections to it say that they are closed.
     tokio::task::spawn_blocking(move || daemon.server.stop()).await?
+}
+
+/// Starts a server that sees the servers' CPU alone.
+fn on_one_cpu(start: impl FnOnce() -> Result<Side>) -> Result<Side> {
+    let _pinned = Pinned::to(wire::SERVER_CPU)?;
+    start()
 }
 
 /// A warm answer, and calls for every instance, whose answers are as long as it. Times in them may be a little shorter.

@@ -89,8 +89,7 @@ impl Server {
         self.id
     }
 
-    /// Holds every thread it has to the `nth` CPU. Only once it is up: a runtime that sees one CPU at start starts one worker, and
-    /// would not be what it is in production.
+    /// Holds every thread it has to the `nth` CPU.
     pub(crate) fn pin(&self, nth: usize) -> Result<()> {
         let cpu = nth_cpu(nth);
         for thread in self.threads()? {
