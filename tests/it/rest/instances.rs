@@ -69,7 +69,7 @@ async fn an_instance_lives_its_life(api: Api) {
     assert_eq!((&profile["missing_keys"], &profile["values"]), (&json!(["API_KEY"]), &json!({ "TIMEOUT": 20.0 })));
     let profile = format!("{path}/config-profiles/{}", text(&profile["id"]));
     let incomplete = api.ask(&token, "POST", &format!("{profile}/set-active"), None).await;
-    assert_eq!(incomplete.problem(409, "CONFIG_INCOMPLETE")["ids"]["keys"], "API_KEY");
+    assert_eq!(incomplete.problem(422, "CONFIG_INCOMPLETE")["ids"]["keys"], "API_KEY");
 
     // Quick apply tells what it would do, and then does it.
     let apply = |dry_run: bool| json!({ "connection_id": connection, "dry_run": dry_run });
