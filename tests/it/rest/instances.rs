@@ -66,7 +66,7 @@ async fn an_instance_lives_its_life(api: Api) {
     let profile = api.ask(&token, "POST", &format!("{path}/config-profiles"), Some(&new)).await;
     assert_eq!(profile.status, 201, "{profile:?}");
     let profile = profile.ok();
-    assert_eq!((&profile["missing_keys"], &profile["values"]), (&json!(["API_KEY"]), &json!({ "TIMEOUT": 20.0 })));
+    assert_eq!((&profile["missing_keys"], &profile["values"]), (&json!(["API_KEY"]), &json!({ "TIMEOUT": 20 })));
     let profile = format!("{path}/config-profiles/{}", text(&profile["id"]));
     let incomplete = api.ask(&token, "POST", &format!("{profile}/set-active"), None).await;
     assert_eq!(incomplete.problem(422, "CONFIG_INCOMPLETE")["ids"]["keys"], "API_KEY");
@@ -137,7 +137,7 @@ async fn two_writers_lose_nothing(api: Api) {
         };
         let now = api.ask(&token, "GET", &path, None).await.ok();
         for (answer, key, written) in [
-            (&one, "values", now["values"]["TIMEOUT"] == json!(f64::from(round))),
+            (&one, "values", now["values"]["TIMEOUT"] == json!(round)),
             (&other, "source_spec", now["source_spec"]["API_KEY"] == wire),
         ] {
             match answer.status.as_u16() {
