@@ -11,7 +11,7 @@ use super::project::{Opened, Project};
 use super::table::table;
 use super::workspace::of_control;
 use crate::clock::Clock;
-use crate::control::TokenSpec;
+use crate::control::{Reach, TokenSpec};
 use crate::model::caller::{Role, Scope};
 
 /// Makes, lists and revokes access tokens
@@ -126,7 +126,7 @@ impl Opened {
     }
 
     async fn token_revoke(&self, asked: &str) -> Result<(), Failure> {
-        let revoked = self.workspace.control.token_revoke(&self.project, asked).await;
+        let revoked = self.workspace.control.token_revoke(&self.project, Reach::Tenant, asked).await;
         let token = revoked.map_err(|error| of_control(&error))?;
         say!("revoked {} {:?}", token.id, token.name);
         Ok(())

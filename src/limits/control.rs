@@ -167,3 +167,6 @@ pub const USES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Uses of one connection that are shown, the latest first.
 pub const USES_SHOWN_MAX: i64 = 200;
+
+/// Tokens of one name that are told apart to whoever revokes by name. Of more, these are enough to see that the id is wanted.
+pub const TOKENS_CALLED_MAX: i64 = 20;

@@ -6,6 +6,7 @@ use super::records::{Act, Entity, ProjectRecord, TokenRecord};
 use super::rows::{parsed, parsed_optional, timestamp, unreadable};
 use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
+use crate::limits;
 use crate::model::id::{InstanceId, ProjectId, TenantId, TokenId};
 
 macro_rules! token_columns {
@@ -29,11 +30,19 @@ pub(super) const TOKENS_OF_PROJECT: &str = concat!(
     " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) ORDER BY id"
 );
 
-/// Newest first, before `$3`.
+/// Newest first, before `$3`; those of the whole tenant only where `$5` says so.
 const TOKENS_PAGE: &str = concat!(
     "SELECT ",
     token_columns!(),
-    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4"
+    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR (project_id IS NULL AND $5)) AND id < $3
+    ORDER BY id DESC LIMIT $4"
+);
+/// Live ones that are called so.
+const TOKENS_CALLED: &str = concat!(
+    "SELECT ",
+    token_columns!(),
+    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR (project_id IS NULL AND $5)) AND revoked_at IS NULL
+        AND (id = $3 OR shown_prefix = $3 OR name = $3) ORDER BY id LIMIT $4"
 );
 /// After all ids.
 const NEWEST: &str = "tok_~";
@@ -85,11 +94,12 @@ impl Store {
         rows.into_iter().map(TokenRow::read).collect()
     }
 
-    /// The tokens of a project and of its whole tenant, newest first: at most `limit` that are older than `before`.
+    /// The tokens of a project and, where `with_wide` says so, those of its whole tenant, newest first: at most `limit` that
+    /// are older than `before`.
     pub async fn tokens_page(
         &self,
-        tenant: TenantId,
-        project: ProjectId,
+        (tenant, project): (TenantId, ProjectId),
+        with_wide: bool,
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<TokenRecord>, StoreError> {
@@ -100,6 +110,29 @@ impl Store {
                 .bind(project.to_string())
                 .bind(&before)
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .bind(with_wide)
+                .fetch_all(connection)
+        })?;
+        rows.into_iter().map(TokenRow::read).collect()
+    }
+
+    /// The live tokens among these that have this id, shown prefix or name: at most `limits::TOKENS_CALLED_MAX`.
+    pub async fn tokens_called(
+        &self,
+        (tenant, project): (TenantId, ProjectId),
+        with_wide: bool,
+        asked: &str,
+    ) -> Result<Vec<TokenRecord>, StoreError> {
+        if asked.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<TokenRow> = read!(self, |connection| {
+            sqlx::query_as(TOKENS_CALLED)
+                .bind(tenant.to_string())
+                .bind(project.to_string())
+                .bind(asked)
+                .bind(limits::TOKENS_CALLED_MAX)
+                .bind(with_wide)
                 .fetch_all(connection)
         })?;
         rows.into_iter().map(TokenRow::read).collect()
