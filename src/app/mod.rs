@@ -128,7 +128,9 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         let routes = parts.http(config, readiness.clone(), &quit);
         background.spawn(http::serve(listener, routes, stop.clone()));
     }
-    background.spawn(chores::note_uses(Arc::clone(parts.audit.uses()), parts.store.clone(), clock, stop.clone()));
+    let (uses, store) = (parts.audit.uses(), &parts.store);
+    background.spawn(chores::note_uses(Arc::clone(uses), store.clone(), clock.clone(), stop.clone()));
+    background.spawn(chores::note_token_uses(Arc::clone(uses), store.clone(), clock, stop.clone()));
     background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
     let Parts { store, changes, audit, .. } = parts;
     Ok(Running {

@@ -85,6 +85,7 @@ impl Parts {
             metrics.clone(),
             background.clone(),
         );
+        let authenticator = authenticator.noting(Arc::clone(audit.uses()));
         let answers = Answers::new(&config.cache, changes.clone(), clock.clone(), metrics.clone());
         Ok(Self {
             store,

@@ -119,9 +119,10 @@ impl Opened {
             };
             let (role, scopes) = (token.role.to_string(), token.scopes.to_string());
             let instance = token.instance.map(|id| id.to_string()).unwrap_or_default();
-            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, instance, state]
+            let last_used = token.last_used_at.map(|at| format!("{at:.0}")).unwrap_or_default();
+            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, instance, last_used, state]
         });
-        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "ONLY INSTANCE", "STATE"], rows));
+        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "ONLY INSTANCE", "LAST USED", "STATE"], rows));
         Ok(())
     }
 

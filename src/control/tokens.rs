@@ -171,5 +171,6 @@ pub(super) fn token_record(tenant: TenantId, spec: TokenSpec, text: &TokenText, 
         created_at: now,
         expires_at: spec.expires_at,
         revoked_at: None,
+        last_used_at: None,
     }
 }

@@ -49,6 +49,10 @@ pub(super) struct PatView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     revoked_at: Option<String>,
+    /// When it was last used, written down within a minute or so; absent if it never was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    last_used_at: Option<String>,
 }
 
 impl From<TokenRecord> for PatView {
@@ -65,6 +69,7 @@ impl From<TokenRecord> for PatView {
             created_at: token.created_at.to_string(),
             expires_at: text(token.expires_at),
             revoked_at: text(token.revoked_at),
+            last_used_at: text(token.last_used_at),
         }
     }
 }
