@@ -217,7 +217,7 @@ async fn get_profile(asker: Asker<Read>, PathOf((id, profile)): PathOf<(String, 
     Ok(tagged(asker.control.profile_get(&asker.workspace, &id, &profile).await?))
 }
 
-/// Changes a config profile.
+/// Changes a config profile. The active one keeps giving each required key a value.
 #[utoipa::path(patch, path = "/{id}/config-profiles/{profile_id}", request_body = ProfileChange, tag = "instances",
     security(("token" = ["mcp:write"])),
     params(("id" = String, Path), ("profile_id" = String, Path),

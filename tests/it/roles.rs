@@ -21,6 +21,13 @@ async fn ask(daemon: &Daemon, token: &str, method: Method, path: &str, body: &Va
     (answer.status().as_u16(), answer.json().await.unwrap_or_default())
 }
 
+async fn start(home: &Home, role: &str) -> Daemon {
+    home.start_by(|command| {
+        command.args(["--role", role]);
+    })
+    .await
+}
+
 async fn a_change_by_the_one_reaches_the_other(home: Home) {
     home.manifest(&[("pay", "canary-first")]);
     home.apply().await.ok();
@@ -39,9 +46,9 @@ async fn a_change_by_the_one_reaches_the_other(home: Home) {
     ];
     let admin = home.run(&[&new[..], &["--config", &config, "--project", "acme/pay"]].concat()).await.ok();
     let (admin, executor) = (admin.trim(), home.token());
-    let control = home.start_by(|command| drop(command.args(["--role", "control"]))).await;
+    let control = start(&home, "control").await;
     assert!(!home.path("credway.sock").exists(), "a daemon that answers no executor listens for them");
-    let sidecar = home.start_by(|command| drop(command.args(["--role", "sidecar"]))).await;
+    let sidecar = start(&home, "sidecar").await;
     for daemon in [&control, &sidecar] {
         assert_eq!((daemon.get("/livez").await.0, daemon.get("/metrics").await.0), (200, 200));
         daemon.until_readiness(200).await;
