@@ -21,14 +21,14 @@
 //! | readiness | what is not ready yet, and why | |
 //! | config | settings as plain values, and how they are read | limits, model |
 //! | metrics | every metric with its help text and labels | model |
-//! | audit | the record of every resolve, as a file of JSON lines, and which credentials are in use | limits, clock, model, config, metrics |
+//! | audit | the record of every resolve, as a file of JSON lines, and which credentials and tokens are in use | limits, clock, model, config, metrics |
 //! | telemetry | logs and traces out of the process | config, limits |
 //! | templates | the connection templates: built-in files and a directory; the platform's servers | limits, model |
 //! | probe | MCP servers and credentials tried from outside, and which addresses may be reached for it | limits, clock, model, config |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
 //! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
-//! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
+//! | auth | who is asking | limits, clock, model, config, metrics, audit, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
 //! | control | what people and manifests change | limits, clock, model, templates, probe, store, secrets, resolve |
 //! | rest | the control plane's REST API | limits, model, templates, probe, store, secrets, auth, resolve, control |

@@ -252,6 +252,7 @@ impl Filling {
             created_at: Clock::System.now(),
             expires_at: None,
             revoked_at: None,
+            last_used_at: None,
         }
     }
 }

@@ -88,7 +88,7 @@ pub struct Running {
 
 /// Starts the daemon: ports first, so that a second one fails before it touches anything.
 pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError> {
-    let listeners = Listener::bind(&config.grpc)?;
+    let listeners = if config.role.is_sidecar() { Listener::bind(&config.grpc)? } else { Vec::new() };
     let http = bind_http(config.http.address).await?;
     let addresses = addresses(&listeners, http.as_ref());
     let tls = listeners.iter().filter_map(Listener::tls).collect();
@@ -113,23 +113,25 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     // Nobody is told that we are ready before we have looked.
     monitor.look().await;
     background.spawn(monitor.run(stop.clone(), drain.clone()));
-    let workers = Workers::start(&stop).map_err(StartError::Workers)?;
-    let context = ServeContext {
-        tracker: serving.clone(),
-        drain: drain.clone(),
-        cut: cut.clone(),
-        workers,
-        clock: clock.clone(),
-    };
-    for listener in listeners {
-        serving.spawn(listener.serve(hot.clone(), context.clone()));
+    if !listeners.is_empty() {
+        let workers = Workers::start(&stop).map_err(StartError::Workers)?;
+        let (tracker, drain, cut, clock) = (serving.clone(), drain.clone(), cut.clone(), clock.clone());
+        let context = ServeContext { tracker, drain, cut, workers, clock };
+        for listener in listeners {
+            serving.spawn(listener.serve(hot.clone(), context.clone()));
+        }
     }
     if let Some(listener) = http {
         let routes = parts.http(config, readiness.clone(), &quit);
         background.spawn(http::serve(listener, routes, stop.clone()));
     }
-    background.spawn(chores::note_uses(Arc::clone(parts.audit.uses()), parts.store.clone(), clock, stop.clone()));
-    background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
+    // What was used is known only to who answered.
+    let (uses, store) = (parts.audit.uses(), &parts.store);
+    background.spawn(chores::note_uses(Arc::clone(uses), store.clone(), clock.clone(), stop.clone()));
+    background.spawn(chores::note_token_uses(Arc::clone(uses), store.clone(), clock, stop.clone()));
+    if config.role.is_control() {
+        background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
+    }
     let Parts { store, changes, audit, .. } = parts;
     Ok(Running {
         addresses,

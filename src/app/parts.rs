@@ -85,6 +85,7 @@ impl Parts {
             metrics.clone(),
             background.clone(),
         );
+        let authenticator = authenticator.noting(Arc::clone(audit.uses()));
         let answers = Answers::new(&config.cache, changes.clone(), clock.clone(), metrics.clone());
         Ok(Self {
             store,
@@ -170,15 +171,19 @@ impl Parts {
         Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone())
     }
 
-    /// Metrics, probes, the REST API, and the config of MCP processes.
+    /// Metrics, probes, and by its role the REST API and the config of MCP processes.
     pub(super) fn http(&self, config: &Config, readiness: Readiness, quit: &CancellationToken) -> http::Routes {
-        let (resolver, verifier) = (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
-        let (audit, clock) = (self.audit.clone(), self.clock.clone());
-        let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
-        let (verifier, prober) = (Arc::clone(&self.authenticator), self.prober.clone());
-        let rest = Rest::new(self.control(), Arc::clone(&self.resolver), verifier, prober);
-        http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
+        let shared = || (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
+        let rest = config.role.is_control().then(|| {
+            let (resolver, verifier) = shared();
+            Rest::new(self.control(), resolver, verifier, self.prober.clone())
+        });
+        let mcp_config = config.role.is_sidecar().then(|| {
+            let (resolver, verifier) = shared();
+            McpConfig::new(resolver, verifier, self.audit.clone(), self.clock.clone(), self.metrics.clone())
+        });
+        http::Routes::with(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }
 

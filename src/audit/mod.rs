@@ -1,5 +1,5 @@
 //! The record of every resolve: who asked, for what, and how it ended, as a file of JSON lines. Never a value. And which
-//! credentials are in use, for whoever manages them.
+//! credentials and tokens are in use, for whoever manages them.
 //!
 //! Whoever answers puts what it told into a bounded queue, which takes a lock that is free and no allocation. A thread of its own
 //! makes text of it and writes that in batches: a slow disk keeps nobody waiting.
@@ -30,7 +30,7 @@ use queue::{Entry, Pushed};
 use writer::{Shared, Writer};
 
 pub use record::{Method, Outcome, Record, Resolved, Told, View};
-pub use uses::{LastNoted, Use, Uses};
+pub use uses::{LastNoted, Latest, Use, Uses};
 
 /// Where records go. Clones share it; when the last is gone, what is queued is written and the thread ends.
 #[derive(Clone)]
@@ -98,7 +98,7 @@ impl Audit {
         Self(Arc::new(Inner { uses: Arc::default(), clock, open }))
     }
 
-    /// The credentials that were told.
+    /// The credentials that were told, and the tokens that were sent.
     pub fn uses(&self) -> &Arc<Uses> {
         &self.0.uses
     }
@@ -110,7 +110,7 @@ impl Audit {
             return false;
         }
         if let Some(outcome) = told.used(at) {
-            self.0.uses.note(outcome, at);
+            self.0.uses.note(told.caller(), outcome, at);
         }
         self.0.open.as_ref().is_none_or(|open| open.push(Entry { told, at }))
     }

@@ -37,6 +37,9 @@ impl Method {
 pub trait Told: Send + Sync {
     fn view(&self) -> View<'_>;
 
+    /// Whom it was told.
+    fn caller(&self) -> &Caller;
+
     /// What it tells, if that is to be noted as a use of credentials at `at`.
     fn used(&self, at: Moment) -> Option<&Outcome>;
 }
@@ -137,6 +140,10 @@ impl Told for Record {
             step: self.step.as_deref().map(Cow::Borrowed),
             outcome: &self.outcome,
         }
+    }
+
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     fn used(&self, _: Moment) -> Option<&Outcome> {

@@ -303,7 +303,7 @@ fn what_was_told_is_noted_as_in_use_whether_or_not_there_is_a_file() {
             let asked = audit.asked(Method::Resolve, &caller(), &request()).unwrap();
             asked.told(Ok(()), |()| outcome).unwrap();
         }
-        let mut taken = audit.uses().take();
+        let mut taken = audit.uses().credentials.take();
         taken.sort_by_key(|(told, _)| told.connection);
         let used = |id| Use {
             connection: ConnectionId::from_bytes([id; 16]),
@@ -311,7 +311,7 @@ fn what_was_told_is_noted_as_in_use_whether_or_not_there_is_a_file() {
             instance: InstanceId::from_bytes([4; 16]),
         };
         assert_eq!(taken, [(used(0xa), clock.moment()), (used(0xb), clock.moment())]);
-        assert!(audit.uses().take().is_empty());
+        assert!(audit.uses().credentials.take().is_empty());
     }
 }
 

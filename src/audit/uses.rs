@@ -1,7 +1,9 @@
-//! Which versions of credentials were told, to which instance, and when last: gathered as answers are told, until somebody
-//! takes it to write it down. Whether there is an audit file does not matter.
+//! Which versions of credentials were told, to which instance, and by which tokens it was asked for anything, each with when
+//! last: gathered as calls are answered, until somebody takes it to write it down. Whether there is an audit file does not
+//! matter.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +12,8 @@ use tokio::sync::Notify;
 use super::record::Outcome;
 use crate::clock::Moment;
 use crate::limits;
-use crate::model::id::{ConnectionId, InstanceId};
+use crate::model::caller::{Caller, Subject};
+use crate::model::id::{ConnectionId, InstanceId, TokenId};
 
 /// A version of a connection's credential, as told to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,12 +23,24 @@ pub struct Use {
     pub instance: InstanceId,
 }
 
-/// The uses since they were taken last.
+/// What was used.
 #[derive(Default)]
 pub struct Uses {
-    latest: Mutex<HashMap<Use, Moment>>,
+    pub credentials: Latest<Use>,
+    pub tokens: Latest<TokenId>,
+}
+
+/// When each of some things was last used, since that was taken last.
+pub struct Latest<K> {
+    used: Mutex<HashMap<K, Moment>>,
     /// Told when there is something again.
     begun: Notify,
+}
+
+impl<K> Default for Latest<K> {
+    fn default() -> Self {
+        Self { used: Mutex::default(), begun: Notify::new() }
+    }
 }
 
 /// When the uses of one answer were last noted: who tells it again and again notes it now and then.
@@ -43,28 +58,39 @@ impl LastNoted {
 }
 
 impl Uses {
-    pub(super) fn note(&self, outcome: &Outcome, at: Moment) {
+    /// An answer was told to `caller`.
+    pub(super) fn note(&self, caller: &Caller, outcome: &Outcome, at: Moment) {
+        self.asked(caller, at);
         let Outcome::Resolved(resolved) = outcome else { return };
         if resolved.connections.is_empty() {
             return;
         }
         let instance = resolved.instance;
-        self.add(resolved.connections.iter().map(|used| {
+        self.credentials.add(resolved.connections.iter().map(|used| {
             let told = Use { connection: used.id, secret_version: used.secret_version, instance };
             (told, at)
         }));
     }
 
+    /// `caller` was let in.
+    pub fn asked(&self, caller: &Caller, at: Moment) {
+        if let Subject::Token(token) = caller.subject {
+            self.tokens.add([(token, at)]);
+        }
+    }
+}
+
+impl<K: Eq + Hash> Latest<K> {
     /// Adds uses, such as those that were taken and could not be written down.
-    pub fn add(&self, uses: impl IntoIterator<Item = (Use, Moment)>) {
+    pub fn add(&self, uses: impl IntoIterator<Item = (K, Moment)>) {
         let mut latest = self.latest();
         let was_empty = latest.is_empty();
-        for (told, at) in uses {
+        for (used, at) in uses {
             let is_full = latest.len() >= limits::USES_WAITING_MAX;
-            match latest.get_mut(&told) {
+            match latest.get_mut(&used) {
                 Some(last) => *last = (*last).max(at),
                 None if is_full => {}
-                None => drop(latest.insert(told, at)),
+                None => drop(latest.insert(used, at)),
             }
         }
         drop(latest);
@@ -80,12 +106,12 @@ impl Uses {
         }
     }
 
-    /// Takes what was told, each with when last.
-    pub fn take(&self) -> Vec<(Use, Moment)> {
+    /// Takes what was used, each with when last.
+    pub fn take(&self) -> Vec<(K, Moment)> {
         std::mem::take(&mut *self.latest()).into_iter().collect()
     }
 
-    fn latest(&self) -> MutexGuard<'_, HashMap<Use, Moment>> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn latest(&self) -> MutexGuard<'_, HashMap<K, Moment>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

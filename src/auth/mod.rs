@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Uses;
 use crate::changes::{Changes, Stamp, Subject as Change};
 use crate::clock::{Clock, Moment};
 use crate::config::{Identity, KnownCaller};
@@ -47,6 +48,8 @@ pub struct Authenticator {
     tasks: TaskTracker,
     /// Where callers are verified, whichever runtime asks for it.
     runtime: Handle,
+    /// Where it is noted which tokens are sent.
+    uses: Arc<Uses>,
     clock: Clock,
     metrics: Metrics,
 }
@@ -93,7 +96,14 @@ impl Authenticator {
     ) -> Self {
         let verdicts =
             Cache::builder().max_capacity(limits::TOKEN_CACHE_ENTRIES).time_to_idle(limits::TOKEN_CACHE_IDLE).build();
-        Self { store, changes, known, run_tokens, verdicts, tasks, runtime: Handle::current(), clock, metrics }
+        let (runtime, uses) = (Handle::current(), Arc::default());
+        Self { store, changes, known, run_tokens, verdicts, tasks, runtime, uses, clock, metrics }
+    }
+
+    /// Notes in `uses` who was let in. Calls that are answered from memory ask nobody, and are noted where they are answered.
+    #[must_use]
+    pub fn noting(self, uses: Arc<Uses>) -> Self {
+        Self { uses, ..self }
     }
 
     /// Who `evidence` claims to be, whether that is so or not; `None` for somebody who is refused unseen.
@@ -108,9 +118,15 @@ impl Authenticator {
     ///
     /// A token that is sent decides alone: a wrong one is not made good by the socket it came through.
     pub async fn authenticate(self: &Arc<Self>, evidence: Evidence<'_>) -> Result<Arc<Caller>, Refusal> {
+        let now = self.clock.moment();
+        let caller = self.recognised(evidence, now).await?;
+        self.uses.asked(&caller, now);
+        Ok(caller)
+    }
+
+    async fn recognised(self: &Arc<Self>, evidence: Evidence<'_>, now: Moment) -> Result<Arc<Caller>, Refusal> {
         let refused = || Refusal::unauthenticated();
         let claim = self.claim(&evidence).ok_or_else(refused)?;
-        let now = self.clock.moment();
         if let Some(verdict) = self.verdicts.get(&claim).await
             && self.is_current(&verdict, now)
         {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::failure::Failure;
 use super::out::{print, say};
-use super::settings::{self, Overrides};
+use super::settings::DaemonFlags;
 use super::table::table;
 
 /// Checks and shows the settings of a daemon
@@ -33,18 +33,18 @@ pub(super) struct File {
     #[arg(long, env = "CREDWAY_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    overrides: Overrides,
+    flags: DaemonFlags,
 }
 
 impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Check(file) => {
-                settings::load(file.config, &file.overrides)?;
+                file.flags.load(file.config)?;
                 say!("the settings are usable");
             }
             Self::Show { file, sources } => {
-                let loaded = settings::load(file.config, &file.overrides)?;
+                let loaded = file.flags.load(file.config)?;
                 let settings = loaded.settings.into_iter();
                 let shown = match sources {
                     true => table(

@@ -69,6 +69,7 @@ impl Dev {
 
     fn flags(&self, home: &Path) -> Vec<(&'static str, String)> {
         let defaults = [
+            ("role", "all".to_owned()),
             ("data_dir", home.display().to_string()),
             ("shutdown.linger", "0s".to_owned()),
             ("http.address", "127.0.0.1:8420".to_owned()),

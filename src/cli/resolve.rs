@@ -186,7 +186,8 @@ fn document(answer: &ResolveCredentialsResponse, reveal: bool) -> Json {
         if reveal || !entry.secret {
             object["value"] = match &entry.value {
                 Some(Value::StringValue(text)) => json!(text),
-                Some(Value::NumberValue(number)) => json!(number),
+                // Written without a fraction where there is none, as it was when it was set.
+                Some(Value::NumberValue(number)) => number.to_string().parse().map_or(Json::Null, Json::Number),
                 Some(Value::BoolValue(flag)) => json!(flag),
                 None => Json::Null,
             };

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::{Exit, Failure};
 use super::ready;
-use super::settings::{self, Overrides};
+use super::settings::{self, DaemonFlags};
 use crate::app::{self, Addresses, Running, StartError};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -18,14 +18,15 @@ use crate::telemetry::{self, Telemetry};
 ///
 /// Its settings come from the config file, from the environment (`grpc.address` is `CREDWAY_GRPC_ADDRESS`) and from flags; a flag beats
 /// the environment, which beats the file. It starts while Vault or the database is down, says so at /readyz?verbose, and heals by
-/// itself. SIGTERM lets calls in flight finish; SIGHUP reloads certificates and the log level, and opens the
+/// itself. By --role the two jobs run as processes of their own over the same stores. SIGTERM lets calls in flight finish; SIGHUP reloads certificates and the log level, and opens the
 /// audit file anew.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   credway config check --config /etc/credway/credway.toml
   credway serve --config /etc/credway/credway.toml
-  credway serve --data-dir ./data    SQLite, and secrets sealed in a file: needs no other server")]
+  credway serve --data-dir ./data    SQLite, and secrets sealed in a file: needs no other server
+  credway serve --config /etc/credway/credway.toml --role control --http-addr 127.0.0.1:8422")]
 pub(super) struct Serve {
     /// The config file (TOML); without one, defaults: see `credway config show`
     #[arg(long, env = "CREDWAY_CONFIG", hide_env_values = true, value_name = "FILE")]
@@ -34,12 +35,12 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     #[command(flatten)]
-    overrides: Overrides,
+    flags: DaemonFlags,
 }
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let load = || settings::load(self.config.clone(), &self.overrides);
+        let load = || self.flags.load(self.config.clone());
         let config = load()?.config;
         forbid_core_dumps()?;
         let telemetry = start_telemetry(&config)?;

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::failure::{Exit, Failure};
 use super::ready;
+use crate::config::ServeRole;
 pub(super) use crate::config::load::Loaded;
 use crate::config::load::{self, Sources};
 
@@ -45,8 +46,28 @@ impl Overrides {
     }
 }
 
+/// Flags of a daemon that does no demo.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct DaemonFlags {
+    /// What the daemon does: sidecar answers executors and MCP processes (gRPC, /mcp/config); control serves people (REST /v1)
+    /// and ends what is due; all does both
+    #[arg(long, value_name = "ROLE", value_parser = ServeRole::ALL.map(|(_, role)| role))]
+    role: Option<String>,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl DaemonFlags {
+    /// All settings, or all mistakes in them.
+    pub(super) fn load(&self, file: Option<PathBuf>) -> Result<Loaded, Failure> {
+        let role = self.role.iter().map(|role| ("role", role.clone()));
+        load_flags(file, role.chain(self.overrides.flags()).collect())
+    }
+}
+
 /// All settings, or all mistakes in them.
-pub(super) fn load(file: Option<PathBuf>, overrides: &Overrides) -> Result<Loaded, Failure> {
+fn load(file: Option<PathBuf>, overrides: &Overrides) -> Result<Loaded, Failure> {
     load_flags(file, overrides.flags())
 }
 

@@ -11,7 +11,7 @@ use super::project::{Opened, Project};
 use super::table::table;
 use super::workspace::of_control;
 use crate::clock::Clock;
-use crate::control::TokenSpec;
+use crate::control::{Reach, TokenSpec};
 use crate::model::caller::{Role, Scope};
 
 /// Makes, lists and revokes access tokens
@@ -119,14 +119,15 @@ impl Opened {
             };
             let (role, scopes) = (token.role.to_string(), token.scopes.to_string());
             let instance = token.instance.map(|id| id.to_string()).unwrap_or_default();
-            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, instance, state]
+            let last_used = token.last_used_at.map(|at| format!("{at:.0}")).unwrap_or_default();
+            [token.id.to_string(), token.name, token.shown_prefix, role, scopes, instance, last_used, state]
         });
-        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "ONLY INSTANCE", "STATE"], rows));
+        print(table(["ID", "NAME", "STARTS WITH", "ROLE", "SCOPES", "ONLY INSTANCE", "LAST USED", "STATE"], rows));
         Ok(())
     }
 
     async fn token_revoke(&self, asked: &str) -> Result<(), Failure> {
-        let revoked = self.workspace.control.token_revoke(&self.project, asked).await;
+        let revoked = self.workspace.control.token_revoke(&self.project, Reach::Tenant, asked).await;
         let token = revoked.map_err(|error| of_control(&error))?;
         say!("revoked {} {:?}", token.id, token.name);
         Ok(())

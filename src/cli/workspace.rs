@@ -13,7 +13,7 @@ use crate::app::backends::{self, Backends, OpenError};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::manifest::Manifest;
-use crate::control::{self, Control, ControlError, Mode, Outside, TokenSpec};
+use crate::control::{self, Control, ControlError, Mode, Outside, Reach, TokenSpec};
 use crate::limits;
 use crate::model::caller::{Role, Scope};
 use crate::model::name::Slug;
@@ -78,7 +78,7 @@ impl Workspace {
         self.control.apply(&manifest, &World::beside(Path::new(".")), Mode::Carry).await.map_err(failed)?;
         let demo: Slug = "demo".parse().expect("demo is a slug");
         let workspace = self.control.workspace_find(&demo, &demo).await.map_err(failed)?;
-        while self.control.token_revoke(&workspace, DEV_TOKEN).await.is_ok() {}
+        while self.control.token_revoke(&workspace, Reach::Tenant, DEV_TOKEN).await.is_ok() {}
         let spec = TokenSpec {
             project: Some(workspace.project.id),
             name: DEV_TOKEN.into(),

@@ -13,8 +13,8 @@ use super::reader::Reader;
 use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
-    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry,
-    UnixSocket, Vault, VaultAuth, WhenFull, callers,
+    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, SecretStore, ServeRole, Shutdown,
+    Telemetry, UnixSocket, Vault, VaultAuth, WhenFull, callers,
 };
 use crate::limits;
 use crate::model::server::CanonicalUrl;
@@ -34,14 +34,15 @@ const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccou
 /// The whole config; `None` only if a mistake was noted. Every part is read before any is given up, so that all
 /// mistakes are found.
 pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Option<Config> {
+    let role = reader.defaulted("role", values::role, ServeRole::All, ServeRole::All);
     let data_dir = reader.defaulted("data_dir", values::path, PathBuf::from(DATA_DIR), DATA_DIR);
     let database = database(reader, &data_dir);
     let secret_store = secret_store(reader, &data_dir);
     let cache = cache(reader);
-    let grpc = grpc(reader, &data_dir);
-    let http = http(reader);
+    let grpc = grpc(reader, &data_dir, role);
+    let http = http(reader, role);
     let known_callers = callers::known(reader, caller_tables);
-    let audit = audit(reader, &data_dir);
+    let audit = audit(reader, &data_dir, role);
     let template_dir = reader.optional("templates.dir", values::path);
     let catalogue_base_url = catalogue_base_url(reader);
     let egress = egress(reader);
@@ -49,6 +50,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
     let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
     Some(Config {
+        role,
         data_dir,
         database: database?,
         secret_store: secret_store?,
@@ -185,14 +187,15 @@ fn cache(reader: &mut Reader) -> Cache {
     cache
 }
 
-fn grpc(reader: &mut Reader, data_dir: &Path) -> Grpc {
+/// A daemon of role `control` may be given the listeners of those beside it, and has none.
+fn grpc(reader: &mut Reader, data_dir: &Path, role: ServeRole) -> Grpc {
     let address = match reader.optional("grpc.address", values::tcp_listener) {
         Some(Listener::On(address)) => Some(address),
         Some(Listener::Off) | None => None,
     };
-    let socket = socket(reader, data_dir, address.is_some());
+    let socket = socket(reader, data_dir, address.is_some() || !role.is_sidecar());
     let tls = tls(reader, address);
-    if socket.is_none() && address.is_none() {
+    if socket.is_none() && address.is_none() && role.is_sidecar() {
         let remedy = "give grpc.address, or leave grpc.socket out to listen in data_dir";
         reader.mistake("grpc.socket", "is off, and there is no other listener", remedy);
     }
@@ -207,12 +210,13 @@ fn grpc(reader: &mut Reader, data_dir: &Path) -> Grpc {
     if call_deadline.is_zero() {
         reader.mistake("grpc.call_deadline", "leaves calls no time", "give it some seconds");
     }
+    let (socket, address, tls) = if role.is_sidecar() { (socket, address, tls) } else { (None, None, None) };
     Grpc { socket, address, tls, calls_in_flight_max, call_deadline }
 }
 
-/// The socket that is asked for; the one in the data directory if no listener is.
-fn socket(reader: &mut Reader, data_dir: &Path, has_address: bool) -> Option<UnixSocket> {
-    let path = if reader.is_given("grpc.socket") || has_address {
+/// The socket that is asked for; the one in the data directory if no listener is, unless none is needed.
+fn socket(reader: &mut Reader, data_dir: &Path, may_be_none: bool) -> Option<UnixSocket> {
+    let path = if reader.is_given("grpc.socket") || may_be_none {
         match reader.optional("grpc.socket", values::socket_listener)? {
             Listener::On(path) => path,
             Listener::Off => return None,
@@ -248,16 +252,23 @@ fn tls(reader: &mut Reader, address: Option<SocketAddr>) -> Option<MutualTls> {
     Some(MutualTls { cert_file: cert_file?, key_file: key_file?, client_ca_file: client_ca_file? })
 }
 
-fn http(reader: &mut Reader) -> Http {
+fn http(reader: &mut Reader, role: ServeRole) -> Http {
     let default = Listener::On(HTTP_ADDRESS);
     let address = match reader.defaulted("http.address", values::tcp_listener, default, HTTP_ADDRESS) {
         Listener::On(address) => Some(address),
         Listener::Off => None,
     };
+    if address.is_none() && role == ServeRole::Control {
+        reader.mistake(
+            "http.address",
+            "is off, and a daemon of role control listens nowhere else",
+            "give it an address",
+        );
+    }
     Http { address, quit: reader.defaulted("http.quit", values::flag, false, false) }
 }
 
-fn audit(reader: &mut Reader, data_dir: &Path) -> Audit {
+fn audit(reader: &mut Reader, data_dir: &Path, role: ServeRole) -> Audit {
     let file = data_dir.join("audit.jsonl");
     let text = file.display().to_string();
     let file = reader.defaulted("audit.file", values::path_or_off, Some(file), text);
@@ -267,7 +278,8 @@ fn audit(reader: &mut Reader, data_dir: &Path) -> Audit {
     if bytes_max < limits::AUDIT_FILE_BYTES_MIN {
         reader.mistake("audit.bytes_max", "is less than 64KiB", r#"give it room, like "256MiB""#);
     }
-    Audit { file, when_full, bytes_max }
+    // Who answers no executor has nothing to record, and would rename the file of the daemon that does.
+    Audit { file: file.filter(|_| role.is_sidecar()), when_full, bytes_max }
 }
 
 fn egress(reader: &mut Reader) -> Egress {

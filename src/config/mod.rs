@@ -28,6 +28,7 @@ pub use values::is_log_filter;
 /// Everything that a daemon is told.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub role: ServeRole,
     /// Where database, master key and socket lie unless told otherwise.
     pub data_dir: PathBuf,
     pub database: Database,
@@ -45,6 +46,36 @@ pub struct Config {
     pub egress: Egress,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
+}
+
+/// Which of credway's two jobs a daemon does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServeRole {
+    #[default]
+    All,
+    /// Answers executors and MCP processes.
+    Sidecar,
+    /// Serves the people and scripts that manage what is resolved.
+    Control,
+}
+
+impl ServeRole {
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::All, "all"), (Self::Sidecar, "sidecar"), (Self::Control, "control")];
+
+    pub fn is_sidecar(self) -> bool {
+        self != Self::Control
+    }
+
+    pub fn is_control(self) -> bool {
+        self != Self::Sidecar
+    }
+}
+
+impl fmt::Display for ServeRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL[*self as usize].1)
+    }
 }
 
 /// The database of connections, instances and wiring.
@@ -133,7 +164,7 @@ impl Cache {
     }
 }
 
-/// The listeners of the data plane. Each may be absent; none at all is a mistake.
+/// The listeners of the data plane. Each may be absent; none at all is a mistake of who answers executors.
 #[derive(Clone, Debug)]
 pub struct Grpc {
     pub socket: Option<UnixSocket>,

@@ -17,7 +17,8 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 51] = [
+pub(super) const KNOWN: [Known; 52] = [
+    plain("role"),
     plain("data_dir"),
     secret("database.url"),
     plain("database.url_file"),

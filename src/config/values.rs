@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{CachePolicy, Database, EgressRule, LogFormat, WhenFull};
+use super::{CachePolicy, Database, EgressRule, LogFormat, ServeRole, WhenFull};
 use crate::limits;
 use crate::model::name::Slug;
 use crate::model::server::CanonicalUrl;
@@ -57,6 +57,11 @@ pub(super) fn path_or_off(value: &str) -> Result<Option<PathBuf>, Wrong> {
 pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     let parsed = SignedDuration::from_str(text).ok().and_then(|span| Duration::try_from(span).ok());
     parsed.ok_or(wrong("is not a duration", r#"write it like "30s", "500ms" or "2m""#))
+}
+
+pub(super) fn role(text: &str) -> Result<ServeRole, Wrong> {
+    let role = ServeRole::ALL.into_iter().find_map(|(role, name)| (name == text).then_some(role));
+    role.ok_or(wrong("is not a role", r#"write "all" (the default), "sidecar" or "control""#))
 }
 
 /// Bytes as a number, or with a unit: `256MiB`.

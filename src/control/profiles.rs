@@ -127,23 +127,33 @@ impl Control {
     ) -> Result<ProfileFound, ControlError> {
         let mut found = self.profile_get(workspace, instance, asked).await?;
         expect_version(|| found.label(), found.profile.version, expected)?;
+        let before: BTreeSet<String> = found.missing_keys().into_iter().map(str::to_owned).collect();
         self.patched(workspace, &found.instance, &mut found.profile, patch).await?;
+        let lost: Vec<&str> = found.missing_keys().into_iter().filter(|key| !before.contains(*key)).collect();
+        // What lacked a key before, because its server asks for more now, may be brought nearer to what it asks for.
+        if found.is_active() && !lost.is_empty() {
+            return Err(Refusal::config_incomplete(&found.instance.head, &found.profile.name, &lost).into());
+        }
         self.profile_write(workspace, found, expected).await
     }
 
-    /// Writes what a profile was made into.
+    /// Writes what a profile was made into. One that lacks required keys must not have become active meanwhile.
     pub(super) async fn profile_write(
         &self,
         workspace: &Workspace,
         mut found: ProfileFound,
         expected: Option<u64>,
     ) -> Result<ProfileFound, ControlError> {
-        let mut tx = self.begin().await?;
-        let written = match tx.profile_update(&workspace.project, &found.profile).await {
-            Ok(()) => tx.commit().await,
-            Err(error) => Err(error),
+        let stays_inactive = !found.is_active() && !found.missing_keys().is_empty();
+        let write = async {
+            let mut tx = self.begin().await?;
+            tx.profile_update(&workspace.project, &found.profile).await?;
+            if stays_inactive {
+                tx.profile_inactive(&found.profile).await?;
+            }
+            tx.commit().await
         };
-        if let Err(error) = written {
+        if let Err(error) = write.await {
             return Err(self.profile_raced(workspace, &found, expected, error.into()).await);
         }
         found.profile.version += 1;
@@ -190,9 +200,15 @@ impl Control {
         }
         self.may_be_active(workspace, &found).await?;
         let (id, profile) = (found.instance.head.id, found.profile.id);
-        let mut tx = self.begin().await?;
-        tx.instance_set_active(&workspace.project, id, Some(profile)).await?;
-        tx.commit().await?;
+        let write = async {
+            let mut tx = self.begin().await?;
+            tx.instance_set_active(&workspace.project, id, Some(profile)).await?;
+            tx.profile_unchanged(&found.profile).await?;
+            tx.commit().await
+        };
+        if let Err(error) = write.await {
+            return Err(self.profile_raced(workspace, &found, expected, error.into()).await);
+        }
         found.instance.active_profile = Some(profile);
         found.instance.version += 1;
         Ok(found)

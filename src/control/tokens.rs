@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::check::name_fault;
 use super::suggest::hint;
-use super::{Control, ControlError, Mistake, Workspace};
+use super::{Control, ControlError, Mistake, Reach, Workspace};
 use crate::model::caller::{Role, Scope, ScopeSet};
 use crate::model::id::{AuditId, InstanceId, ProjectId, TenantId, TokenId};
 use crate::model::token::TokenText;
@@ -102,14 +102,17 @@ impl Control {
         Ok(tokens)
     }
 
-    /// Some tokens of a project, newest first: at most `limit` that are older than `before`.
+    /// Some tokens of a project, newest first: at most `limit` that are older than `before`. Those of the whole tenant are
+    /// among them for who reaches that far.
     pub async fn token_page(
         &self,
         workspace: &Workspace,
+        reach: Reach,
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<TokenRecord>, ControlError> {
-        Ok(self.store.tokens_page(workspace.tenant.id, workspace.project.id, before, limit).await?)
+        let of = (workspace.tenant.id, workspace.project.id);
+        Ok(self.store.tokens_page(of, reach == Reach::Tenant, before, limit).await?)
     }
 
     /// What was done in a project, newest first.
@@ -122,13 +125,16 @@ impl Control {
         Ok(self.store.audit_page(workspace.tenant.id, workspace.project.id, before, limit).await?)
     }
 
-    /// Revokes the live token of this id, shown prefix or name. It works no longer than the token cache remembers it.
-    pub async fn token_revoke(&self, workspace: &Workspace, asked: &str) -> Result<TokenRecord, ControlError> {
-        let id: Option<TokenId> = asked.parse().ok();
-        let is_meant = |token: &TokenRecord| {
-            token.revoked_at.is_none() && (Some(token.id) == id || token.shown_prefix == asked || token.name == asked)
-        };
-        let mut meant: Vec<TokenRecord> = self.token_list(workspace).await?.into_iter().filter(is_meant).collect();
+    /// Revokes the live token of this id, shown prefix or name, among those that the caller reaches. It works no longer than
+    /// daemons take to hear of it.
+    pub async fn token_revoke(
+        &self,
+        workspace: &Workspace,
+        reach: Reach,
+        asked: &str,
+    ) -> Result<TokenRecord, ControlError> {
+        let of = (workspace.tenant.id, workspace.project.id);
+        let mut meant = self.store.tokens_called(of, reach == Reach::Tenant, asked).await?;
         let not_found = || ControlError::NotFound { what: format!("live token {asked:?}"), hint: String::new() };
         if meant.len() > 1 {
             let candidates = meant.iter().map(|token| format!("{} ({})", token.id, token.shown_prefix)).collect();
@@ -165,5 +171,6 @@ pub(super) fn token_record(tenant: TenantId, spec: TokenSpec, text: &TokenText, 
         created_at: now,
         expires_at: spec.expires_at,
         revoked_at: None,
+        last_used_at: None,
     }
 }

@@ -200,6 +200,10 @@ impl Told for Answer {
         View { method: Method::Resolve, caller: &self.caller, asked: None, workflow, step, outcome: &self.outcome }
     }
 
+    fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     fn used(&self, at: Moment) -> Option<&Outcome> {
         self.noted.is_due(at).then_some(&self.outcome)
     }

@@ -89,7 +89,9 @@ fn entry(entry: ResolvedEntry) -> proto::ConfigEntry {
     use proto::config_entry::Value;
     let value = match entry.value {
         ResolvedValue::Plain(ConfigValue::String(text)) => Value::StringValue(text),
-        ResolvedValue::Plain(ConfigValue::Number(number)) => Value::NumberValue(number),
+        ResolvedValue::Plain(ConfigValue::Number(number)) => {
+            Value::NumberValue(number.as_f64().expect("each number is near one of this type"))
+        }
         ResolvedValue::Plain(ConfigValue::Boolean(flag)) => Value::BoolValue(flag),
         ResolvedValue::Secret(secret) => Value::StringValue(secret.expose_secret().to_owned()),
     };

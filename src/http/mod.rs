@@ -47,19 +47,35 @@ pub struct Routes {
 impl Routes {
     /// Metrics and probes.
     pub fn new(state: HttpState) -> Self {
-        let router = router(state, Router::new());
+        let router = router(state, Router::new(), "");
         Self { here: router.clone(), elsewhere: router }
     }
 
-    /// These, the REST API, the config of MCP processes and, if it may be cancelled by `POST /quit`, that.
-    pub fn with_all(state: HttpState, rest: Rest, mcp_config: Arc<McpConfig>, quit: Option<CancellationToken>) -> Self {
-        let rest = rest.router();
-        let (mut here, mut elsewhere) = (mcp_config.here().merge(rest.clone()), McpConfig::elsewhere().merge(rest));
+    /// These, the REST API and the config of MCP processes as far as the daemon's role has them and, if it may be cancelled by
+    /// `POST /quit`, that.
+    pub fn with(
+        state: HttpState,
+        rest: Option<Rest>,
+        mcp_config: Option<Arc<McpConfig>>,
+        quit: Option<CancellationToken>,
+    ) -> Self {
+        let more = match (&rest, &mcp_config) {
+            (Some(_), Some(_)) => ", /mcp/config and /v1",
+            (Some(_), None) => " and /v1; daemons of role sidecar have /mcp/config",
+            (None, Some(_)) => " and /mcp/config; daemons of role control have /v1",
+            (None, None) => "",
+        };
+        let rest = rest.map_or_else(Router::new, Rest::router);
+        let (mut here, mut elsewhere) = (rest.clone(), rest);
+        if let Some(mcp_config) = mcp_config {
+            here = here.merge(mcp_config.here());
+            elsewhere = elsewhere.merge(McpConfig::elsewhere());
+        }
         if let Some(quit) = quit {
             here = here.merge(quit::here(quit));
             elsewhere = elsewhere.merge(quit::elsewhere());
         }
-        Self { here: router(state.clone(), here), elsewhere: router(state, elsewhere) }
+        Self { here: router(state.clone(), here, more), elsewhere: router(state, elsewhere, more) }
     }
 
     /// What the peer of `stream` may call. Where a port of the loopback is passed on to others, they are still others.
@@ -69,13 +85,14 @@ impl Routes {
     }
 }
 
-fn router(state: HttpState, more: Router<HttpState>) -> Router {
+/// Metrics, probes and `more`, which is told to who asks for anything else as `called`.
+fn router(state: HttpState, more: Router<HttpState>, called: &'static str) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get("ok\n"))
         .route("/readyz", get(readyz))
         .merge(more)
-        .fallback(not_found)
+        .fallback(async move |uri: Uri| not_found(&uri, called))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_response(no_store))
         .with_state(state)
@@ -102,9 +119,8 @@ async fn readyz(State(state): State<HttpState>, RawQuery(query): RawQuery) -> (S
     if is_ready { (StatusCode::OK, text + "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, text + "not ready\n") }
 }
 
-async fn not_found(uri: Uri) -> Response {
-    let message =
-        format!("there is nothing at {}: this port has /metrics, /livez, /readyz, /mcp/config and /v1", uri.path());
+fn not_found(uri: &Uri, more: &str) -> Response {
+    let message = format!("there is nothing at {}: this port has /metrics, /livez, /readyz{more}", uri.path());
     problem(StatusCode::NOT_FOUND, "NOT_FOUND", "not found", &message)
 }
 

@@ -165,5 +165,12 @@ pub const USES_PER_TRANSACTION: usize = 2000;
 /// How long a use is remembered: versions of secrets come and go, and who has not used one for a season does not use it.
 pub const USES_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// How often it is written down when tokens were last used. Their rows are few and are read to verify callers, and whoever
+/// asks wants to know whether a token is in use at all.
+pub const TOKEN_USES_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Uses of one connection that are shown, the latest first.
 pub const USES_SHOWN_MAX: i64 = 200;
+
+/// Tokens of one name that are told apart to whoever revokes by name. Of more, these are enough to see that the id is wanted.
+pub const TOKENS_CALLED_MAX: i64 = 20;

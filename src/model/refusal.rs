@@ -144,7 +144,7 @@ impl Refusal {
         Self::new(
             Reason::ConfigIncomplete,
             format!("the MCP process requires config that instance {instance} has no value for: {}", keys.join(", ")),
-            format!("give them values or wire them in profile {profile} of its manifest, and `credway apply` it"),
+            completing(instance, profile),
         )
         .with_id("instance_id", instance)
         .with_id("keys", keys.join(","))
@@ -154,7 +154,10 @@ impl Refusal {
         Self::new(
             Reason::ConfigInvalid,
             format!("the MCP process wants {key} as a {expected}, which its value for instance {instance} is not"),
-            format!("correct {key} in the instance's manifest or connection, or its type in the process's schema"),
+            format!(
+                "correct {key} in the active profile (`PATCH /v1/mcp/instances/{instance}/config-profiles/PROFILE`, or its \
+                 manifest) or in the connection wired to it, or its type in the process's schema"
+            ),
         )
         .with_id("instance_id", instance)
         .with_id("keys", key)
@@ -191,7 +194,8 @@ impl Refusal {
         Self::new(
             Reason::InstanceNotInstalled,
             format!("this project has no instance of the MCP server {url}"),
-            "declare an instance of it in this project's manifest and `credway apply` it, or name another instance by its id",
+            "install it: `POST /v1/mcp/instances`, or declare it in this project's manifest and `credway apply` it; or name \
+             another instance by its id",
         )
         .with_id("server_url", url)
     }
@@ -226,7 +230,11 @@ impl Refusal {
         Self::new(
             Reason::NoActiveProfile,
             format!("instance {} has no active config profile", instance.name),
-            format!("name one as `active` of instance {} in its manifest, and `credway apply` it", instance.name),
+            format!(
+                "make one active: `POST /v1/mcp/instances/{0}/config-profiles/PROFILE/set-active`, or name it as `active` of \
+                 instance {0} in its manifest and `credway apply` it",
+                instance.name
+            ),
         )
         .of_instance(instance)
     }
@@ -240,7 +248,8 @@ impl Refusal {
                 instance.name,
                 lacking.join(", ")
             ),
-            "override with a connection of the same kind, or take the override away",
+            "override with a connection of the same kind, or take the override away: \
+             `PUT /v1/workflows/WORKFLOW/connection-overrides`, or the workflow's manifest and `credway apply`",
         )
         .of_instance(instance)
         .of_connection(wired)
@@ -250,7 +259,10 @@ impl Refusal {
         Self::new(
             Reason::EnvironmentMismatch,
             format!("workflow {workflow} is limited to {wants}, but connection {} is labelled {is}", wired.label()),
-            format!("override it for this workflow with a connection labelled {wants}"),
+            format!(
+                "override it for this workflow with a connection labelled {wants}: \
+                 `PUT /v1/workflows/WORKFLOW/connection-overrides`, or the workflow's manifest and `credway apply`"
+            ),
         )
         .with_id("workflow_id", workflow)
         .of_connection(wired)
@@ -260,7 +272,11 @@ impl Refusal {
         Self::new(
             Reason::ConnectionMissing,
             format!("instance {} is wired to connection {}, which does not exist", instance.name, wired.id),
-            format!("wire instance {} to another connection in its manifest, and `credway apply` it", instance.name),
+            format!(
+                "wire another one: `POST /v1/mcp/instances/{0}/config-profiles/PROFILE/apply-connection`, or in the manifest of \
+                 instance {0} and `credway apply` it; one that was deleted lately comes back by `credway connection restore {1}`",
+                instance.name, wired.id
+            ),
         )
         .of_instance(instance)
         .of_connection(wired)
@@ -361,7 +377,7 @@ impl Refusal {
         Self::new(
             Reason::ConfigIncomplete,
             format!("instance {} lacks required config: {}", instance.name, keys.join(", ")),
-            format!("give them values or wire them in profile {profile} of its manifest, and `credway apply` it"),
+            completing(&instance.name, profile),
         )
         .of_instance(instance)
         .with_id("keys", keys.join(","))
@@ -371,7 +387,11 @@ impl Refusal {
         Self::new(
             Reason::ConfigInvalid,
             format!("the value of {key} for instance {} is not a {expected}", instance.name),
-            format!("correct {key} of instance {} in its manifest or its connection", instance.name),
+            format!(
+                "correct {key} in the active profile (`PATCH /v1/mcp/instances/{}/config-profiles/PROFILE`, or its manifest), \
+                 or in the connection wired to it",
+                instance.name
+            ),
         )
         .of_instance(instance)
         .with_id("keys", key)
@@ -431,4 +451,12 @@ impl Refusal {
             "see this daemon's log at the time of the call, and report it",
         )
     }
+}
+
+/// What to do about required keys that nothing gives a value for.
+fn completing(instance: impl fmt::Display, profile: &str) -> String {
+    format!(
+        "in profile {profile}, give them values (`PATCH /v1/mcp/instances/{instance}/config-profiles/PROFILE`) or wire a \
+         connection (`POST …/PROFILE/apply-connection`); or do so in its manifest and `credway apply` it"
+    )
 }

@@ -2,11 +2,15 @@
 //!
 //! The JSON forms here are the contract's own (section 5): `{"type","displayName","required","default","secret"}`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde_json::Number;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The keys of a server's config, by name.
 pub type ConfigSchema = BTreeMap<String, ConfigField>;
@@ -49,12 +53,27 @@ impl fmt::Display for ValueType {
 }
 
 /// A plain config value. Secrets are never of this type.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ConfigValue {
     Boolean(bool),
-    Number(f64),
+    /// As it was written: a port is 5432, and not 5432.0.
+    Number(Number),
     String(String),
+}
+
+impl PartialSchema for ConfigValue {
+    fn schema() -> RefOr<Schema> {
+        let one_of = OneOfBuilder::new().item(bool::schema()).item(f64::schema()).item(String::schema());
+        let one_of = one_of.description(Some("A plain config value. Secrets are never of this type."));
+        RefOr::T(Schema::OneOf(one_of.build()))
+    }
+}
+
+impl ToSchema for ConfigValue {
+    fn name() -> Cow<'static, str> {
+        "ConfigValue".into()
+    }
 }
 
 impl ConfigValue {
@@ -62,7 +81,7 @@ impl ConfigValue {
     pub fn parse(text: &str, kind: ValueType) -> Option<Self> {
         match kind {
             ValueType::String => Some(Self::String(text.to_owned())),
-            ValueType::Number => text.trim().parse().ok().filter(|n: &f64| n.is_finite()).map(Self::Number),
+            ValueType::Number => number(text.trim()).map(Self::Number),
             ValueType::Boolean => text.trim().parse().ok().map(Self::Boolean),
         }
     }
@@ -76,6 +95,11 @@ impl ConfigValue {
             _ => None,
         }
     }
+}
+
+fn number(text: &str) -> Option<Number> {
+    let whole = text.parse::<i64>().map(Number::from).or_else(|_| text.parse::<u64>().map(Number::from));
+    whole.ok().or_else(|| Number::from_f64(text.parse().ok()?))
 }
 
 impl fmt::Display for ConfigValue {
@@ -96,18 +120,28 @@ mod tests {
     fn values_are_typed_by_the_schema_or_refused() {
         let text = |s: &str| ConfigValue::String(s.to_owned());
         let table = [
-            (text("30"), ValueType::Number, Some(ConfigValue::Number(30.0))),
-            (text(" 2.5 "), ValueType::Number, Some(ConfigValue::Number(2.5))),
+            (text("30"), ValueType::Number, Some(ConfigValue::Number(30.into()))),
+            (text(" 2.5 "), ValueType::Number, Some(ConfigValue::Number(Number::from_f64(2.5).unwrap()))),
+            (text("18446744073709551615"), ValueType::Number, Some(ConfigValue::Number(u64::MAX.into()))),
             (text("NaN"), ValueType::Number, None),
             (text("thirty"), ValueType::Number, None),
             (text("true"), ValueType::Boolean, Some(ConfigValue::Boolean(true))),
             (text("yes"), ValueType::Boolean, None),
-            (ConfigValue::Number(15.0), ValueType::String, Some(text("15"))),
+            (ConfigValue::Number(15.into()), ValueType::String, Some(text("15"))),
             (ConfigValue::Boolean(true), ValueType::String, Some(text("true"))),
-            (ConfigValue::Number(1.0), ValueType::Boolean, None),
+            (ConfigValue::Number(1.into()), ValueType::Boolean, None),
         ];
         for (value, kind, expected) in table {
             assert_eq!(value.typed(kind), expected, "{value:?} as {kind}");
+        }
+    }
+
+    #[test]
+    fn a_number_stays_as_it_was_written() {
+        for written in ["45", "45.0", "-2.5", "9007199254740993"] {
+            let value: ConfigValue = serde_json::from_str(written).unwrap();
+            assert_eq!(serde_json::to_string(&value).unwrap(), written);
+            assert_eq!(value.typed(ValueType::String), Some(ConfigValue::String(written.to_owned())));
         }
     }
 }

@@ -16,6 +16,7 @@ mod problem;
 mod profiles;
 mod resolve;
 mod servers;
+mod status;
 mod tags;
 mod templates;
 mod tokens;
@@ -36,6 +37,8 @@ use crate::probe::Prober;
 use crate::resolve::Resolver;
 use asker::Rates;
 use problem::Problem;
+
+pub use status::{status_of, whole_seconds};
 
 /// What the handlers work with.
 #[derive(Clone)]

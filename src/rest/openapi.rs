@@ -33,8 +33,9 @@ pub(super) fn text(api: &OpenApi) -> String {
 
 fn whole(api: &OpenApi) -> Value {
     let mut whole = serde_json::to_value(api).expect("a description made of names and schemas has a JSON form");
-    for item in members(&mut whole["paths"]) {
+    for (path, item) in whole["paths"].as_object_mut().into_iter().flatten() {
         for operation in members(item).filter(|operation| operation.is_object()) {
+            name(operation, path);
             add_problems(operation);
             // By `get_mut`: an index would put a null where there are none, which no description may have.
             let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
@@ -46,6 +47,15 @@ fn whole(api: &OpenApi) -> Value {
 
 fn members(object: &mut Value) -> impl Iterator<Item = &mut Value> {
     object.as_object_mut().into_iter().flat_map(|object| object.iter_mut().map(|(_, member)| member))
+}
+
+/// Gives an operation a name of its own, by which generated clients call it: its group and its handler, `connections_list`.
+fn name(operation: &mut Value, path: &str) {
+    // The alias has the same handlers.
+    let alias = if path.starts_with("/v1/mcp/connections") { "mcp_" } else { "" };
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (group, handler) = (word(&operation["tags"][0]), word(&operation["operationId"]));
+    operation["operationId"] = json!(format!("{alias}{group}_{handler}"));
 }
 
 /// Whatever is asked may be refused, and then in one form.

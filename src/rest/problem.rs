@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::status::{status_of, whole_seconds};
 use crate::control::{ControlError, Mistake};
-use crate::model::reason::{Class, Reason};
+use crate::model::reason::Reason;
 use crate::model::refusal::Refusal;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
@@ -180,7 +181,7 @@ impl Problem {
 
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
-        let status = status_of(&error);
+        let status = status_of_error(&error);
         let mut problem = Self::new(status, error.code(), error.to_string()).remedy(error.remedy());
         match error {
             ControlError::Mistakes(mistakes) => return Self::of_mistakes(&mistakes, |place| format!("/{place}")),
@@ -196,13 +197,14 @@ impl From<ControlError> for Problem {
     }
 }
 
-fn status_of(error: &ControlError) -> StatusCode {
+fn status_of_error(error: &ControlError) -> StatusCode {
     match error {
         ControlError::Mistakes(_) | ControlError::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::NotFound { .. } => StatusCode::NOT_FOUND,
         ControlError::ReadOnly { .. } => StatusCode::FORBIDDEN,
         ControlError::ProjectUnnamed => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::OtherVersion { .. } => StatusCode::PRECONDITION_FAILED,
+        ControlError::Refused(refusal) => status_of(refusal.reason.class()),
         ControlError::Taken { .. }
         | ControlError::Ambiguous { .. }
         | ControlError::InUse { .. }
@@ -210,7 +212,6 @@ fn status_of(error: &ControlError) -> StatusCode {
         | ControlError::ShownOnce { .. }
         | ControlError::Rotating { .. }
         | ControlError::NotRotating { .. }
-        | ControlError::Refused(_)
         | ControlError::Full { .. }
         | ControlError::ChangedMeanwhile { .. }
         | ControlError::Secrets(SecretError::Missing { .. } | SecretError::Conflict { .. }) => StatusCode::CONFLICT,
@@ -225,16 +226,7 @@ fn status_of(error: &ControlError) -> StatusCode {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let status = match refusal.reason.class() {
-            Class::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Class::Forbidden => StatusCode::FORBIDDEN,
-            Class::NotFound => StatusCode::NOT_FOUND,
-            Class::Invalid | Class::Config => StatusCode::UNPROCESSABLE_ENTITY,
-            Class::Precondition => StatusCode::CONFLICT,
-            Class::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Class::Unavailable | Class::Late => StatusCode::SERVICE_UNAVAILABLE,
-            Class::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
+        let status = status_of(refusal.reason.class());
         let mut problem = Self::new(status, refusal.reason.code(), refusal.message).remedy(refusal.remedy);
         problem.0.retry_after = refusal.retry_after;
         problem.0.ids = refusal.ids;
@@ -247,8 +239,7 @@ impl IntoResponse for Problem {
         let mut response = self.0.status.into_response();
         let headers = response.headers_mut();
         if let Some(pause) = self.0.retry_after {
-            let seconds = u64::try_from(pause.as_millis().div_ceil(1000).max(1)).unwrap_or(u64::MAX);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(pause)));
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

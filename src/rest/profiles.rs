@@ -23,8 +23,8 @@ use crate::model::schema::ConfigValue;
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
     OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(get, patch, delete))
+        .routes(routes!(list_profiles, create_profile))
+        .routes(routes!(get_profile, patch_profile, delete_profile))
         .routes(routes!(set_active))
         .routes(routes!(apply_connection))
         .layer(body::limit())
@@ -181,7 +181,7 @@ fn wires(given: BTreeMap<String, WireBody>) -> Result<BTreeMap<String, Wire>, Pr
 #[utoipa::path(get, path = "/{id}/config-profiles", params(("id" = String, Path), PageQuery), tag = "instances",
     security(("token" = ["mcp:read"])),
     responses((status = 200, body = Page<ProfileView>), (status = "4XX", body = ProblemBody)))]
-async fn list(
+async fn list_profiles(
     asker: Asker<Read>,
     PathOf(id): PathOf<String>,
     QueryOf(query): QueryOf<PageQuery>,
@@ -197,7 +197,7 @@ async fn list(
     params(("id" = String, Path),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
     responses((status = 201, body = ProfileView), (status = "4XX", body = ProblemBody)))]
-async fn create(
+async fn create_profile(
     asker: Asker<Write>,
     PathOf(id): PathOf<String>,
     body: JsonBody<NewProfile>,
@@ -213,17 +213,17 @@ async fn create(
 #[utoipa::path(get, path = "/{id}/config-profiles/{profile_id}", tag = "instances", security(("token" = ["mcp:read"])),
     params(("id" = String, Path), ("profile_id" = String, Path)),
     responses((status = 200, body = ProfileView), (status = "4XX", body = ProblemBody)))]
-async fn get(asker: Asker<Read>, PathOf((id, profile)): PathOf<(String, String)>) -> Result<Response, Problem> {
+async fn get_profile(asker: Asker<Read>, PathOf((id, profile)): PathOf<(String, String)>) -> Result<Response, Problem> {
     Ok(tagged(asker.control.profile_get(&asker.workspace, &id, &profile).await?))
 }
 
-/// Changes a config profile.
+/// Changes a config profile. The active one keeps giving each required key a value.
 #[utoipa::path(patch, path = "/{id}/config-profiles/{profile_id}", request_body = ProfileChange, tag = "instances",
     security(("token" = ["mcp:write"])),
     params(("id" = String, Path), ("profile_id" = String, Path),
         ("If-Match" = Option<String>, Header, description = "The ETag that is to be changed")),
     responses((status = 200, body = ProfileView), (status = "4XX", body = ProblemBody)))]
-async fn patch(
+async fn patch_profile(
     asker: Asker<Write>,
     PathOf((id, profile)): PathOf<(String, String)>,
     IfMatch(expected): IfMatch,
@@ -239,7 +239,7 @@ async fn patch(
 #[utoipa::path(delete, path = "/{id}/config-profiles/{profile_id}", tag = "instances", security(("token" = ["mcp:write"])),
     params(("id" = String, Path), ("profile_id" = String, Path)),
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
-async fn delete(
+async fn delete_profile(
     asker: Asker<Write>,
     PathOf((id, profile)): PathOf<(String, String)>,
     IfMatch(expected): IfMatch,

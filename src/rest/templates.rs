@@ -15,7 +15,7 @@ use crate::model::probe::Probe;
 use crate::model::template::{Feed, Template, TemplateField};
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
-    OpenApiRouter::new().routes(routes!(list))
+    OpenApiRouter::new().routes(routes!(templates))
 }
 
 /// A kind of connection.
@@ -112,7 +112,7 @@ pub(super) struct TemplatesQuery {
 #[utoipa::path(get, path = "/v1/connection-templates", params(TemplatesQuery), tag = "connections",
     security(("token" = ["mcp:read"])),
     responses((status = 200, body = Page<TemplateView>), (status = "4XX", body = ProblemBody)))]
-async fn list(
+async fn templates(
     asker: Asker<Read>,
     QueryOf(query): QueryOf<TemplatesQuery>,
 ) -> Result<Json<Page<TemplateView>>, Problem> {

@@ -16,7 +16,7 @@ use super::body::{self, JsonBody, PathOf, QueryOf};
 use super::openapi;
 use super::page::{Page, PageQuery};
 use super::problem::{Problem, ProblemBody};
-use crate::control::TokenSpec;
+use crate::control::{Reach, TokenSpec};
 use crate::model::caller::{Role, Scope, ScopeSet};
 use crate::model::id::TokenId;
 use crate::model::refusal::Refusal;
@@ -49,6 +49,10 @@ pub(super) struct PatView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     revoked_at: Option<String>,
+    /// When it was last used, written down within a minute or so; absent if it never was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    last_used_at: Option<String>,
 }
 
 impl From<TokenRecord> for PatView {
@@ -65,6 +69,7 @@ impl From<TokenRecord> for PatView {
             created_at: token.created_at.to_string(),
             expires_at: text(token.expires_at),
             revoked_at: text(token.revoked_at),
+            last_used_at: text(token.last_used_at),
         }
     }
 }
@@ -107,12 +112,18 @@ fn scopes() -> Array {
     ArrayBuilder::new().items(openapi::words(Scope::ALL.map(|(_, word)| word))).build()
 }
 
-/// The tokens of the project, newest first; revoked and expired ones included.
+/// A token of the whole tenant opens more than one project has: only who administers all of it sees it.
+fn reach(asker: &Asker<Manage>) -> Reach {
+    if asker.caller.role == Role::TenantAdmin { asker.reach() } else { Reach::Project }
+}
+
+/// The tokens of the project, newest first; revoked and expired ones included. Those of the whole tenant too, for its
+/// administrators.
 #[utoipa::path(get, path = "", params(PageQuery), tag = "tokens", security(("token" = ["mcp:write"])),
     responses((status = 200, body = Page<PatView>), (status = "4XX", body = ProblemBody)))]
 async fn list(asker: Asker<Manage>, QueryOf(query): QueryOf<PageQuery>) -> Result<Json<Page<PatView>>, Problem> {
     let wanted = query.wanted::<TokenId>()?;
-    let found = asker.control.token_page(&asker.workspace, wanted.after, wanted.limit()).await?;
+    let found = asker.control.token_page(&asker.workspace, reach(&asker), wanted.after, wanted.limit()).await?;
     Ok(Json(wanted.page(found, |token| token.id, PatView::from)))
 }
 
@@ -152,6 +163,6 @@ async fn create(asker: Asker<Manage>, body: JsonBody<NewPat>) -> Result<Response
 #[utoipa::path(delete, path = "/{id}", params(("id" = String, Path)), tag = "tokens", security(("token" = ["mcp:write"])),
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
 async fn revoke(asker: Asker<Manage>, PathOf(id): PathOf<String>) -> Result<StatusCode, Problem> {
-    asker.control.token_revoke(&asker.workspace, &id).await?;
+    asker.control.token_revoke(&asker.workspace, reach(&asker), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -131,7 +131,7 @@ impl From<Discovered> for DiscoveryView {
 }
 
 /// Tries the credential of a connection at its provider.
-#[utoipa::path(post, path = "/{id}/test", params(("id" = String, Path)), tag = "connections",
+#[utoipa::path(post, path = "/{id}/test", operation_id = "test", params(("id" = String, Path)), tag = "connections",
     security(("token" = ["mcp:write"])), responses((status = 200, body = TestView), (status = "4XX", body = ProblemBody)))]
 async fn connection_test(
     asker: Asker<Write>,
@@ -145,7 +145,7 @@ async fn connection_test(
 
 /// Looks at an MCP server: whether it can be reached and speaks the protocol, what its instances here lack, and whether the
 /// credentials wired to them are good.
-#[utoipa::path(post, path = "/v1/mcp/servers/{id}/validate", params(("id" = String, Path)), tag = "servers",
+#[utoipa::path(post, path = "/v1/mcp/servers/{id}/validate", operation_id = "validate", params(("id" = String, Path)), tag = "servers",
     security(("token" = ["mcp:write"])), responses((status = 200, body = ReportView), (status = "4XX", body = ProblemBody)))]
 async fn server_validate(
     asker: Asker<Write>,
@@ -158,7 +158,7 @@ async fn server_validate(
 }
 
 /// Looks at an MCP server with one connection.
-#[utoipa::path(post, path = "/v1/mcp/servers/{id}/connections/{connection_id}/validate", tag = "servers",
+#[utoipa::path(post, path = "/v1/mcp/servers/{id}/connections/{connection_id}/validate", operation_id = "validate_connection", tag = "servers",
     params(("id" = String, Path), ("connection_id" = String, Path)), security(("token" = ["mcp:write"])),
     responses((status = 200, body = ReportView), (status = "4XX", body = ProblemBody)))]
 async fn server_connection_validate(
@@ -173,7 +173,7 @@ async fn server_connection_validate(
 }
 
 /// Asks an MCP server for its tools, and saves them as a new version of it if they differ.
-#[utoipa::path(post, path = "/v1/mcp/servers/{id}/discover", params(("id" = String, Path)), tag = "servers",
+#[utoipa::path(post, path = "/v1/mcp/servers/{id}/discover", operation_id = "discover", params(("id" = String, Path)), tag = "servers",
     security(("token" = ["mcp:write"])), responses((status = 200, body = DiscoveryView), (status = "4XX", body = ProblemBody)))]
 async fn server_discover(
     asker: Asker<Write>,
@@ -186,7 +186,7 @@ async fn server_discover(
 }
 
 /// Looks at an MCP instance: its server, its active profile, and the credentials wired in that.
-#[utoipa::path(post, path = "/v1/mcp/instances/{id}/validate", params(("id" = String, Path)), tag = "instances",
+#[utoipa::path(post, path = "/v1/mcp/instances/{id}/validate", operation_id = "validate", params(("id" = String, Path)), tag = "instances",
     security(("token" = ["mcp:write"])), responses((status = 200, body = ReportView), (status = "4XX", body = ProblemBody)))]
 async fn instance_validate(
     asker: Asker<Write>,

@@ -19,6 +19,8 @@ const PROFILE_UPDATE: &str = "UPDATE profiles SET name = $3, config_values = $4,
 const PROFILE_DELETE: &str = "DELETE FROM profiles WHERE id = $1 AND version = $3
         AND EXISTS (SELECT 1 FROM instances i WHERE i.id = profiles.instance_id AND i.project_id = $2
             AND (i.active_profile_id IS NULL OR i.active_profile_id <> $1))";
+const PROFILE_AT: &str = "SELECT COUNT(*) FROM profiles WHERE id = $1 AND version = $2";
+const PROFILE_ACTIVE: &str = "SELECT COUNT(*) FROM instances WHERE active_profile_id = $1";
 const WIRES_DELETE: &str = "DELETE FROM profile_wires WHERE profile_id = $1";
 const WIRE_INSERT: &str =
     "INSERT INTO profile_wires (profile_id, config_key, connection_id, credential) VALUES ($1, $2, $3, $4)";
@@ -231,6 +233,23 @@ impl Tx {
         execute!(self, sqlx::query(WIRES_DELETE).bind(profile.id.to_string()))?;
         self.wires_insert(profile).await?;
         self.project_change(sequence, project, Act::Update, Entity::Profile, profile.id).await
+    }
+
+    /// `Conflict` if a profile is no longer as it was read. For what holds the log's head already, so that it stays so.
+    pub async fn profile_unchanged(&mut self, profile: &ConfigProfile) -> Result<(), StoreError> {
+        let (id, version) = (profile.id.to_string(), stored_version(profile.version));
+        let found: i64 = in_tx!(self, |connection| {
+            sqlx::query_scalar(PROFILE_AT).bind(&id).bind(version).fetch_one(connection)
+        })?;
+        if found == 0 { Err(StoreError::Conflict { what: label(profile) }) } else { Ok(()) }
+    }
+
+    /// `Conflict` if a profile has become the active one. For what holds the log's head already.
+    pub async fn profile_inactive(&mut self, profile: &ConfigProfile) -> Result<(), StoreError> {
+        let id = profile.id.to_string();
+        let active: i64 =
+            in_tx!(self, |connection| sqlx::query_scalar(PROFILE_ACTIVE).bind(&id).fetch_one(connection))?;
+        if active > 0 { Err(StoreError::Conflict { what: label(profile) }) } else { Ok(()) }
     }
 
     async fn wires_insert(&mut self, profile: &ConfigProfile) -> Result<(), StoreError> {

@@ -133,6 +133,8 @@ pub struct TokenRecord {
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+    /// As far as is written down yet.
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// The public half of a key that signs run tokens.

@@ -1,24 +1,35 @@
 //! Access tokens, by their hashes.
 
 use jiff::Timestamp;
+use sqlx::AssertSqlSafe;
 
 use super::records::{Act, Entity, ProjectRecord, TokenRecord};
 use super::rows::{parsed, parsed_optional, timestamp, unreadable};
 use super::tx::{execute, in_tx};
 use super::{Store, StoreError, Tx, read};
+use crate::limits;
 use crate::model::id::{InstanceId, ProjectId, TenantId, TokenId};
 
 macro_rules! token_columns {
     () => {
-        "id, tenant_id, project_id, instance_id, name, shown_prefix, hash, role, scopes, created_at, expires_at, revoked_at"
+        "id, tenant_id, project_id, instance_id, name, shown_prefix, hash, role, scopes, created_at, expires_at, revoked_at,
+            last_used_at"
     };
 }
 
 const TOKENS_FIND: &str = concat!("SELECT ", token_columns!(), " FROM tokens WHERE shown_prefix = $1 ORDER BY id");
-const TOKEN_INSERT: &str =
-    concat!("INSERT INTO tokens (", token_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
+const TOKEN_INSERT: &str = concat!(
+    "INSERT INTO tokens (",
+    token_columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+);
 const TOKEN_REVOKE: &str = "UPDATE tokens SET revoked_at = $3 WHERE id = $1 AND tenant_id = $2 AND revoked_at IS NULL
     RETURNING project_id";
+
+/// Between these the rows: id, time. Several daemons write, in any order.
+const TOKENS_USED: &str = "WITH used (id, at) AS (VALUES ";
+const TOKENS_USED_LATEST: &str = ") UPDATE tokens SET last_used_at = used.at FROM used
+    WHERE tokens.id = used.id AND (tokens.last_used_at IS NULL OR tokens.last_used_at < used.at)";
 
 const TOKENS_OF_INSTANCE_DELETE: &str =
     "DELETE FROM tokens WHERE tenant_id = $1 AND project_id = $2 AND instance_id = $3 RETURNING id";
@@ -29,11 +40,19 @@ pub(super) const TOKENS_OF_PROJECT: &str = concat!(
     " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) ORDER BY id"
 );
 
-/// Newest first, before `$3`.
+/// Newest first, before `$3`; those of the whole tenant only where `$5` says so.
 const TOKENS_PAGE: &str = concat!(
     "SELECT ",
     token_columns!(),
-    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR project_id IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4"
+    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR (project_id IS NULL AND $5)) AND id < $3
+    ORDER BY id DESC LIMIT $4"
+);
+/// Live ones that are called so.
+const TOKENS_CALLED: &str = concat!(
+    "SELECT ",
+    token_columns!(),
+    " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR (project_id IS NULL AND $5)) AND revoked_at IS NULL
+        AND (id = $3 OR shown_prefix = $3 OR name = $3) ORDER BY id LIMIT $4"
 );
 /// After all ids.
 const NEWEST: &str = "tok_~";
@@ -52,6 +71,7 @@ pub(super) struct TokenRow {
     created_at: i64,
     expires_at: Option<i64>,
     revoked_at: Option<i64>,
+    last_used_at: Option<i64>,
 }
 
 impl TokenRow {
@@ -70,6 +90,7 @@ impl TokenRow {
             created_at: timestamp("tokens.created_at", self.created_at)?,
             expires_at: time("tokens.expires_at", self.expires_at)?,
             revoked_at: time("tokens.revoked_at", self.revoked_at)?,
+            last_used_at: time("tokens.last_used_at", self.last_used_at)?,
         })
     }
 }
@@ -85,11 +106,12 @@ impl Store {
         rows.into_iter().map(TokenRow::read).collect()
     }
 
-    /// The tokens of a project and of its whole tenant, newest first: at most `limit` that are older than `before`.
+    /// The tokens of a project and, where `with_wide` says so, those of its whole tenant, newest first: at most `limit` that
+    /// are older than `before`.
     pub async fn tokens_page(
         &self,
-        tenant: TenantId,
-        project: ProjectId,
+        (tenant, project): (TenantId, ProjectId),
+        with_wide: bool,
         before: Option<TokenId>,
         limit: usize,
     ) -> Result<Vec<TokenRecord>, StoreError> {
@@ -100,13 +122,62 @@ impl Store {
                 .bind(project.to_string())
                 .bind(&before)
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .bind(with_wide)
                 .fetch_all(connection)
         })?;
         rows.into_iter().map(TokenRow::read).collect()
     }
+
+    /// The live tokens among these that have this id, shown prefix or name: at most `limits::TOKENS_CALLED_MAX`.
+    pub async fn tokens_called(
+        &self,
+        (tenant, project): (TenantId, ProjectId),
+        with_wide: bool,
+        asked: &str,
+    ) -> Result<Vec<TokenRecord>, StoreError> {
+        if asked.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<TokenRow> = read!(self, |connection| {
+            sqlx::query_as(TOKENS_CALLED)
+                .bind(tenant.to_string())
+                .bind(project.to_string())
+                .bind(asked)
+                .bind(limits::TOKENS_CALLED_MAX)
+                .bind(with_wide)
+                .fetch_all(connection)
+        })?;
+        rows.into_iter().map(TokenRow::read).collect()
+    }
+
+    /// Writes down when tokens were last used, each of them once. A measurement: it never enters the change log.
+    pub async fn token_uses_write(&self, used: &[(TokenId, Timestamp)]) -> Result<(), StoreError> {
+        for some in used.chunks(limits::USES_PER_TRANSACTION) {
+            let mut tx = self.begin().await?;
+            for few in some.chunks(limits::USES_PER_STATEMENT) {
+                tx.tokens_used(few).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
 }
 
 impl Tx {
+    async fn tokens_used(&mut self, used: &[(TokenId, Timestamp)]) -> Result<(), StoreError> {
+        let places = |row: usize| format!("(${}, ${})", 2 * row + 1, 2 * row + 2);
+        let rows: Vec<String> = (0..used.len()).map(places).collect();
+        let text = format!("{TOKENS_USED}{}{TOKENS_USED_LATEST}", rows.join(", "));
+        execute!(self, {
+            let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false);
+            for (token, at) in used {
+                query = query.bind(token.to_string()).bind(at.as_microsecond());
+            }
+            query
+        })
+        .map(drop)
+    }
+
     pub async fn token_insert(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
         let id = token.id.to_string();
@@ -125,6 +196,7 @@ impl Tx {
                 .bind(token.created_at.as_microsecond())
                 .bind(token.expires_at.map(Timestamp::as_microsecond))
                 .bind(token.revoked_at.map(Timestamp::as_microsecond))
+                .bind(token.last_used_at.map(Timestamp::as_microsecond))
         )
         .map_err(|error| error.about(|| format!("token {:?}", token.name)))?;
         self.change_insert(sequence, token.tenant, token.project, Act::Create, Entity::Token, &id).await

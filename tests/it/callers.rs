@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::config::{Identity, KnownCaller, MutualTls};
-use credway::control::TokenSpec;
+use credway::control::{Reach, TokenSpec};
 use credway::grpc::proto::batch_result::Outcome;
 use credway::grpc::proto::credential_service_client::CredentialServiceClient;
 use credway::grpc::proto::watch_credentials_response::Outcome as Watched;
@@ -101,7 +101,7 @@ async fn every_method_answers_the_right_caller_and_no_other() {
     let last = mistyped.pop().unwrap();
     mistyped.push(if last == '0' { '1' } else { '0' });
     let revoked = world.token(&[Scope::McpExecute]).await;
-    world.control.token_revoke(&world.workspace, &revoked[..12]).await.unwrap();
+    world.control.token_revoke(&world.workspace, Reach::Tenant, &revoked[..12]).await.unwrap();
     let soon = Clock::Manual(clock.clone()).now() + Duration::from_secs(3600);
     let project = Some(world.workspace.project.id);
     let expired = world.token_with(Role::Admin, &[Scope::McpExecute], Some(soon), project).await;
@@ -152,7 +152,7 @@ async fn why_a_token_is_wrong_is_nobodys_to_know() {
     let world = World::sqlite(ACME).await;
     let sidecar = world.sidecar(Clock::System).await;
     let revoked = world.token(&[Scope::McpExecute]).await;
-    world.control.token_revoke(&world.workspace, &revoked[..12]).await.unwrap();
+    world.control.token_revoke(&world.workspace, Reach::Tenant, &revoked[..12]).await.unwrap();
     let unknown = TokenText::generate().unwrap();
     let mut answers = Vec::new();
     for token in [revoked.as_str(), unknown.expose(), "pat_malformed", ""] {
@@ -212,7 +212,7 @@ async fn a_revoked_token_works_no_longer_once_that_is_heard_of() {
     let token = world.token(&[Scope::McpExecute]).await;
     let mut client = sidecar.client(&token).await;
     client.resolve_credentials(asking("pay")).await.unwrap();
-    world.control.token_revoke(&world.workspace, &token[..12]).await.unwrap();
+    world.control.token_revoke(&world.workspace, Reach::Tenant, &token[..12]).await.unwrap();
     sidecar.caught_up().await;
     assert_eq!(refused(client.resolve_credentials(asking("pay")).await), "UNAUTHENTICATED");
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use credway::config::load::{ConfigMistakes, Loaded, Source, Sources, load};
-use credway::config::{CachePolicy, Config, Database, Identity, SecretStore, VaultAuth};
+use credway::config::{CachePolicy, Config, Database, Identity, SecretStore, ServeRole, VaultAuth};
 use credway::model::secret::ExposeSecret;
 use tempfile::TempDir;
 
@@ -405,4 +405,23 @@ fn a_file_that_cannot_be_read_is_said_plainly() {
         let lines = mistakes(load(&Sources { file: Some(file), ..Sources::default() }));
         assert!(lines.starts_with(said), "{lines}");
     }
+}
+
+#[test]
+fn one_file_serves_both_roles_and_each_takes_its_part_of_it() {
+    let file = "[grpc]\nsocket = \"/run/credway.sock\"\naddress = \"127.0.0.1:8421\"\n";
+    for (role, word) in ServeRole::ALL {
+        let config = with(file, &[], &[("role", word)]).unwrap().config;
+        assert_eq!(config.role, role);
+        let is_sidecar = role != ServeRole::Control;
+        assert_eq!((config.grpc.socket.is_some(), config.grpc.address.is_some()), (is_sidecar, is_sidecar), "{word}");
+        assert_eq!(config.audit.file.is_some(), is_sidecar, "{word}");
+    }
+    assert_eq!(with("", &[("CREDWAY_ROLE", "control")], &[]).unwrap().config.grpc.socket.map(|s| s.path), None);
+    let off = "[grpc]\nsocket = \"off\"\n";
+    assert!(mistakes(with(off, &[], &[("role", "sidecar")])).contains("there is no other listener"));
+    with(off, &[], &[("role", "control")]).unwrap();
+    let off = "role = \"control\"\n[http]\naddress = \"off\"\n";
+    assert!(mistakes(of_file(off)).starts_with("http.address 3: is off, and a daemon of role control"));
+    assert!(mistakes(of_file("role = \"both\"\n")).starts_with("role 1: is not a role; write \"all\""));
 }

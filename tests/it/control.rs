@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credway::clock::Clock;
-use credway::control::{ConnectionSpec, Control, ControlError, TokenSpec, Workspace};
+use credway::control::{ConnectionSpec, Control, ControlError, Reach, TokenSpec, Workspace};
 use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
@@ -226,12 +226,12 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
     let found = fresh.store.tokens_find(text.shown_prefix()).await.unwrap();
     assert!(found.iter().any(|held| held.id == record.id && text.matches(&held.hash)));
     let (second, _) = control.token_create(&workspace.tenant, spec.clone(), None).await.unwrap();
-    assert!(matches!(control.token_revoke(&workspace, "ci").await, Err(ControlError::Ambiguous { .. })));
-    control.token_revoke(&workspace, &record.shown_prefix).await.unwrap();
-    let last = control.token_revoke(&workspace, "ci").await.unwrap();
+    assert!(matches!(control.token_revoke(&workspace, Reach::Tenant, "ci").await, Err(ControlError::Ambiguous { .. })));
+    control.token_revoke(&workspace, Reach::Tenant, &record.shown_prefix).await.unwrap();
+    let last = control.token_revoke(&workspace, Reach::Tenant, "ci").await.unwrap();
     assert_eq!(last.id, second.id);
     assert!(control.token_list(&workspace).await.unwrap().iter().all(|held| held.revoked_at.is_some()));
-    let gone = control.token_revoke(&workspace, "ci").await.unwrap_err();
+    let gone = control.token_revoke(&workspace, Reach::Tenant, "ci").await.unwrap_err();
     assert_eq!(gone.to_string(), "there is no live token \"ci\"");
 
     let amiss = TokenSpec {

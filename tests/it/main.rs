@@ -26,6 +26,7 @@ mod refusals;
 mod rejected;
 mod resolve;
 mod rest;
+mod roles;
 mod run_tokens;
 mod sealed;
 mod shutdown;

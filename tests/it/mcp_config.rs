@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use credway::clock::Clock;
+use credway::control::Reach;
 use credway::limits;
 use credway::model::caller::Scope;
 use serde_json::{Value, json};
@@ -109,7 +110,7 @@ async fn a_token_that_was_revoked_or_has_ended_gets_nothing() {
     let made = world.control.instance_token_create(&world.workspace, "pay", "gone".into(), None).await;
     let by_instance = Process::of(&timed, made.unwrap().1.expose());
     by_instance.ask().await.key();
-    world.control.token_revoke(&world.workspace, "gone").await.unwrap();
+    world.control.token_revoke(&world.workspace, Reach::Tenant, "gone").await.unwrap();
     timed.caught_up().await;
     assert_eq!(by_instance.ask().await.refusal(), unauthorized);
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::config::Config;
+use credway::control::Reach;
 use credway::grpc::proto::watch_credentials_response::Outcome;
 use credway::grpc::proto::{WatchCredentialsRequest, WatchCredentialsResponse};
 use credway::limits;
@@ -173,7 +174,7 @@ async fn a_watch_ends_when_its_token_is_revoked() {
     let token = world.token(&[Scope::McpExecute]).await;
     let mut watch = watch(&mut sidecar.client(&token).await, watching("pay")).await;
     state(&mut watch).await;
-    world.control.token_revoke(&world.workspace, &token[..12]).await.unwrap();
+    world.control.token_revoke(&world.workspace, Reach::Tenant, &token[..12]).await.unwrap();
     clock.advance(limits::TOKEN_CACHE_TTL);
     let ended = told(&mut watch).await.unwrap_err();
     assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));

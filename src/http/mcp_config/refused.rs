@@ -1,18 +1,18 @@
 //! Refusals as MCP processes read them: their clients show `message` and nothing else, so it carries the remedy too.
 
-use std::time::Duration;
-
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::json;
 
 use super::json;
-use crate::model::reason::{Class, Reason};
+use crate::model::reason::Class;
 use crate::model::refusal::Refusal;
+use crate::rest::{status_of, whole_seconds};
 
 /// The answer that says no.
 pub(super) fn refused(refusal: &Refusal) -> Response {
-    let (status, error) = status(refusal.reason);
+    let class = refusal.reason.class();
+    let (status, error) = (status_of(class), name_of(class));
     let retry_after = refusal.retry_after.map(whole_seconds);
     let message = format!("{}; {}", refusal.message, refusal.remedy);
     let mut body = json!({ "error": error, "message": message, "reason": refusal.reason.code() });
@@ -29,35 +29,25 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
     response
 }
 
-/// A pause of none would be no pause.
-fn whole_seconds(pause: Duration) -> u64 {
-    pause.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
-}
-
-/// The status of a reason, with its short name.
-fn status(reason: Reason) -> (StatusCode, &'static str) {
-    match reason.class() {
-        Class::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthorized"),
-        Class::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
-        Class::NotFound => (StatusCode::NOT_FOUND, "not found"),
-        Class::Invalid | Class::Config => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable"),
-        Class::Precondition => (StatusCode::CONFLICT, "conflict"),
-        Class::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
-        Class::Unavailable | Class::Late => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        Class::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+/// The short name of a kind of no.
+fn name_of(class: Class) -> &'static str {
+    match class {
+        Class::Unauthenticated => "unauthorized",
+        Class::Forbidden => "forbidden",
+        Class::NotFound => "not found",
+        Class::Invalid | Class::Config => "unprocessable",
+        Class::Precondition => "conflict",
+        Class::Overloaded => "too many requests",
+        Class::Unavailable | Class::Late => "unavailable",
+        Class::Internal => "internal error",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn every_reason_has_its_status() {
-        let table: Vec<String> =
-            Reason::ALL.iter().map(|(reason, name, _)| format!("{name} {}", status(*reason).0.as_u16())).collect();
-        insta::assert_snapshot!(table.join("\n"));
-    }
+    use super::*;
 
     #[tokio::test]
     async fn who_is_one_too_many_is_told_when_to_come_back() {
@@ -67,13 +57,5 @@ mod tests {
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         insta::assert_json_snapshot!(body);
-    }
-
-    #[test]
-    fn a_pause_is_told_in_whole_seconds_and_never_shorter_than_it_is() {
-        let table = [(0, 1), (250, 1), (1000, 1), (1001, 2), (90_000, 90)];
-        for (milliseconds, seconds) in table {
-            assert_eq!(whole_seconds(Duration::from_millis(milliseconds)), seconds, "{milliseconds} ms");
-        }
     }
 }

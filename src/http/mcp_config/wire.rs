@@ -165,14 +165,14 @@ impl Typed<'_> {
             Self::Text(text) => write(answer, text),
             Self::Plain(ConfigValue::String(text)) => write(answer, text),
             Self::Plain(ConfigValue::Boolean(flag)) => write(answer, flag),
-            // Rust writes 15 for 15.0, which is a number in JSON, and an integer to those who tell them apart.
-            Self::Plain(ConfigValue::Number(number)) => answer.extend_from_slice(number.to_string().as_bytes()),
+            // As it was written: 15 is an integer to those who tell them apart.
+            Self::Plain(ConfigValue::Number(number)) => write(answer, number),
         }
     }
 }
 
 fn write<T: Serialize + ?Sized>(answer: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(answer, value).expect("a text or a flag has a JSON form, and a vector takes it");
+    serde_json::to_writer(answer, value).expect("a text, a flag and a number have a JSON form, and a vector takes it");
 }
 
 /// Where JSON is wrong, and not what stands there: the body may hold what is nobody's business.

@@ -109,6 +109,8 @@ fn a_token_is_shown_once_works_and_is_refused_when_revoked() {
     let list = home.must("credway token list $AT");
     let row = list.lines().find(|line| line.contains("  ci ")).unwrap();
     assert!(row.contains("until ") && !list.contains(token.trim()), "{list}");
+    let last_used = "credway token list $AT | awk -F '  +' '$2 == \"ci\" { print $7 }'";
+    until("its last use is listed", || home.must(last_used).starts_with("20"));
     home.must("credway token revoke ci $AT");
     until("the token is refused", || home.run(&resolve).code == 4);
     assert!(home.must("credway token list $AT").contains("revoked "));

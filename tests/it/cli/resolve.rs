@@ -82,7 +82,7 @@ fn json_tells_each_value_and_where_it_came_from() {
         .iter()
         .map(|entry| (entry["key"].clone(), entry["value"].clone()))
         .collect();
-    assert_eq!(json!(values), json!([["API_KEY", "sandbox-canary"], ["REGION", "eu-west-1"], ["TIMEOUT", 15.0]]));
+    assert_eq!(json!(values), json!([["API_KEY", "sandbox-canary"], ["REGION", "eu-west-1"], ["TIMEOUT", 15]]));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::config::SecretStore;
+use credway::control::Reach;
 use credway::grpc::proto::{ResolveCredentialsRequest, ResolveCredentialsResponse};
 use credway::model::caller::Scope;
 use serde_json::json;
@@ -146,7 +147,9 @@ async fn b4_what_was_taken_away_is_served_no_longer_than_two_seconds() {
         stage.measure("a deactivated profile", TAKEN_AWAY, &asking("pay"), "NO_ACTIVE_PROFILE", deactivate).await;
 
         let prefix = stage.token[..12].to_owned();
-        let revoke = async |world: &World| drop(world.control.token_revoke(&world.workspace, &prefix).await.unwrap());
+        let revoke = async |world: &World| {
+            drop(world.control.token_revoke(&world.workspace, Reach::Tenant, &prefix).await.unwrap())
+        };
         stage.measure("a revoked token", TAKEN_AWAY, &rehearsing(), "UNAUTHENTICATED", revoke).await;
         println!("{:?}: {}", stage.world.store, stage.told.join(", "));
     }

@@ -66,10 +66,10 @@ async fn an_instance_lives_its_life(api: Api) {
     let profile = api.ask(&token, "POST", &format!("{path}/config-profiles"), Some(&new)).await;
     assert_eq!(profile.status, 201, "{profile:?}");
     let profile = profile.ok();
-    assert_eq!((&profile["missing_keys"], &profile["values"]), (&json!(["API_KEY"]), &json!({ "TIMEOUT": 20.0 })));
+    assert_eq!((&profile["missing_keys"], &profile["values"]), (&json!(["API_KEY"]), &json!({ "TIMEOUT": 20 })));
     let profile = format!("{path}/config-profiles/{}", text(&profile["id"]));
     let incomplete = api.ask(&token, "POST", &format!("{profile}/set-active"), None).await;
-    assert_eq!(incomplete.problem(409, "CONFIG_INCOMPLETE")["ids"]["keys"], "API_KEY");
+    assert_eq!(incomplete.problem(422, "CONFIG_INCOMPLETE")["ids"]["keys"], "API_KEY");
 
     // Quick apply tells what it would do, and then does it.
     let apply = |dry_run: bool| json!({ "connection_id": connection, "dry_run": dry_run });
@@ -137,7 +137,7 @@ async fn two_writers_lose_nothing(api: Api) {
         };
         let now = api.ask(&token, "GET", &path, None).await.ok();
         for (answer, key, written) in [
-            (&one, "values", now["values"]["TIMEOUT"] == json!(f64::from(round))),
+            (&one, "values", now["values"]["TIMEOUT"] == json!(round)),
             (&other, "source_spec", now["source_spec"]["API_KEY"] == wire),
         ] {
             match answer.status.as_u16() {
@@ -354,4 +354,67 @@ async fn the_same_key_twice_makes_one_instance_and_one_profile() {
         let first = api.send("POST", &path, &headers, Some(&body)).await.ok();
         assert_eq!(api.send("POST", &path, &headers, Some(&body)).await.ok(), first);
     }
+}
+
+#[tokio::test]
+async fn the_active_profile_keeps_what_its_server_requires() {
+    let api = Api::embedded().await;
+    let token = api.token(Role::Contributor).await;
+    let path = Api::profile("pay", "live");
+    let before = api.ask(&token, "GET", &path, None).await.etag();
+    let change = json!({ "source_spec": {}, "values": {} });
+    let problem = api.ask(&token, "PATCH", &path, Some(&change)).await.problem(422, "CONFIG_INCOMPLETE");
+    assert_eq!(problem["ids"]["keys"], "API_KEY", "{problem}");
+    assert_eq!(api.ask(&token, "GET", &path, None).await.etag(), before);
+    api.ask(&token, "PATCH", &path, Some(&json!({ "values": {} }))).await.ok();
+    // One that lacked a key before, because the server asks for more than it did, may be changed all the same.
+    let more = json!({ "config_schema": {
+        "API_KEY": { "required": true, "secret": true }, "REGION": {}, "ZONE": { "required": true },
+    }, "tools": [] });
+    let spanning = api.world.token_with(Role::Contributor, &[Scope::McpWrite], None, None).await;
+    let (bearer, project) = (format!("Bearer {spanning}"), api.world.workspace.project.id.to_string());
+    let headers = [("authorization", bearer.as_str()), ("x-project-id", &project)];
+    api.send("POST", "/v1/mcp/servers/pay/versions", &headers, Some(&more)).await.ok();
+    let changed = api.ask(&token, "PATCH", &path, Some(&json!({ "values": { "REGION": "eu" } }))).await.ok();
+    assert_eq!((&changed["is_active"], &changed["missing_keys"]), (&json!(true), &json!(["ZONE"])));
+}
+
+/// One makes a profile active while another takes a required key from it: whoever comes second is told no.
+async fn no_profile_becomes_active_while_it_is_emptied(api: Api) {
+    let token = api.token(Role::Contributor).await;
+    let connection = api.world.connection("production").await.to_string();
+    let wired = json!({ "source_spec": { "API_KEY": { "connection_id": connection, "credential": "api_key" } } });
+    let (empty, path) = (json!({ "source_spec": {} }), Api::profile("pay", "other"));
+    let new = json!({ "name": "other" });
+    api.ask(&token, "POST", &format!("{INSTANCES}/pay/config-profiles"), Some(&new)).await.ok();
+    let activate = |profile: &str| Api::profile("pay", profile) + "/set-active";
+    let mut won = [0, 0];
+    for _ in 0..20 {
+        api.ask(&token, "PATCH", &path, Some(&wired)).await.ok();
+        let set_active = activate("other");
+        let (set, emptied) =
+            tokio::join!(api.ask(&token, "POST", &set_active, None), api.ask(&token, "PATCH", &path, Some(&empty)));
+        let now = api.ask(&token, "GET", &path, None).await.ok();
+        let (is_active, is_empty) = (now["is_active"] == true, now["missing_keys"] != json!([]));
+        assert!(!(is_active && is_empty), "{set:?} {emptied:?}");
+        assert_eq!(
+            (set.status.is_success(), emptied.status.is_success()),
+            (is_active, is_empty),
+            "{set:?} {emptied:?}"
+        );
+        won[usize::from(is_empty)] += 1;
+        api.ask(&token, "POST", &activate("live"), None).await.ok();
+    }
+    eprintln!("of 20 rounds {} made it active and {} emptied it", won[0], won[1]);
+    api.sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn no_profile_becomes_active_while_it_is_emptied_on_sqlite() {
+    no_profile_becomes_active_while_it_is_emptied(Api::embedded().await).await;
+}
+
+#[tokio::test]
+async fn no_profile_becomes_active_while_it_is_emptied_on_postgres() {
+    no_profile_becomes_active_while_it_is_emptied(Api::on_servers().await).await;
 }

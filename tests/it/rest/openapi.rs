@@ -1,8 +1,10 @@
 //! The description of the API: served, browsable, and in step with the handlers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use credway::model::caller::Role;
+use serde_json::Value;
 use tokio::process::Command;
 
 use super::Api;
@@ -19,6 +21,24 @@ async fn the_description_is_served_as_it_is_recorded_and_as_a_page() {
     for path in served["paths"].as_object().unwrap().keys() {
         assert!(page.contains(path.as_str()), "{path} is not on the page");
     }
+}
+
+#[test]
+fn every_operation_has_a_name_of_its_own() {
+    let description: Value = serde_json::from_str(&credway::rest::openapi()).unwrap();
+    let operations = description["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+    let names: Vec<&str> = operations.map(|(_, operation)| operation["operationId"].as_str().unwrap()).collect();
+    let different: BTreeSet<&str> = names.iter().copied().collect();
+    assert_eq!(different.len(), names.len(), "{names:?}");
+    for name in
+        ["connections_list", "mcp_connections_list", "instances_list", "instances_list_profiles", "tokens_revoke"]
+    {
+        assert!(different.contains(name), "{name} is not among {names:?}");
+    }
+    assert!(
+        different.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')),
+        "{names:?}"
+    );
 }
 
 /// Requests of one token in a second, less than it may send.

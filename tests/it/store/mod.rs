@@ -154,7 +154,7 @@ pub(crate) fn a_profile(name: &str, wires: &[(&str, &Connection, &str)]) -> Conf
         name: name.into(),
         values: BTreeMap::from([
             ("region".to_owned(), ConfigValue::String("eu".into())),
-            ("limit".to_owned(), ConfigValue::Number(2.5)),
+            ("limit".to_owned(), ConfigValue::Number(serde_json::Number::from_f64(2.5).unwrap())),
             ("verbose".to_owned(), ConfigValue::Boolean(true)),
         ]),
         source_spec: wires.iter().map(wire).collect(),

@@ -215,6 +215,7 @@ async fn tokens_read_back_and_are_revoked_once(fresh: Fresh) {
         created_at: at("2026-11-22T10:00:00.5Z"),
         expires_at: Some(at("2027-11-22T10:00:00Z")),
         revoked_at: None,
+        last_used_at: None,
     };
     let wide = TokenRecord {
         id: TokenId::generate(),
