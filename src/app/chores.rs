@@ -1,5 +1,5 @@
 //! What a daemon does beside answering: it writes down which credentials and tokens were used, and ends what is due of the
-//! connections. At rest the one does nothing, and the other asks the database one thing a minute.
+//! connections. At rest the one does nothing, and the other asks the database one thing every five minutes.
 
 use std::hash::Hash;
 use std::sync::Arc;

@@ -141,8 +141,9 @@ pub const ROTATION_KEPT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a deleted connection can be restored; then its secret is destroyed.
 pub const CONNECTION_RESTORABLE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How often it is looked for rotations and deletions whose time is over. It costs the database one statement.
-pub const LIFECYCLE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked for rotations and deletions whose time is over: they end so much later at most. It costs the database a
+/// connection for a minute, which a daemon at rest is not to hold.
+pub const LIFECYCLE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Rotations and deletions that are brought to their end at once; the others come with the next look.
 pub const LIFECYCLE_BATCH: i64 = 1000;
