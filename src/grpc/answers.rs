@@ -85,7 +85,7 @@ impl Weighter<Arc<[u8]>, Arc<Answer>> for ByBytes {
 impl Answers {
     pub fn new(settings: &config::Cache, changes: Changes, clock: Clock, metrics: Metrics) -> Self {
         // An entry that weighs no less than its share of the entries bounds them as well.
-        let least = (settings.bytes_max / settings.entries_max.max(1)).max(1);
+        let least = settings.bytes_max.div_ceil(settings.entries_max.max(1)).max(1);
         let entries = usize::try_from(settings.entries_max).unwrap_or(usize::MAX);
         let held = Cache::with_weighter(entries, settings.bytes_max, ByBytes { least });
         Self(Arc::new(Shared { held, changes, clock, metrics }))
