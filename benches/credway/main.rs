@@ -16,6 +16,7 @@ mod echo;
 mod http1;
 mod inside;
 mod kv;
+mod lists;
 mod load;
 mod memory;
 mod peers;
@@ -73,6 +74,8 @@ struct Plan {
     /// Instances, the fewest first. `CREDWAY_BENCH_SCALE` adds another number: filling a million takes long.
     scales: &'static [usize],
     scaled: Amount,
+    /// Times that each page is asked for, fewer than a token may ask at once.
+    listed: usize,
     rest: Rest,
 }
 
@@ -87,6 +90,7 @@ const MEASURE: Plan = Plan {
     memory: memory::Amount { held: 100_000, asked: 1_000_000 },
     scales: &[10, 1000, 100_000],
     scaled: Amount { rounds: 9, resolves: 100 },
+    listed: 20,
     rest: Rest { settle: Duration::from_secs(130), window: Duration::from_secs(30) },
 };
 
@@ -101,6 +105,7 @@ const TRY: Plan = Plan {
     memory: memory::Amount { held: 200, asked: 2000 },
     scales: &[5, 50],
     scaled: Amount { rounds: 1, resolves: 5 },
+    listed: 2,
     rest: Rest { settle: Duration::ZERO, window: Duration::from_secs(1) },
 };
 
@@ -139,6 +144,7 @@ async fn run(plan: &Plan, filter: &str) -> Result<Report> {
     if is_asked("G8") {
         let sites = scaled(plan, dir.path(), None).await?;
         scale::measure(&sites, plan.scaled, plan.pace, &mut report).await?;
+        lists::measure(&sites, plan.listed, &mut report).await?;
     }
     if ["G4", "G7", "G8", "G10"].into_iter().any(is_asked) {
         on_servers(plan, &dir, is_asked, &mut report).await?;
@@ -262,6 +268,7 @@ async fn on_servers(plan: &Plan, dir: &TempDir, is_asked: impl Fn(&str) -> bool,
     if is_asked("G8") {
         let sites = scaled(plan, dir.path(), Some((&bao, &postgres))).await?;
         scale::measure(&sites, plan.scaled, plan.pace, report).await?;
+        lists::measure(&sites, plan.listed, report).await?;
     }
     if is_asked("G10") {
         rest::measure(&bao, &postgres, dir.path().join("rest"), plan.rest, report).await?;

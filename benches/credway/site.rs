@@ -182,7 +182,7 @@ impl Filling {
             tenant: self.tenant.id,
             project: Some(self.project.id),
             role: Role::Contributor,
-            scopes: [Scope::McpExecute].into_iter().collect(),
+            scopes: [Scope::McpExecute, Scope::McpRead].into_iter().collect(),
             binding: None,
             expires_at: None,
         }

@@ -8,6 +8,7 @@ use super::fingerprints::Fingerprints;
 use super::leased;
 use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
+use crate::limits;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
@@ -187,7 +188,8 @@ impl Control {
         match self.store.connection_get(workspace.project.id, asked).await? {
             Some(connection) => Ok(connection),
             None => {
-                let held = self.connection_list(workspace).await?;
+                let page = ConnectionsPage { limit: limits::SUGGESTED_FROM_MAX, ..ConnectionsPage::default() };
+                let held = self.connection_page(workspace, &page).await?;
                 Err(not_found(asked, &hint(asked, held.iter().map(|connection| connection.name.as_str()))))
             }
         }

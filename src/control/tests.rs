@@ -183,7 +183,7 @@ projects:
   connections:
   - {name: Main, template: generic-api-key, environment: production, credentials: {api_key: {value: k1}}}
   - {name: Test, template: generic-api-key, environment: sandbox, credentials: {api_key: {value: k2}}}
-  - {name: Token, template: github, credentials: {token: {value: k3}}}
+  - {name: Token, template: github, credentials: {token: {value: ghp_k3}}}
   instances:
   - name: echo
     server: echo
@@ -291,9 +291,9 @@ fn every_mistake_is_told_with_its_place() {
         ("type: number", "type: number, default: many", at("servers[0].config.RETRIES.default", "the default is not a number")),
         ("generic-api-key, environment: sandbox", "generic-apikey", at("connections[1].template", "there is no template \"generic-apikey\": did you mean \"generic-api-key\"?")),
         ("token: {value", "api_key: {value", at("connections[2].credentials.api_key", "template github asks for token")),
-        ("{token: {value: k3}}", "{}", at("connections[2].credentials.token", "template github requires it (Personal access token)")),
-        ("value: k3", "value: ' '", at("connections[2].credentials.token", "is empty")),
-        ("{value: k3}", "{env: NONE}", at("connections[2].credentials.token", "the environment has no variable NONE")),
+        ("{token: {value: ghp_k3}}", "{}", at("connections[2].credentials.token", "template github requires it (Personal access token)")),
+        ("value: ghp_k3", "value: ' '", at("connections[2].credentials.token", "is empty")),
+        ("{value: ghp_k3}", "{env: NONE}", at("connections[2].credentials.token", "the environment has no variable NONE")),
         ("name: Token,", "name: Main,", at("connections[2].name", "\"Main\" stands in the manifest twice")),
         ("server: echo", "server: ecko", at("instances[0].server", "there is no MCP server \"ecko\": did you mean \"echo\"?")),
         ("active: default", "active: defualt", at("instances[0].active", "there is no profile \"defualt\": did you mean \"default\"?")),
@@ -414,7 +414,7 @@ fn whoever_changes_the_host_gives_the_secrets_again() {
 #[test]
 fn warnings_tell_what_works_and_is_doubtful() {
     let manifest = shop(&[
-        ("value: k3", "value: ' k3\\n'"),
+        ("value: ghp_k3", "value: ' ghp_k3\\n'"),
         ("{value: k1}", "{env: MAIN_KEY}"),
         ("        KEY: {connection: Main, credential: api_key}\n", "        {}\n"),
     ]);

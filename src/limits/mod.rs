@@ -242,6 +242,9 @@ pub const TEMPLATE_FILES_MAX: usize = 1000;
 /// One template file. The largest built-in one is under 1 KiB.
 pub const TEMPLATE_FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// The pattern of one field of a template, made ready for use. Those of the built-in templates take a few KiB.
+pub const PATTERN_COMPILED_BYTES_MAX: usize = 256 * 1024;
+
 /// Values, keys and lists of a manifest, which bound its memory: one with 10 000 connections has some 200 000.
 pub const MANIFEST_NODES_MAX: usize = 1_000_000;
 

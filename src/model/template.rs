@@ -1,6 +1,7 @@
 //! Connection templates: what a kind of connection asks for, as data.
 
 use data_encoding::BASE64;
+use regex::{Regex, RegexBuilder};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -8,6 +9,7 @@ use super::name::Slug;
 use super::pattern::Pattern;
 use super::probe::Probe;
 use super::secret::{ExposeSecret, SecretFields, SecretString};
+use crate::limits;
 
 /// One kind of connection. The file format is this type, as TOML.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,6 +65,52 @@ pub struct TemplateField {
     pub destination: bool,
     /// What a value looks like, for people: `ghp_…`.
     pub example: Option<String>,
+    /// What every value is of the form of. Whoever gives another is shown the example.
+    pub pattern: Option<Form>,
+}
+
+/// A regular expression that a whole value is held against, as HTML's `pattern` is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Form {
+    text: String,
+    whole: Regex,
+}
+
+impl Form {
+    pub fn fits(&self, value: &str) -> bool {
+        self.whole.is_match(value)
+    }
+
+    /// As the template has it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl TryFrom<String> for Form {
+    type Error = FormError;
+
+    fn try_from(text: String) -> Result<Self, FormError> {
+        let read = |text: &str| RegexBuilder::new(text).size_limit(limits::PATTERN_COMPILED_BYTES_MAX).build();
+        // By itself first, so that nothing is one only where it is put between ours.
+        read(&text).map_err(|error| FormError::of(&error))?;
+        let whole = read(&format!(r"\A(?:{text})\z")).map_err(|error| FormError::of(&error))?;
+        Ok(Self { whole, text })
+    }
+}
+
+/// A pattern cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the pattern is no regular expression that is used here: {0}")]
+pub struct FormError(String);
+
+impl FormError {
+    /// The last line of what is said: those before show where in the pattern.
+    fn of(error: &regex::Error) -> Self {
+        let said = error.to_string();
+        Self(said.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
+    }
 }
 
 impl Template {
@@ -163,6 +211,28 @@ mod tests {
             let shape = HeaderShape { name: "Authorization".to_owned(), value: value.parse().unwrap() };
             let filled = shape.fill(&fields);
             assert_eq!(filled.as_ref().map(ExposeSecret::expose_secret), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_that_of_the_whole_value() {
+        let form = |text: &str| Form::try_from(text.to_owned());
+        let table = [
+            ("pk_[0-9]+", "pk_12", true),
+            ("pk_[0-9]+", "xpk_12", false),
+            ("pk_[0-9]+", "pk_12x", false),
+            ("pk_[0-9]+", "pk_12\n", false),
+            // Each way out of several is held against the whole, too.
+            ("a|b", "a", true),
+            ("a|b", "ax", false),
+            ("a|b", "xb", false),
+        ];
+        for (text, value, expected) in table {
+            assert_eq!(form(text).unwrap().fits(value), expected, "{text} and {value:?}");
+        }
+        // Neither what is no expression, nor what would be one only inside of ours, nor one that fills the memory.
+        for odd in ["(", "a)|(?:b", "(?:[a-z]{1000}){1000}"] {
+            assert!(form(odd).is_err(), "{odd} was taken");
         }
     }
 

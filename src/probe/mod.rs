@@ -7,15 +7,16 @@ mod provider;
 mod reach;
 pub mod report;
 mod server;
+mod tls;
 mod tools;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use url::Url;
 
@@ -27,6 +28,7 @@ use crate::model::template::Template;
 use egress::Egress;
 use report::{Report, Run};
 pub use server::Seen;
+use tls::Tls;
 
 /// Does the looking, for all who ask. Clones share its bounds.
 #[derive(Clone)]
@@ -35,8 +37,8 @@ pub struct Prober(Arc<Shared>);
 struct Shared {
     egress: Egress,
     authorities: Vec<CertificateDer<'static>>,
-    /// Made when it is first needed: reading all of a system's authorities takes longer than a whole start.
-    tls: OnceCell<Arc<ClientConfig>>,
+    /// Made when it is first needed.
+    tls: OnceCell<Tls>,
     clock: Clock,
     places: Semaphore,
 }
@@ -65,7 +67,7 @@ impl Prober {
     /// Looks at the MCP server at `url`. The second value is what is left of the time for more checks.
     pub async fn server(&self, url: &Url) -> (Report, Seen, Duration) {
         let mut run = Run::within(limits::PROBE_DEADLINE, &self.0.clock);
-        let seen = server::look(url, &self.0.egress, &self.tls().await, self.0.clock.now(), &mut run).await;
+        let seen = server::look(url, &self.0.egress, &self.tls().await.named, self.0.clock.now(), &mut run).await;
         let rest = run.rest();
         (run.report(), seen, rest)
     }
@@ -73,33 +75,18 @@ impl Prober {
     /// Tries a credential at its provider, as the template says, in no longer than `budget`.
     pub async fn credential(&self, template: &Template, fields: &SecretFields, budget: Duration) -> Report {
         let mut run = Run::within(budget.min(limits::PROBE_CREDENTIAL_DEADLINE), &self.0.clock);
-        let way = provider::Way { egress: &self.0.egress, tls: &self.tls().await, now: self.0.clock.now() };
-        provider::attempt(template, fields, &way, &mut run).await;
+        let way = provider::Way { egress: &self.0.egress, tls: self.tls().await, now: self.0.clock.now() };
+        Box::pin(provider::attempt(template, fields, &way, &mut run)).await;
         run.report()
     }
 
-    async fn tls(&self) -> Arc<ClientConfig> {
-        let made = self.0.tls.get_or_init(async || {
+    async fn tls(&self) -> &Tls {
+        let make = async || {
             let authorities = self.0.authorities.clone();
-            let read = tokio::task::spawn_blocking(|| client_config(authorities)).await;
-            Arc::new(read.expect("it does not panic, and is not aborted"))
-        });
-        Arc::clone(made.await)
-    }
-}
-
-fn client_config(authorities: Vec<CertificateDer<'static>>) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("ring has cipher suites for TLS 1.2 and 1.3");
-    match rustls_platform_verifier::Verifier::new_with_extra_roots(authorities, provider) {
-        Ok(verifier) => config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth(),
-        // An image without certificates of its own: the public authorities, as they were when this was built.
-        Err(_) => {
-            let public = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            config.with_root_certificates(public).with_no_client_auth()
-        }
+            let made = tokio::task::spawn_blocking(|| Tls::trusting(authorities)).await;
+            made.expect("it does not panic, and is not aborted")
+        };
+        self.0.tls.get_or_init(make).await
     }
 }
 

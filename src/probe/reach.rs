@@ -1,13 +1,16 @@
 //! The way to a host: its checked addresses, TLS on them, and an HTTP client that knows no other address.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 
 use super::egress::{Checked, Egress, NoWay};
@@ -34,7 +37,7 @@ impl Place {
         Some(Self { host, port })
     }
 
-    fn borrowed(&self) -> Host<&str> {
+    pub(super) fn borrowed(&self) -> Host<&str> {
         match &self.host {
             Host::Domain(name) => Host::Domain(name),
             Host::Ipv4(address) => Host::Ipv4(*address),
@@ -103,20 +106,28 @@ pub(super) async fn tls(url: &Url, checked: &Checked, config: Arc<ClientConfig>,
     if url.scheme() != "https" {
         return Ok(((), in_the_clear(url)));
     }
-    let stream = connect(checked).await?;
-    let name = server_name(url).ok_or_else(|| unreachable(false))?;
-    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| untrusted(&error))?;
+    let host = url.host().ok_or_else(|| unreachable(false))?;
+    let stream = handshake(connect(checked).await?, &host, config).await?;
     let (_, session) = stream.get_ref();
     let ends = session.peer_certificates().and_then(|chain| chain.first()).and_then(not_after);
     Ok(((), ends.map_or_else(|| Finding::pass("the certificate is good"), |ends| lifetime(ends, now))))
 }
 
-fn server_name(url: &Url) -> Option<ServerName<'static>> {
-    match url.host()? {
-        Host::Domain(name) => ServerName::try_from(name.to_owned()).ok(),
-        Host::Ipv4(address) => Some(ServerName::from(std::net::IpAddr::from(address))),
-        Host::Ipv6(address) => Some(ServerName::from(std::net::IpAddr::from(address))),
-    }
+/// TLS with `host`, whatever address it was reached at: a name is told to the server, and looked for in its certificate.
+pub(super) async fn handshake<S>(
+    stream: S,
+    host: &Host<&str>,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<S>, Finding>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = match *host {
+        Host::Domain(name) => ServerName::try_from(name.to_owned()).map_err(|_| unreachable(false))?,
+        Host::Ipv4(address) => ServerName::from(IpAddr::from(address)),
+        Host::Ipv6(address) => ServerName::from(IpAddr::from(address)),
+    };
+    TlsConnector::from(config).connect(name, stream).await.map_err(|error| untrusted(&error))
 }
 
 fn in_the_clear(url: &Url) -> Finding {

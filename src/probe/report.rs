@@ -94,7 +94,9 @@ impl Finding {
     }
 
     fn late(deadline: Duration) -> Self {
-        let reason = format!("it gave no answer within {} s", deadline.as_secs_f32());
+        // What is left of the time for all is no round number.
+        let seconds = (deadline.as_secs_f32() * 10.0).round() / 10.0;
+        let reason = format!("it gave no answer within {seconds} s");
         Self::fail("TOO_LATE", reason, "see whether it is overloaded, or a firewall drops what is sent to it")
     }
 }

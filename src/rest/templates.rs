@@ -52,6 +52,9 @@ pub(super) struct FieldView {
     /// What a value looks like.
     #[serde(skip_serializing_if = "Option::is_none")]
     example: Option<String>,
+    /// A regular expression that a whole value is of the form of, as HTML's `pattern` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
     /// Whether it decides where the secret ones are sent: whoever changes it types them again.
     destination: bool,
 }
@@ -90,6 +93,7 @@ impl From<&TemplateField> for FieldView {
             help: field.help.clone(),
             default: field.default.clone(),
             example: field.example.clone(),
+            pattern: field.pattern.as_ref().map(|form| form.as_str().to_owned()),
             destination: field.destination,
         }
     }

@@ -14,12 +14,13 @@ use crate::model::secret::{LeasePath, SecretAddress};
 const CONNECTION_STATE: &str = "SELECT status FROM connections WHERE id = $1";
 const CONNECTION_INSERT: &str =
     "INSERT INTO connections (id, project_id, name, template, provider, account_label, fields,
-        environment, services, status, status_reason, status_since, lease_path, service, version, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, $16, $13, $13)";
+        environment, services, status, status_reason, status_since, lease_path, service, sought, version, created_at,
+        updated_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $14, $15, $16, $17, $13, $13)";
 const CONNECTION_UPDATE: &str = "UPDATE connections SET name = $3, template = $4, provider = $5, account_label = $6,
         fields = $7, environment = $8, services = $9, status = $10, status_reason = $11, status_since = $12,
-        lease_path = $14, service = $15, version = version + 1, updated_at = $13
-    WHERE id = $1 AND project_id = $2 AND version = $16";
+        lease_path = $14, service = $15, sought = $16, version = version + 1, updated_at = $13
+    WHERE id = $1 AND project_id = $2 AND version = $17";
 const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_reason = $4, status_since = $5,
         version = version + 1, updated_at = $6
     WHERE id = $1 AND project_id = $2";
@@ -37,10 +38,21 @@ const CONNECTION_GET: &str = concat!(
 const CONNECTIONS_PAGE: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    " FROM connections c WHERE c.project_id = $1 AND c.id > $2
-        AND ($3 IS NULL OR lower(c.name) LIKE $3 ESCAPE '!' OR c.provider LIKE $3 ESCAPE '!' OR c.template LIKE $3 ESCAPE '!')
-        AND ($4 IS NULL OR c.status = $4)
-    ORDER BY c.id LIMIT $5"
+    " FROM connections c WHERE c.project_id = $1 AND c.id > $2 ORDER BY c.id LIMIT $3"
+);
+const CONNECTIONS_IN_STATE: &str = concat!(
+    "SELECT ",
+    connection_columns!(),
+    " FROM connections c WHERE c.project_id = $1 AND c.id > $2 AND c.status = $4 ORDER BY c.id LIMIT $3"
+);
+/// What is looked through lies in an index, which is a tenth of the table; only what is found is read from that.
+const CONNECTIONS_CONTAINING: &str = concat!(
+    "SELECT ",
+    connection_columns!(),
+    " FROM connections c WHERE c.id IN (SELECT s.id FROM connections s
+        WHERE s.project_id = $1 AND s.id > $2 AND s.sought LIKE $5 ESCAPE '!' AND ($4 IS NULL OR s.status = $4)
+        ORDER BY s.id LIMIT $3)
+    ORDER BY c.id"
 );
 const PROFILES_WIRED: &str = "SELECT DISTINCT i.id, i.name, f.id, f.name, i.active_profile_id = f.id
     FROM profile_wires x JOIN profiles f ON f.id = x.profile_id JOIN instances i ON i.id = f.instance_id
@@ -67,6 +79,7 @@ macro_rules! bind_columns {
             .bind($tx.now.as_microsecond())
             .bind($connection.source.lease_path().map(LeasePath::as_str))
             .bind(&$connection.service)
+            .bind(sought(&$connection))
     };
 }
 
@@ -105,14 +118,24 @@ impl Store {
         project: ProjectId,
         page: &ConnectionsPage,
     ) -> Result<Vec<Connection>, StoreError> {
+        let (after, limit) =
+            (page.after.map_or_else(String::new, |id| id.to_string()), i64::try_from(page.limit).unwrap_or(i64::MAX));
+        let (state, pattern) = (page.state.map(|state| state.to_string()), page.containing.as_deref().map(like));
+        let (project, state, pattern) = (project.to_string(), state.as_deref(), pattern.as_deref());
         let rows: Vec<ConnectionRow> = read!(self, |connection| {
-            sqlx::query_as(CONNECTIONS_PAGE)
-                .bind(project.to_string())
-                .bind(page.after.map_or_else(String::new, |id| id.to_string()))
-                .bind(page.containing.as_deref().map(like))
-                .bind(page.state.map(|state| state.to_string()))
-                .bind(i64::try_from(page.limit).unwrap_or(i64::MAX))
-                .fetch_all(connection)
+            // Not one statement for all: what may be there or not is looked up by no index.
+            let query = match (pattern, state) {
+                (None, None) => sqlx::query_as(CONNECTIONS_PAGE).bind(&project).bind(&after).bind(limit),
+                (None, state) => {
+                    sqlx::query_as(CONNECTIONS_IN_STATE).bind(&project).bind(&after).bind(limit).bind(state)
+                }
+                (pattern, state) => {
+                    let query = sqlx::query_as(CONNECTIONS_CONTAINING).bind(&project).bind(&after).bind(limit);
+                    // Planned anew each time: PostgreSQL's plan for any pattern makes the pattern ready anew for each row.
+                    query.bind(state).bind(pattern).persistent(false)
+                }
+            };
+            query.fetch_all(connection)
         })?;
         rows.into_iter().map(ConnectionRow::read).filter_map(Result::transpose).collect()
     }
@@ -271,6 +294,11 @@ impl Tx {
     }
 }
 
+/// What is looked through when connections are sought by a text.
+fn sought(connection: &Connection) -> String {
+    [&*connection.name, &connection.provider, &connection.template].join("\n").to_lowercase()
+}
+
 /// A pattern for what contains `text`, in lower case.
 pub(super) fn like(text: &str) -> String {
     let mut pattern = String::from("%");
@@ -292,4 +320,34 @@ fn json_columns(connection: &Connection) -> Result<(String, Option<String>), Sto
 
 fn label(connection: &Connection) -> String {
     format!("connection {:?}", connection.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+
+    #[tokio::test]
+    async fn no_page_reads_the_table_for_what_is_not_on_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("credway.db");
+        Store::open(&config::Database::Sqlite { path: path.clone() }, Clock::System).await.unwrap();
+        let mut database = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+        let table = [
+            (CONNECTIONS_PAGE, "SEARCH c USING INDEX connections_by_project (project_id=? AND id>?)"),
+            (CONNECTIONS_IN_STATE, "SEARCH c USING INDEX connections_by_status (project_id=? AND status=? AND id>?)"),
+            (CONNECTIONS_CONTAINING, "SEARCH s USING COVERING INDEX connections_by_project (project_id=? AND id>?)"),
+        ];
+        for (statement, expected) in table {
+            let explained = format!("EXPLAIN QUERY PLAN {statement}");
+            let rows = sqlx::query(AssertSqlSafe(explained)).fetch_all(&mut database).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            assert!(plan.iter().any(|step| step == expected), "{plan:#?}");
+            assert!(!plan.iter().any(|step| step.starts_with("SCAN")), "{plan:#?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::limits;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
-use crate::model::template::Template;
+use crate::model::template::{Template, TemplateField};
 
 /// A credential that fits its template.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +60,7 @@ pub fn accept(
     for (name, value) in given {
         let text = value.expose_secret();
         let trimmed = text.trim();
-        if let Some(reason) = value_fault(trimmed) {
+        if let Some(reason) = value_fault(trimmed).or_else(|| form_fault(template.field(&name)?, trimmed)) {
             mistakes.push(FieldMistake { field: name, reason });
             continue;
         }
@@ -108,6 +108,12 @@ fn value_fault(trimmed: &str) -> Option<String> {
     }
 }
 
+/// Shows what it is to be like, and nothing of what it is.
+fn form_fault(field: &TemplateField, trimmed: &str) -> Option<String> {
+    let form = field.pattern.as_ref().filter(|form| !form.fits(trimmed))?;
+    Some(format!("is to be of the form {}", field.example.as_deref().unwrap_or(form.as_str())))
+}
+
 fn is_field_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     (1..=limits::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(inner)
@@ -134,7 +140,7 @@ mod tests {
         let catalogue = Catalogue::built_in();
         let long = "x".repeat(limits::CREDENTIAL_FIELD_BYTES_MAX + 1);
         let table: [(&str, Fields<'_>, Names<'_>, Names<'_>); 8] = [
-            ("github", &[("token", "x")], &[], &[]),
+            ("github", &[("token", "ghp_x")], &[], &[]),
             ("github", &[], &["token"], &[]),
             ("github", &[], &[], &["token"]),
             ("github", &[("api_key", "x")], &[], &["api_key", "token"]),
@@ -148,6 +154,34 @@ mod tests {
             let mistakes = accept(template, given(fields), &stored(held)).err().unwrap_or_default();
             let at: Vec<&str> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
             assert_eq!(at, wrong, "{}: {mistakes:?}", template.name);
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_form_is_refused_by_the_example_and_never_quoted() {
+        let catalogue = Catalogue::built_in();
+        let table = [
+            ("clickup", "api_key", "pk_12345_ABC", "canary-Bearer pk_1"),
+            ("github", "token", "github_pat_11A", "canary github"),
+            ("github", "token", "ghp_16C7e42F292c6912E7710c838347Ae178B4a", "Bearer ghp_canary"),
+            ("github", "token", "0123456789abcdef0123456789abcdef01234567", "canary"),
+            ("slack", "token", "xoxb-1-2-x", "canary-1-2-x"),
+            ("slack", "token", "xoxe.xoxb-1-x", "https://canary.slack.com"),
+            ("shopify", "shop", "acme", "canary.myshopify.com"),
+            ("mongodb", "uri", "mongodb+srv://u:p@cluster.example.com", "postgres://u:canary@h/d"),
+            ("neo4j", "uri", "bolt://db:7687", "http://canary:7474"),
+        ];
+        for (template, name, good, odd) in table {
+            let template = catalogue.get(template).unwrap();
+            let others: BTreeSet<String> = template.fields.iter().map(|field| field.name.clone()).collect();
+            assert!(accept(template, given(&[(name, good)]), &others).is_ok(), "{good}");
+            // It is the value as it is stored that counts.
+            assert!(accept(template, given(&[(name, &format!(" {good}\n"))]), &others).is_ok(), "{good}");
+            let mistakes = accept(template, given(&[(name, odd)]), &others).unwrap_err();
+            let example = template.field(name).unwrap().example.clone().unwrap();
+            let expected = FieldMistake { field: name.to_owned(), reason: format!("is to be of the form {example}") };
+            assert_eq!(mistakes, [expected]);
+            assert!(!format!("{mistakes:?}").contains("canary"), "{mistakes:?}");
         }
     }
 

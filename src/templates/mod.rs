@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::limits;
-use crate::model::template::Template;
+use crate::model::template::{Template, TemplateField};
 
 /// Files beside this one, with their names.
 macro_rules! files {
@@ -192,6 +192,7 @@ fn faults_of(template: &Template) -> Vec<String> {
         if field.secret && field.default.is_some() {
             faults.push(format!("the field {name:?} is secret and has a default, which everyone would know"));
         }
+        faults.extend(form_fault(field));
     }
     if template.is_leased() && (template.open || template.fields.iter().any(|field| field.default.is_some())) {
         faults.push("its credentials are leased, so it names the fields of the lease, without defaults".to_owned());
@@ -213,6 +214,15 @@ fn faults_of(template: &Template) -> Vec<String> {
         }
     }
     faults
+}
+
+fn form_fault(field: &TemplateField) -> Option<String> {
+    let (form, name) = (field.pattern.as_ref()?, &field.name);
+    if field.example.is_none() {
+        return Some(format!("the field {name:?} has a pattern and no example, which is what people are shown"));
+    }
+    let default = field.default.as_ref().filter(|default| !form.fits(default))?;
+    Some(format!("the field {name:?} has the default {default:?}, which its pattern refuses"))
 }
 
 fn is_name(text: &str, separator: char) -> bool {
@@ -282,6 +292,13 @@ mod tests {
                 head("h")
                     + "[[fields]]\nname = \"a\"\nlabel = \"A\"\n[[feeds]]\nservice = \"x\"\nkey = \"K\"\nfield = \"b\"\n",
             ),
+            ("j.toml", head("j") + "[[fields]]\nname = \"a\"\nlabel = \"A\"\npattern = \"x(\"\n"),
+            ("k.toml", head("k") + "[[fields]]\nname = \"a\"\nlabel = \"A\"\npattern = \"x\"\n"),
+            (
+                "l.toml",
+                head("l")
+                    + "[[fields]]\nname = \"a\"\nlabel = \"A\"\nsecret = false\npattern = \"x\"\nexample = \"x\"\ndefault = \"y\"\n",
+            ),
             ("i.toml", head("i") + "open = true\n[header]\nname = \"X\"\nvalue = \"{a\"\n"),
         ];
         for (name, text) in files {
@@ -301,6 +318,9 @@ mod tests {
             "g.toml: key \"K\" of x is fed twice",
             "h.toml: key \"K\" of x is fed by \"b\", which is no field",
             "i.toml: line 8: a field in it is written as {name}",
+            "j.toml: line 8: the pattern is no regular expression that is used here: unclosed group",
+            "k.toml: the field \"a\" has a pattern and no example",
+            "l.toml: the field \"a\" has the default \"y\", which its pattern refuses",
         ] {
             assert!(shown.contains(expected), "{expected:?} is not told in {shown}");
         }

@@ -55,13 +55,14 @@ async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
     let control = control(&fresh.store, &shelf);
     let workspace = workspace(&control).await;
     let saved =
-        control.connection_create(&workspace, spec("Hub", "github", &[("token", "t-1\n")]), None).await.unwrap();
-    assert_eq!((saved.trimmed, shelf.values("token")), (vec!["token".to_owned()], vec!["t-1".to_owned()]));
+        control.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t-1\n")]), None).await.unwrap();
+    assert_eq!((saved.trimmed, shelf.values("token")), (vec!["token".to_owned()], vec!["ghp_t-1".to_owned()]));
 
     let listed = control.connection_list(&workspace).await.unwrap();
     assert_eq!((listed.len(), listed[0].version), (1, saved.connection.version));
     let off = control.connection_disable(&workspace, "Hub").await.unwrap();
-    let saved = control.connection_update_credentials(&workspace, "Hub", fields(&[("token", "t-2")])).await.unwrap();
+    let saved =
+        control.connection_update_credentials(&workspace, "Hub", fields(&[("token", "ghp_t-2")])).await.unwrap();
     assert_eq!(
         (off.status.state, saved.connection.status.state),
         (ConnectionState::Disabled, ConnectionState::Disabled)
@@ -69,7 +70,7 @@ async fn a_connection_lives_from_creation_to_deletion(fresh: Fresh) {
     control.connection_enable(&workspace, &off.id.to_string()).await.unwrap();
     let held = control.connection_get(&workspace, "Hub").await.unwrap();
     assert_eq!((held.status.state, held.version), (ConnectionState::Active, 4));
-    assert_eq!(shelf.values("token"), ["t-2"]);
+    assert_eq!(shelf.values("token"), ["ghp_t-2"]);
 
     control.connection_delete(&workspace, "Hub", None, false).await.unwrap();
     assert_eq!(shelf.len(), 1, "it could not be restored");
@@ -92,8 +93,9 @@ async fn what_does_not_fit_is_refused_and_nothing_is_written(fresh: Fresh) {
         assert_eq!(control.connection_create(&workspace, spec, None).await.unwrap_err().to_string(), expected);
     }
     assert_eq!(shelf.len(), 0);
-    control.connection_create(&workspace, spec("A", "github", &[("token", "k")]), None).await.unwrap();
-    let taken = control.connection_create(&workspace, spec("A", "github", &[("token", "k")]), None).await.unwrap_err();
+    control.connection_create(&workspace, spec("A", "github", &[("token", "ghp_k")]), None).await.unwrap();
+    let taken =
+        control.connection_create(&workspace, spec("A", "github", &[("token", "ghp_k")]), None).await.unwrap_err();
     assert_eq!((taken.to_string().as_str(), shelf.len()), ("connection \"A\" exists already", 1));
     let asked = control.connection_get(&workspace, "B-side").await.unwrap_err();
     assert_eq!(asked.to_string(), "there is no connection \"B-side\"");
@@ -120,7 +122,8 @@ async fn a_connection_in_use_is_deleted_only_by_force(fresh: Fresh) {
     let shelf = Arc::new(Shelf::default());
     let control = control(&fresh.store, &shelf);
     let workspace = workspace(&control).await;
-    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
+    let saved =
+        control.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t")]), None).await.unwrap();
     let server = a_server(&workspace.tenant, "https://mcp.example.com/hub");
     let profile = a_profile("default", &[("api_key", &saved.connection, "token")]);
     let instance = an_instance("hub", &server, None);
@@ -156,7 +159,7 @@ async fn a_destruction_that_fails_in_between_is_completed_by_the_next(fresh: Fre
     };
     let first = control(&fresh.store);
     let workspace = workspace(&first).await;
-    first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
+    first.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t")]), None).await.unwrap();
     let deleted = first.connection_delete(&workspace, "Hub", None, false).await.unwrap().id.to_string();
     later.advance(Duration::from_secs(60));
     shelf.meet(Accident::Outage);
@@ -181,18 +184,20 @@ async fn a_secret_without_a_row_is_never_named(fresh: Fresh) {
     let first = control(&fresh.store, &shelf);
     let workspace = workspace(&first).await;
     shelf.meet(Accident::DatabaseGone(fresh.store.clone()));
-    let error = first.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap_err();
+    let error =
+        first.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t")]), None).await.unwrap_err();
     assert!(matches!(error, ControlError::Database(_)), "{error}");
     shelf.recover();
     let again = control(&fresh.reopened().await, &shelf);
     assert!(again.connection_list(&workspace).await.unwrap().is_empty());
-    again.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
+    again.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t")]), None).await.unwrap();
 }
 
 async fn what_was_turned_off_comes_back_as_it_was(fresh: Fresh) {
     let control = control(&fresh.store, &Arc::default());
     let workspace = workspace(&control).await;
-    let saved = control.connection_create(&workspace, spec("Hub", "github", &[("token", "t")]), None).await.unwrap();
+    let saved =
+        control.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t")]), None).await.unwrap();
     for (former, _) in ConnectionState::ALL.into_iter().filter(|(state, _)| *state != ConnectionState::Disabled) {
         let status = Status { state: former, reason: None, since: saved.connection.status.since };
         let mut tx = fresh.store.begin().await.unwrap();
@@ -207,7 +212,7 @@ async fn what_was_turned_off_comes_back_as_it_was(fresh: Fresh) {
     }
     let held = control.connection_disable(&workspace, "Hub").await.unwrap();
     assert_eq!(held.status.reason.as_deref(), Some("reconnect"));
-    control.connection_update_credentials(&workspace, "Hub", fields(&[("token", "t-2")])).await.unwrap();
+    control.connection_update_credentials(&workspace, "Hub", fields(&[("token", "ghp_t-2")])).await.unwrap();
     let on = control.connection_enable(&workspace, "Hub").await.unwrap();
     assert_eq!(on.status.state, ConnectionState::Active, "new credentials heal it while it is off");
 }

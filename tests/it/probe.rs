@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::support::canned::Canned;
 use crate::support::cast::fields;
+use crate::support::mariadb::{self, MariaDb};
 use crate::support::mcp::McpProcess;
 use crate::support::openbao::{free_port, until};
 use crate::support::postgres::{LOCKED, LOCKED_PASSWORD, Postgres};
@@ -208,6 +209,117 @@ async fn postgres_is_asked_whether_it_takes_the_login() {
     }
 }
 
+/// How it ended with the DSN of `template`.
+async fn dsn_tried(prober: &Prober, dsn: &str) -> (String, String) {
+    let template = template("probe = { kind = \"postgres\", dsn = \"{dsn}\" }");
+    tried(prober, &template, &[("dsn", dsn)]).await
+}
+
+#[tokio::test]
+async fn postgres_shows_a_certificate_that_is_held_against_what_the_connection_string_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (Authority::named("ours"), Authority::named("theirs"));
+    let file = dir.path().join("ca.pem");
+    std::fs::write(&file, &ours.pem).unwrap();
+    let (trusting, strange) = (prober_trusting(Some(&file)), prober());
+    let mut server = Postgres::locked().await;
+    let leaf = ours.server_at(&["localhost"]);
+    server.serve_tls(&leaf.certificate, &leaf.key);
+    let port = server.port();
+    let dsn =
+        |host: &str, mode: &str| format!("postgres://{LOCKED}:{LOCKED_PASSWORD}@{host}:{port}/postgres?sslmode={mode}");
+    let table = [
+        // The name is looked for in the certificate, wherever it leads.
+        (&trusting, "localhost", "verify-full", "pass", "takes the credential"),
+        (&trusting, "127.0.0.1", "verify-full", "fail", "for another name"),
+        (&trusting, "127.0.0.1", "verify-ca", "pass", "takes the credential"),
+        (&strange, "localhost", "verify-full", "fail", "nobody who is trusted here"),
+        (&strange, "localhost", "verify-ca", "fail", "nobody who is trusted here"),
+        (&strange, "127.0.0.1", "require", "pass", "takes the credential"),
+        (&strange, "127.0.0.1", "prefer", "pass", "takes the credential"),
+        (&strange, "127.0.0.1", "disable", "pass", "takes the credential"),
+    ];
+    for (prober, host, mode, outcome, reason) in table {
+        let (found, says) = dsn_tried(prober, &dsn(host, mode)).await;
+        assert_eq!((found.as_str(), says.contains(reason)), (outcome, true), "{mode} at {host}: {says}");
+    }
+    let expired = ours.expired_server_at(&["localhost"]);
+    let stranger = theirs.server_at(&["localhost"]);
+    for (leaf, reason) in [(expired, "its certificate ended on"), (stranger, "nobody who is trusted here")] {
+        server.serve_tls(&leaf.certificate, &leaf.key);
+        let (found, says) = dsn_tried(&trusting, &dsn("localhost", "verify-full")).await;
+        assert_eq!((found.as_str(), says.contains(reason)), ("fail", true), "{says}");
+    }
+}
+
+/// Tells the test below, where it runs as its own child, what to try.
+const TRIED_DSN: &str = "CREDWAY_TEST_PROBE_DSN";
+
+#[tokio::test]
+async fn the_environment_of_the_process_has_no_say_in_how_postgres_is_asked() {
+    if let Ok(dsn) = std::env::var(TRIED_DSN) {
+        assert_eq!(dsn_tried(&prober(), &dsn).await.0, "pass");
+        return;
+    }
+    let authority = Authority::named("ours");
+    let mut server = Postgres::locked().await;
+    let leaf = authority.server();
+    server.serve_tls(&leaf.certificate, &leaf.key);
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "probe::the_environment_of_the_process_has_no_say_in_how_postgres_is_asked"]);
+    child.env(TRIED_DSN, format!("postgres://{LOCKED}:{LOCKED_PASSWORD}@127.0.0.1:{}/postgres", server.port()));
+    for (name, value) in [
+        ("PGOPTIONS", "-c no.such_setting=1 -c nonsense=1"),
+        ("PGSSLMODE", "verify-full"),
+        ("PGSSLROOTCERT", "/nowhere/ca.pem"),
+        ("PGSSLCERT", "/nowhere/client.pem"),
+        ("PGSSLKEY", "/nowhere/client.key"),
+        ("PGHOST", "nothing.invalid"),
+        ("PGHOSTADDR", "192.0.2.1"),
+        ("PGPORT", "1"),
+        ("PGUSER", "nobody"),
+        ("PGPASSWORD", "wrong"),
+        ("PGDATABASE", "nothing"),
+        ("PGAPPNAME", "nothing"),
+    ] {
+        child.env(name, value);
+    }
+    let ended = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_no_postgres_is_told_from_one() {
+    let page = Canned::http("200 OK", &[]).await;
+    let (found, says) = dsn_tried(&prober(), &format!("postgres://u:{CANARY}@{}/x", page.address)).await;
+    assert_eq!((found.as_str(), says.contains("no PostgreSQL")), ("fail", true), "{says}");
+}
+
+#[tokio::test]
+async fn mysql_is_asked_whether_it_takes_the_login() {
+    let server = tokio::task::spawn_blocking(MariaDb::start).await.unwrap();
+    let prober = prober();
+    let template = template(
+        "probe = { kind = \"mysql\", host = \"{h}\", port = \"{port}\", user = \"{u}\", password = \"{p}\", database = \"{d}\" }",
+    );
+    let (port, nobody) = (server.port.to_string(), free_port().to_string());
+    let (user, password, database) = (mariadb::USER, mariadb::PASSWORD, mariadb::DATABASE);
+    let table = [
+        ("127.0.0.1", &port, user, password, database, "pass", "takes the credential (login)"),
+        ("localhost", &port, user, password, database, "pass", "takes the credential (login)"),
+        ("127.0.0.1", &port, user, "canary-wrong", database, "fail", "refuses the credential (1045)"),
+        ("127.0.0.1", &port, "canary-nobody", password, database, "fail", "refuses the credential (1045)"),
+        ("127.0.0.1", &port, user, password, "canary_nothing", "fail", "refuses the credential (1044)"),
+        ("127.0.0.1", &port, mariadb::ALLOWED_ALL, password, "canary_nothing", "fail", "no such database"),
+        ("127.0.0.1", &nobody, user, password, database, "fail", "nothing listens"),
+    ];
+    for (h, port, u, p, d, outcome, reason) in table {
+        let (found, says) = tried(&prober, &template, &[("h", h), ("port", port), ("u", u), ("p", p), ("d", d)]).await;
+        assert_eq!((found.as_str(), says.contains(reason)), (outcome, true), "{u} at {h}:{port}/{d}: {says}");
+    }
+}
+
 /// A Redis with a password. Dropped, it is killed.
 struct Redis(Child);
 
@@ -296,10 +408,4 @@ async fn what_cannot_be_tried_is_skipped() {
         let (found, says) = tried(&prober, &template, &[("uri", CANARY), ("d", "x")]).await;
         assert_eq!((found.as_str(), says.contains(reason)), ("skipped", true), "{says}");
     }
-    let mysql = template(
-        "probe = { kind = \"mysql\", host = \"127.0.0.1\", port = \"{port}\", user = \"u\", password = \"{p}\", database = \"d\" }",
-    );
-    let port = free_port().to_string();
-    let (found, says) = tried(&prober, &mysql, &[("port", &port), ("p", CANARY)]).await;
-    assert_eq!((found.as_str(), says.contains("nothing listens")), ("fail", true), "{says}");
 }

@@ -34,12 +34,12 @@ pub(super) async fn attempt(
     let checked = reach::find(way.egress, &place, run).await;
     let handshake = async {
         let checked = checked.as_ref().ok_or_else(|| Finding::skipped("there is no address"))?;
-        reach::tls(&url, checked, Arc::clone(way.tls), way.now).await
+        reach::tls(&url, checked, Arc::clone(&way.tls.named), way.now).await
     };
     run.check(Kind::Tls, limits::PROBE_TLS_DEADLINE, handshake).await;
     let asking = async {
         let checked = checked.as_ref().ok_or_else(|| Finding::skipped("there is no address"))?;
-        let client = reach::client(&place, checked, way.tls, STEP)?;
+        let client = reach::client(&place, checked, &way.tls.named, STEP)?;
         let request = request(&client, url.clone(), template, probe, fields)?;
         let answer = request.send().await.map_err(|error| reach::unreachable(error.is_connect()))?;
         judge(probe, answer).await

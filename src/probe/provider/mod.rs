@@ -3,17 +3,17 @@
 //! Fields may hold the host as well as the password, so no sentence names either.
 
 mod http;
+mod mysql;
+mod postgres;
 mod redis;
-mod sql;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls::ClientConfig;
 
 use super::egress::Egress;
 use super::report::{Finding, Kind, Run};
+use super::tls::Tls;
 use crate::limits;
 use crate::model::pattern::Pattern;
 use crate::model::probe::Probe;
@@ -23,7 +23,7 @@ use crate::model::template::Template;
 /// What a trial goes by.
 pub(super) struct Way<'a> {
     pub egress: &'a Egress,
-    pub tls: &'a Arc<ClientConfig>,
+    pub tls: &'a Tls,
     pub now: Timestamp,
 }
 
@@ -32,15 +32,15 @@ pub(super) async fn attempt(template: &Template, fields: &SecretFields, way: &Wa
     match &template.probe {
         Probe::Http(probe) => http::attempt(template, probe, fields, way, run).await,
         Probe::Postgres { dsn } => match dsn.fill(fields) {
-            Some(dsn) => sql::postgres(&dsn, way, run).await,
+            Some(dsn) => postgres::attempt(&dsn, way, run).await,
             None => incomplete(run),
         },
         Probe::Mysql { host, port, user, password, database } => {
             let parts = [host, port, user, password, database].map(|pattern| pattern.fill(fields));
             match parts {
                 [Some(host), Some(port), Some(user), Some(password), Some(database)] => {
-                    let login = sql::Login { host, port, user, password, database };
-                    sql::mysql(&login, way, run).await;
+                    let login = mysql::Login { host, port, user, password, database };
+                    mysql::attempt(&login, way, run).await;
                 }
                 _ => incomplete(run),
             }

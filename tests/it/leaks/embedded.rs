@@ -7,6 +7,7 @@ use std::process::Stdio;
 use credway::grpc::proto::{
     BatchResolveCredentialsRequest, BatchStep, ExplainResolutionRequest, ResolveCredentialsRequest,
 };
+use credway::model::template::TemplateField;
 use credway::model::token::TokenText;
 use credway::templates::Catalogue;
 use data_encoding::BASE64;
@@ -69,6 +70,17 @@ impl Stage {
         self.home.write(&place.replace(' ', "-"), canary).display().to_string()
     }
 
+    /// A file with a new canary in a text that the field takes.
+    fn field_file(&mut self, field: &TemplateField, place: &str) -> String {
+        const BEGINNINGS: [&str; 7] = ["", "ghp_", "xoxb-", "pk_", "mongodb://", "neo4j://", "postgres://"];
+        let canary = self.canaries.hatch(place);
+        let fits = |text: &String| field.pattern.as_ref().is_none_or(|form| form.fits(text));
+        let text = BEGINNINGS.iter().map(|beginning| format!("{beginning}{canary}")).find(fits);
+        // A name of letters and digits.
+        let text = text.unwrap_or_else(|| self.canaries.hatch_plain(place));
+        self.home.write(&place.replace(' ', "-"), text).display().to_string()
+    }
+
     /// Writes the manifest with a canary in every field of every template, and one for each way to be refused.
     pub(super) fn declare(&mut self) {
         let (mut servers, mut connections, mut instances) = (Vec::new(), Vec::new(), Vec::new());
@@ -76,7 +88,7 @@ impl Stage {
             let name = &template.name;
             let (mut schema, mut credentials, mut wiring) = (json!({}), json!({}), json!({}));
             for field in &template.fields {
-                let file = self.secret_file(&format!("{} of {name}", field.name));
+                let file = self.field_file(field, &format!("{} of {name}", field.name));
                 let key = field.name.to_uppercase();
                 schema[&key] = json!({ "type": "string", "required": true });
                 credentials[&field.name] = json!({ "file": file });

@@ -87,6 +87,31 @@ async fn what_is_wrong_with_a_new_connection_is_pointed_at() {
 }
 
 #[tokio::test]
+async fn a_value_of_another_form_is_answered_by_an_example_and_never_shown() {
+    let api = Api::embedded().await;
+    let token = api.token(Role::Contributor).await;
+    let templates = api.ask(&token, "GET", "/v1/connection-templates?service=clickup", None).await.ok();
+    let field = &templates["items"][0]["fields"][0];
+    assert_eq!((&field["example"], &field["pattern"]), (&json!("pk_…"), &json!("pk_.+")), "{templates}");
+    let given =
+        |key: &str| json!({ "display_name": "Tasks", "provider": "clickup", "credentials": { "api_key": key } });
+    let made = api.ask(&token, "POST", "/v1/connections", Some(&given("pk_1"))).await.ok();
+    let path = format!("/v1/connections/{}", made["id"].as_str().unwrap());
+    let credentials = json!({ "credentials": { "api_key": CANARY } });
+    for (method, path, body) in [
+        ("POST", "/v1/connections".to_owned(), given(CANARY)),
+        ("PATCH", path.clone(), credentials.clone()),
+        ("POST", format!("{path}/rotate"), credentials),
+    ] {
+        let problem = api.ask(&token, method, &path, Some(&body)).await.problem(422, "INVALID_REQUEST");
+        let error = &problem["errors"][0];
+        let expected = (&json!("/credentials/api_key"), &json!("is to be of the form pk_…"));
+        assert_eq!((&error["pointer"], &error["detail"]), expected, "{problem}");
+        assert!(!problem.to_string().contains(CANARY), "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_is_used_is_deleted_only_by_force_and_by_an_administrator() {
     let api = Api::embedded().await;
     let (contributor, admin) = (api.token(Role::Contributor).await, api.token(Role::Admin).await);

@@ -7,13 +7,14 @@ use credway::model::connection::{AccountServices, ConnectionState, Status};
 use credway::model::id::{ConnectionId, ProfileId, ProjectId, ServerId, TokenId};
 use credway::model::overrides::Override;
 use credway::model::run_token::KeyId;
-use credway::store::{Entity, RunTokenKey, StoreError, TokenRecord, WorkflowRecord};
+use credway::store::{ConnectionsPage, Entity, RunTokenKey, StoreError, TokenRecord, WorkflowRecord};
 
 use super::{Cast, Fresh, a_connection, a_profile, a_project, a_server, a_tenant, an_instance, at, change, on_both};
 
 on_both! {
     tenants_and_projects_read_back,
     connections_read_back_and_count_their_versions,
+    connections_are_found_by_their_state_and_by_what_they_contain,
     a_status_change_counts_the_version_up,
     a_deleted_connection_is_gone_once,
     servers_are_replaced_by_id_but_never_across_tenants,
@@ -73,6 +74,50 @@ async fn connections_read_back_and_count_their_versions(fresh: Fresh) {
     let found = state.connections.iter().find(|found| found.id == connection.id).unwrap();
     connection.version = 2;
     assert_eq!(format!("{found:?}"), format!("{connection:?}"));
+}
+
+async fn connections_are_found_by_their_state_and_by_what_they_contain(fresh: Fresh) {
+    let cast = Cast::enter(&fresh.store, "acme").await;
+    let stranger = Cast::enter(&fresh.store, "other").await;
+    let (mut straße, mut shop, mut off) =
+        (a_connection("Große Straße"), a_connection("Shop 100%"), a_connection("Old"));
+    shop.provider = "Stripe".into();
+    off.template = "generic-api-key".into();
+    off.status.state = ConnectionState::Disabled;
+    change(&fresh.store, async |tx| {
+        for connection in [&straße, &shop, &off] {
+            tx.connection_insert(&cast.project, connection).await.unwrap();
+        }
+        straße.name = "Über uns".into();
+        tx.connection_update(&cast.project, &straße).await.unwrap();
+    })
+    .await;
+    let (active, disabled) = (Some(ConnectionState::Active), Some(ConnectionState::Disabled));
+    let table: [(Option<&str>, Option<ConnectionState>, &[&str]); 12] = [
+        (None, None, &["Production", "Über uns", "Shop 100%", "Old"]),
+        (None, active, &["Production", "Über uns", "Shop 100%"]),
+        (None, disabled, &["Old"]),
+        (Some("ÜBER"), None, &["Über uns"]),
+        (Some("straße"), None, &[]),
+        (Some("stripe"), None, &["Shop 100%"]),
+        (Some("api-KEY"), None, &["Old"]),
+        (Some("api-key"), active, &[]),
+        (Some("o"), disabled, &["Old"]),
+        // What means something in a pattern means itself.
+        (Some("0%"), None, &["Shop 100%"]),
+        (Some("_"), None, &[]),
+        (Some("100%\nstripe"), None, &["Shop 100%"]),
+    ];
+    for (containing, state, expected) in table {
+        let page = ConnectionsPage { after: None, containing: containing.map(str::to_owned), state, limit: 9 };
+        let found = fresh.store.connections_page(cast.project.id, &page).await.unwrap();
+        let names: Vec<&str> = found.iter().map(|connection| connection.name.as_str()).collect();
+        assert_eq!(names, expected, "{containing:?} {state:?}");
+        let rest = ConnectionsPage { after: Some(off.id), limit: 1, ..page };
+        assert_eq!(fresh.store.connections_page(cast.project.id, &rest).await.unwrap().len(), 0);
+    }
+    let all = ConnectionsPage { containing: Some("o".into()), limit: 9, ..ConnectionsPage::default() };
+    assert_eq!(fresh.store.connections_page(stranger.project.id, &all).await.unwrap().len(), 1);
 }
 
 async fn a_status_change_counts_the_version_up(fresh: Fresh) {

@@ -7,6 +7,7 @@ pub(crate) mod chance;
 pub(crate) mod daemon;
 pub(crate) mod gate;
 pub(crate) mod link;
+pub(crate) mod mariadb;
 pub(crate) mod mcp;
 pub(crate) mod openbao;
 pub(crate) mod otlp;

@@ -69,6 +69,19 @@ impl Postgres {
         server
     }
 
+    /// Restarts it with TLS, for those who ask for it.
+    pub(crate) fn serve_tls(&mut self, certificate: &str, key: &str) {
+        self.stop();
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = self.data().join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            chown(&file, server_user(), None).unwrap();
+        }
+        fs::write(self.data().join("postgresql.auto.conf"), "ssl = on\n").unwrap();
+        self.start();
+    }
+
     /// The URL by which `user` reaches `database`.
     pub(crate) fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
@@ -135,7 +148,7 @@ impl Postgres {
     }
 
     fn start_new() -> Self {
-        let directory = new_directory();
+        let directory = new_directory("postgres");
         let data = directory.join("data");
         let initialised = tool("initdb")
             .args(["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "-U", OWNER, "-D"])
@@ -188,9 +201,9 @@ fn launch(directory: &Path, port: u16) -> (Child, ChildStdin) {
     (child, stdin)
 }
 
-/// A directory of the server's user. What earlier runs left behind goes.
-fn new_directory() -> PathBuf {
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres");
+/// A directory of the server's user, for a server of this kind. What earlier runs left behind goes.
+pub(crate) fn new_directory(kind: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(kind);
     fs::create_dir_all(&root).unwrap();
     for left in fs::read_dir(&root).unwrap().flatten() {
         let name = left.file_name().into_string().unwrap_or_default();
@@ -212,8 +225,8 @@ fn tool(name: &str) -> Command {
     as_server_user(Command::new(binaries().join(name)))
 }
 
-/// PostgreSQL refuses to run as root.
-fn as_server_user(mut command: Command) -> Command {
+/// Database servers refuse to run as root.
+pub(crate) fn as_server_user(mut command: Command) -> Command {
     if let Some(user) = server_user() {
         command.uid(user);
     }

@@ -2,7 +2,11 @@
 
 -- What account of its provider a connection is for, where the template alone does not say so.
 ALTER TABLE connections ADD COLUMN service TEXT;
-CREATE INDEX connections_by_project ON connections (project_id, id);
+-- Name, provider and template in lower case: what lists are searched through, in the index alone.
+ALTER TABLE connections ADD COLUMN sought TEXT COLLATE "C" NOT NULL DEFAULT '';
+UPDATE connections SET sought = lower(name COLLATE "default") || chr(10) || lower(provider COLLATE "default") || chr(10) || lower(template COLLATE "default");
+CREATE INDEX connections_by_project ON connections (project_id, id, status, sought);
+CREATE INDEX connections_by_status ON connections (project_id, status, id);
 
 -- Names of a credential's fields with when each was set, and a keyed digest by which people tell values apart.
 CREATE TABLE connection_fields (
