@@ -1,11 +1,13 @@
 //! Every bound in the program, each with its reason. What an operator may move is in `config.rs`, with these as defaults.
 
 mod audit;
+mod connect;
 mod control;
 
 use std::time::Duration;
 
 pub use audit::*;
+pub use connect::*;
 pub use control::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
