@@ -3,12 +3,14 @@
 mod audit;
 mod connect;
 mod control;
+mod oauth;
 
 use std::time::Duration;
 
 pub use audit::*;
 pub use connect::*;
 pub use control::*;
+pub use oauth::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
 pub const BATCH_STEPS_MAX: usize = 256;
