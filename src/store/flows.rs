@@ -25,7 +25,8 @@ macro_rules! flow_found {
 const FLOW_GET: &str = flow_found!("f.id = $1");
 const FLOW_OF_STATE: &str = flow_found!("f.state_hash = $1");
 const FLOWS_OPEN: &str = "SELECT COUNT(*) FROM connect_flows WHERE project_id = $1 AND expires_at > $2";
-const FLOW_INSERT: &str = "INSERT INTO connect_flows (id, project_id, connection_id, secret_id, template, services, scopes_asked,
+const FLOW_INSERT: &str =
+    "INSERT INTO connect_flows (id, project_id, connection_id, secret_id, template, services, scopes_asked,
         actor, link_hash, started_at, expires_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 /// Only one browser gets in. Each time that it is sent off there is a new state, and the one before is good for nothing.
@@ -211,12 +212,7 @@ impl Tx {
     }
 
     /// A browser is sent to the provider with a new state; `false` if another one was before, or it is too late.
-    pub async fn flow_open(
-        &mut self,
-        id: FlowId,
-        browser: &[u8; 32],
-        state: &[u8; 32],
-    ) -> Result<bool, StoreError> {
+    pub async fn flow_open(&mut self, id: FlowId, browser: &[u8; 32], state: &[u8; 32]) -> Result<bool, StoreError> {
         let now = self.now.as_microsecond();
         execute!(
             self,

@@ -6,14 +6,14 @@ use jiff::Timestamp;
 
 use super::super::check::name_fault;
 use super::super::{ControlError, Mistake, mistake};
-use super::{ConnectFault, ConnectSpec, Off, Target, UNFINISHED, authorize_url, provider_of};
+use super::{ConnectFault, ConnectSpec, FLOW_KEY_FIELD, Off, Target, UNFINISHED, authorize_url, provider_of};
 use crate::limits;
+use crate::model::address::NoAddress;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
 use crate::model::oauth::{TOKEN_STATE_FIELD, field};
 use crate::model::secret::{ExposeSecret, SecretFields, SecretSource, SecretString};
 use crate::model::template::Template;
-use crate::model::address::NoAddress;
 use crate::oauth::{Client, NoClient, OAuth, OAuthError};
 use crate::templates::credential;
 
@@ -55,6 +55,19 @@ pub(super) fn without_tokens(mut fields: SecretFields) -> SecretFields {
     fields
 }
 
+/// What of a sign-in's secret belongs to the connection.
+pub(super) fn of_flow(mut fields: SecretFields) -> SecretFields {
+    fields.remove(FLOW_KEY_FIELD);
+    fields
+}
+
+/// What of a connection's secret people are told of.
+pub(super) fn shown(fields: &SecretFields) -> SecretFields {
+    let mut fields = fields.clone();
+    fields.remove(TOKEN_STATE_FIELD);
+    fields
+}
+
 /// The fields that the connection will have beside what the provider gives: those that it has, and those given over them.
 pub(super) fn fields(
     template: &Template,
@@ -75,12 +88,13 @@ pub(super) fn fields(
     }
     let stored: BTreeSet<String> = held.keys().cloned().chain(of_provider.iter().map(ToString::to_string)).collect();
     let given: BTreeSet<&str> = spec.fields.keys().map(String::as_str).collect();
-    let differs = |name: &&str| {
-        let text = |fields: &SecretFields| fields.get(*name).map(|value| value.expose_secret().trim().to_owned());
+    let differs = |name: &str| {
+        let text = |fields: &SecretFields| fields.get(name).map(|value| value.expose_secret().trim().to_owned());
         text(&spec.fields) != text(held)
     };
     // The client that is held would be shown to another host. Its tokens are not: there will be others.
-    let is_moved = given.iter().filter(differs).any(|name| held.contains_key(*name) && template.is_destination(name));
+    let moves = |name: &&str| held.contains_key(*name) && template.is_destination(name) && differs(name);
+    let is_moved = given.iter().any(moves);
     let is_shown = spec.client.is_none() && held.contains_key(field::CLIENT_SECRET);
     if is_moved && is_shown {
         mistakes.push(mistake("client", "must be given again, because the change decides where it is sent"));
@@ -120,7 +134,13 @@ pub(super) fn scopes(
     };
     let enabled = target.connection.services.iter().flat_map(|services| &services.enabled);
     for name in spec.services.iter().chain(enabled) {
-        scopes.extend(template.services.iter().filter(|known| known.service.as_str() == name).flat_map(|known| known.scopes.clone()));
+        scopes.extend(
+            template
+                .services
+                .iter()
+                .filter(|known| known.service.as_str() == name)
+                .flat_map(|known| known.scopes.clone()),
+        );
     }
     // RFC 6749, 3.3: what a scope is made of.
     let is_scope = |scope: &String| {
@@ -169,7 +189,7 @@ pub(super) fn can_be_sent(
             return Err(ConnectFault::NoSignIn { template: template.name.clone() }.into());
         }
         OAuthError::Address(NoAddress::FieldMissing(field) | NoAddress::FieldOdd(field)) => field.as_str(),
-        OAuthError::Address(NoAddress::NotUrl) | OAuthError::InTheClear => "",
+        OAuthError::Address(NoAddress::NotUrl) | OAuthError::InTheClear | OAuthError::NoRandomness => "",
     };
     Err(ControlError::Mistakes(vec![mistake(place, error.to_string())]))
 }

@@ -151,7 +151,9 @@ impl ConnectFault {
             Self::Cancelled { .. } => "start again if you want to connect it; nothing was changed".to_owned(),
             Self::Refused { refused, .. } => refused.remedy().to_owned(),
             Self::Unavailable { .. } => "start again in some minutes; nothing was changed".to_owned(),
-            Self::AddressNotAllowed { .. } => "give another address, or have the operator allow it: egress.allow".to_owned(),
+            Self::AddressNotAllowed { .. } => {
+                "give another address, or have the operator allow it: egress.allow".to_owned()
+            }
             Self::AccountUnknown { .. } => "start again; if it stays so, tell your operator".to_owned(),
             Self::AccountChanged { .. } => {
                 "sign in with the connection's own account, or make a new connection for the other; nothing was changed"

@@ -10,7 +10,6 @@ use super::{ConnectFault, Refused, asked, hash, is_hashed, provider_of, verifier
 use crate::control::diff::status_with_new_credentials;
 use crate::control::{Control, ControlError, Workspace};
 use crate::limits;
-use crate::model::address::address;
 use crate::model::connection::{AccountServices, Connection, ConnectionState};
 use crate::model::id::{ConnectionId, FlowId};
 use crate::model::oauth::{Provider, TOKEN_STATE_FIELD, TokenState, field};
@@ -111,7 +110,12 @@ impl Control {
     }
 
     /// Whether it is handed in by who was sent to the provider.
-    fn is_present(&self, flow: &FlowRecord, workspace: &Workspace, presence: &Presence<'_>) -> Result<(), ConnectFault> {
+    fn is_present(
+        &self,
+        flow: &FlowRecord,
+        workspace: &Workspace,
+        presence: &Presence<'_>,
+    ) -> Result<(), ConnectFault> {
         match presence {
             Presence::Browser(held) => {
                 let held = held(flow.id);
@@ -289,11 +293,7 @@ fn code<'a>(
 }
 
 /// The services among `wanted` whose scopes were not all granted.
-pub(super) fn lacking(
-    template: &Template,
-    wanted: &BTreeSet<String>,
-    granted: &BTreeSet<String>,
-) -> BTreeSet<String> {
+pub(super) fn lacking(template: &Template, wanted: &BTreeSet<String>, granted: &BTreeSet<String>) -> BTreeSet<String> {
     let known = template.services.iter().filter(|known| wanted.contains(known.service.as_str()));
     let lacking = known.filter(|known| !known.scopes.iter().all(|scope| granted.contains(scope)));
     lacking.map(|known| known.service.to_string()).collect()
@@ -318,7 +318,7 @@ impl SignIn<'_> {
         let Self { template, provider, oauth, .. } = *self;
         let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
         let redirect_uri = oauth.redirect_uri().ok_or(ConnectFault::Expired)?;
-        let ask = Ask::Code { code, verifier, redirect_uri };
+        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri };
         let reply = oauth.token(provider, &client, &fields, ask).await.map_err(|error| self.fault(&error))?;
         let account = oauth.account(template, &fields, &reply).await;
         let unknown = |_: TokenError| ConnectFault::AccountUnknown { provider: template.display_name.clone() };
@@ -329,10 +329,9 @@ impl SignIn<'_> {
     fn fault(&self, error: &TokenError) -> ConnectFault {
         let provider = self.template.display_name.clone();
         let refused = match &error.kind {
-            TokenErrorKind::NotSent
-            | TokenErrorKind::MaybeSent
-            | TokenErrorKind::Busy
-            | TokenErrorKind::Unreadable => return ConnectFault::Unavailable { provider },
+            TokenErrorKind::NotSent | TokenErrorKind::MaybeSent | TokenErrorKind::Busy | TokenErrorKind::Unreadable => {
+                return ConnectFault::Unavailable { provider };
+            }
             TokenErrorKind::NotAllowed(inner) => {
                 return ConnectFault::AddressNotAllowed { provider, inner: inner.word() };
             }
@@ -371,14 +370,15 @@ impl Granted {
         }
         fields.extend(self.fields.clone());
         let mut fields = with_reply(fields, &self.reply);
-        let lives = |seconds: Option<u64>| seconds.map(Duration::from_secs);
         let ends = |life: Option<Duration>| life.and_then(|life| now.checked_add(life).ok());
         let state = TokenState {
             generation: before + 1,
             obtained_at: now,
-            expires_at: ends(self.reply.expires_in.or(lives(provider.access_seconds))),
-            grant_ends_at: ends(lives(provider.refresh_absolute_seconds)),
-            ..TokenState::none()
+            expires_at: ends(self.reply.expires_in),
+            grant_ends_at: ends(provider.refresh_absolute_seconds.map(Duration::from_secs)),
+            intent: None,
+            failures: 0,
+            retry_at: None,
         };
         state.put(&mut fields);
         fields

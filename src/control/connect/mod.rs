@@ -9,6 +9,7 @@ mod asked;
 mod fault;
 mod finished;
 mod opened;
+pub(super) mod token_fields;
 
 use std::collections::BTreeSet;
 
@@ -29,7 +30,7 @@ use crate::model::oauth::Provider;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::Template;
 use crate::model::token::NoRandomness;
-use crate::oauth::{Authorize, Client, OAuth, OAuthError};
+use crate::oauth::{Authorize, Client, OAuth, OAuthError, Pkce};
 use crate::store::{FlowRecord, Once};
 
 pub use fault::{ConnectFault, Off, Refused};
@@ -294,6 +295,8 @@ fn authorize_url(
 ) -> Result<Url, OAuthError> {
     let provider = template.oauth.as_ref().ok_or(OAuthError::NobodyIsAsked)?;
     let redirect_uri = oauth.redirect_uri().ok_or(OAuthError::NobodyIsAsked)?;
-    let request = Authorize { redirect_uri, state, verifier, scopes, fields };
+    let challenge = Pkce { verifier: verifier.clone() }.challenge();
+    let scopes: Vec<String> = scopes.iter().cloned().collect();
+    let request = Authorize { redirect_uri, state, challenge: Some(&challenge), scopes: &scopes, fields, extra: &[] };
     oauth.authorize_url(provider, client, &request)
 }
