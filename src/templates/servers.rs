@@ -10,6 +10,9 @@ use crate::model::server::{CanonicalUrl, McpServer};
 
 const FILE: &str = include_str!("servers.toml");
 
+/// The template of the accounts whose services these servers are.
+const ACCOUNT: &str = include_str!("google.toml");
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -28,16 +31,17 @@ struct Declared {
 /// The platform's servers, which are reached under `base_url`.
 pub fn platform(base_url: &CanonicalUrl) -> Vec<McpServer> {
     let file: File = toml::from_str(FILE).expect("the built-in servers are read in a test");
+    let account = super::parse(ACCOUNT).expect("the built-in templates are read in a test");
     let server = |declared: Declared| {
         let service: Slug = declared.service.parse().expect("the built-in servers are read in a test");
         McpServer {
             id: id(&service),
             tenant: None,
             canonical_url: base_url.under(&service),
+            required_scopes: account.scopes_of(service.as_str()).map(<[String]>::to_vec).unwrap_or_default(),
             service,
             name: declared.name,
             config_schema: declared.config,
-            required_scopes: Vec::new(),
         }
     };
     file.servers.into_iter().map(server).collect()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ConnectFault, Refused, asked, hash, is_hashed, provider_of, verifier};
+use super::{ConnectFault, asked, hash, is_hashed, provider_of, verifier};
 use crate::control::diff::status_with_new_credentials;
 use crate::control::{Control, ControlError, Workspace};
 use crate::limits;
@@ -15,7 +15,7 @@ use crate::model::id::{ConnectionId, FlowId};
 use crate::model::oauth::{Provider, TOKEN_STATE_FIELD, TokenState, field};
 use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
 use crate::model::template::Template;
-use crate::oauth::{AccountFound, Ask, OAuth, Reply, TokenError, TokenErrorKind, with_reply};
+use crate::oauth::{AccountFound, Ask, OAuth, Reply, TokenError, with_reply};
 use crate::secrets::SecretError;
 use crate::store::{FlowFound, FlowRecord, GrantRecord, StoreError};
 
@@ -318,29 +318,12 @@ impl SignIn<'_> {
         let Self { template, provider, oauth, .. } = *self;
         let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
         let redirect_uri = oauth.redirect_uri().ok_or(ConnectFault::Expired)?;
-        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri };
-        let reply = oauth.token(provider, &client, &fields, ask).await.map_err(|error| self.fault(&error))?;
+        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri: Some(redirect_uri) };
+        let reply = oauth.token(provider, &client, &fields, ask).await.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
         let account = oauth.account(template, &fields, &reply).await;
         let unknown = |_: TokenError| ConnectFault::AccountUnknown { provider: template.display_name.clone() };
         let account = account.map_err(unknown)?;
         Ok(Granted { fields: asked::of_flow(fields), reply, account })
-    }
-
-    fn fault(&self, error: &TokenError) -> ConnectFault {
-        let provider = self.template.display_name.clone();
-        let refused = match &error.kind {
-            TokenErrorKind::NotSent | TokenErrorKind::MaybeSent | TokenErrorKind::Busy | TokenErrorKind::Unreadable => {
-                return ConnectFault::Unavailable { provider };
-            }
-            TokenErrorKind::NotAllowed(inner) => {
-                return ConnectFault::AddressNotAllowed { provider, inner: inner.word() };
-            }
-            TokenErrorKind::GrantDead => Refused::Code,
-            TokenErrorKind::ClientRefused | TokenErrorKind::Setup(_) => Refused::Client,
-            TokenErrorKind::ScopeRefused => Refused::Scopes,
-            TokenErrorKind::Refused { .. } => Refused::Other,
-        };
-        ConnectFault::Refused { provider, refused }
     }
 }
 

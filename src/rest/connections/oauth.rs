@@ -267,7 +267,8 @@ pub(super) fn pointer(place: &str) -> String {
     match place {
         "" => String::new(),
         "name" => "/display_name".to_owned(),
-        "environment" | "scopes" | "client" | "connection_id" | "services" => format!("/{place}"),
+        "environment" | "scopes" | "client" | "connection_id" => format!("/{place}"),
+        service if service.starts_with("services/") => format!("/{service}"),
         field => format!("/fields/{}", field.replace('~', "~0").replace('/', "~1")),
     }
 }
