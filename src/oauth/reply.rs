@@ -113,7 +113,7 @@ pub(super) fn read(provider: &Provider, client: &Client, answer: &Answer) -> Res
     let found = |pointer: &str| body.as_ref().and_then(|body| body.pointer(pointer));
     let Some(access_token) = found(&shape.access_token).and_then(secret) else {
         let word = body.as_ref().and_then(word);
-        return Err(fail(word.map_or(TokenErrorKind::Unreadable, |word| meaning(word))));
+        return Err(fail(word.map_or(TokenErrorKind::Unreadable, meaning)));
     };
     let said = found(&shape.expires_in).and_then(seconds);
     let life = said.or_else(|| shape.expiry_in_token.then(|| life_in(&access_token))?);

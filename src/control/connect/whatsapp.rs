@@ -9,7 +9,8 @@ use crate::limits;
 use crate::model::oauth::field;
 use crate::model::secret::{SecretFields, SecretString};
 use crate::model::template::Template;
-use crate::oauth::{Ask, OAuth, Seen};
+use crate::model::address::NoAddress;
+use crate::oauth::{Ask, OAuth, Seen, Setup, TokenError, TokenErrorKind};
 use crate::store::Once;
 
 const WHATSAPP: &str = "whatsapp";
@@ -197,6 +198,9 @@ async fn ask(
     match oauth.look(template, url, fields).await {
         Ok(Seen { status: 200..300, body: Some(body), .. }) => Ok(Ok(body)),
         Ok(seen) => Ok(Err(untold(&seen))),
+        Err(TokenError { kind: TokenErrorKind::Setup(Setup::Address(NoAddress::FieldOdd(field))), .. }) => {
+            Err(ControlError::Mistakes(vec![mistake(field, "is no ID of Meta's: those are digits")]))
+        }
         Err(error) => Err(ConnectFault::of_token(&error, &template.display_name).into()),
     }
 }

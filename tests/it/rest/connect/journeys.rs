@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use credway::clock::{Clock, ManualClock};
+use credway::control::Control;
 use credway::limits;
 use credway::model::caller::Role;
+use credway::templates::Catalogue;
 use serde_json::json;
 use url::Url;
 
@@ -302,7 +304,8 @@ async fn whoever_comes_too_late_is_told_so_and_nothing_is_left_behind() {
     assert_eq!(rig.google.exchanges(), 0);
 
     // Its secrets go, and later what was never connected.
-    let control = rig.api.world.control.at(Clock::Manual(clock.clone()));
+    let (store, secrets) = (rig.api.world.store.clone(), rig.api.world.secrets.clone());
+    let control = Control::new(store, secrets, Catalogue::built_in(), Clock::Manual(clock.clone()));
     clock.advance(limits::CONNECT_REMEMBERED);
     control.lifecycle_round().await.unwrap();
     assert_eq!(browser.open(&back).await.heading(), "This link does not work");
