@@ -58,14 +58,14 @@ pub struct Connected {
 #[error("{error}")]
 pub struct NotConnected {
     #[source]
-    pub error: ControlError,
+    pub error: Box<ControlError>,
     /// The sign-in that can be opened again.
     pub again: Option<FlowId>,
 }
 
 impl<E: Into<ControlError>> From<E> for NotConnected {
     fn from(error: E) -> Self {
-        Self { error: error.into(), again: None }
+        Self { error: Box::new(error.into()), again: None }
     }
 }
 
@@ -99,13 +99,13 @@ impl Control {
         // From here on the person who began is told: the same browser may try again.
         let again = Some(flow.id);
         if flow.taken_at.is_some() {
-            return Err(NotConnected { error: ConnectFault::Used.into(), again });
+            return Err(NotConnected { again, ..ConnectFault::Used.into() });
         }
         let control = self.acting_as(crate::store::Actor { name: flow.actor.clone(), ..(*self.by).clone() });
         let finished = control.answered(oauth, &workspace, &flow, answered).await;
         finished.map_err(|error| {
             let is_over = matches!(&error, ControlError::Connect(fault) if matches!(**fault, ConnectFault::Gone));
-            NotConnected { error, again: again.filter(|_| !is_over) }
+            NotConnected { error: Box::new(error), again: again.filter(|_| !is_over) }
         })
     }
 
@@ -279,12 +279,11 @@ fn code<'a>(
     fields: &SecretFields,
 ) -> Result<&'a SecretString, ConnectFault> {
     let name = || sign_in.template.display_name.clone();
-    if let Some(issuer) = &sign_in.provider.issuer {
-        let expected = issuer.fill(fields);
-        let is_theirs = expected.is_some_and(|expected| answered.issuer.as_deref() == Some(expected.expose_secret()));
-        if !is_theirs {
-            return Err(ConnectFault::WrongIssuer { provider: name() });
-        }
+    // RFC 9207, 2.4. That an issuer is known does not mean that its provider says so in each answer: only another one is wrong.
+    if let (Some(issuer), Some(said)) = (&sign_in.provider.issuer, &answered.issuer)
+        && issuer.fill(fields).is_none_or(|expected| expected.expose_secret() != said)
+    {
+        return Err(ConnectFault::WrongIssuer { provider: name() });
     }
     if let Some(word) = &answered.error {
         return Err(ConnectFault::of_answer(word, &sign_in.template.display_name));

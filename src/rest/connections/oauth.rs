@@ -259,7 +259,7 @@ pub(super) async fn finished(
     let finishing = async move { control.connect_finish(&oauth, &answered, Presence::Caller(&workspace)).await };
     let finished: Result<Connected, NotConnected> =
         rest.0.tasks.spawn(finishing).await.map_err(|_| Problem::from(Refusal::internal()))?;
-    finished.map_err(|no| no.error.into())
+    finished.map_err(|no| (*no.error).into())
 }
 
 /// Where the body has what an operation calls by `place`.
