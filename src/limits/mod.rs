@@ -2,12 +2,14 @@
 
 mod audit;
 mod control;
+mod oauth;
 mod refresh;
 
 use std::time::Duration;
 
 pub use audit::*;
 pub use control::*;
+pub use oauth::*;
 pub use refresh::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
