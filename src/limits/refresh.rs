@@ -91,5 +91,9 @@ const _: () = assert!(INTENT_HOLD_OFF.as_secs() >= 3 * TOKEN_DEADLINE.as_secs())
 const _: () = assert!(INTENT_HOLD_OFF.as_secs() > REFRESH_LEASE.as_secs() + INTENT_BUSY.as_secs());
 // One refresh that dies, and one after it, before callers are refused the old token.
 const _: () = assert!(
-    REFRESH_RESERVE.as_secs() >= MIN_TOKEN_TTL_DEFAULT.as_secs() + INTENT_HOLD_OFF.as_secs() + REFRESH_LEASE.as_secs() + 2 * TOKEN_DEADLINE.as_secs()
+    REFRESH_RESERVE.as_secs()
+        >= MIN_TOKEN_TTL_DEFAULT.as_secs()
+            + INTENT_HOLD_OFF.as_secs()
+            + REFRESH_LEASE.as_secs()
+            + 2 * TOKEN_DEADLINE.as_secs()
 );

@@ -62,7 +62,7 @@ pub(super) enum Sender {
     Unknown,
     /// It was this process, which got no answer.
     Gone,
-    /// It was this process, and nothing was sent.
+    /// It was this process, and nothing was sent by it. There may have been others before.
     NeverSent,
 }
 
@@ -135,7 +135,9 @@ pub(super) fn decide(facts: &Facts<'_>) -> Verdict {
         None => Verdict::Send(Send::First),
         // It is about a token that is not there any more.
         Some(intent) if intent.token != facts.token => Verdict::Send(Send::First),
-        Some(_) if facts.seen.sender == Sender::NeverSent => Verdict::Send(Send::First),
+        Some(intent) if facts.seen.sender == Sender::NeverSent && intent.first_at.is_none() => {
+            Verdict::Send(Send::First)
+        }
         Some(intent) => in_doubt(facts, intent),
     }
 }
@@ -234,7 +236,8 @@ fn in_doubt(facts: &Facts<'_>, intent: &Intent) -> Verdict {
 fn is_in_grace(facts: &Facts<'_>, intent: &Intent) -> bool {
     let Some(grace) = facts.rotation.grace() else { return false };
     let since = intent.in_doubt_since();
-    let is_past = facts.now.duration_since(since) >= -jiff::SignedDuration::try_from(limits::CLOCK_SKEW_MAX).unwrap_or_default();
+    let is_past =
+        facts.now.duration_since(since) >= -jiff::SignedDuration::try_from(limits::CLOCK_SKEW_MAX).unwrap_or_default();
     is_past && span(since, facts.now) + limits::CLOCK_SKEW_MAX < grace
 }
 

@@ -79,7 +79,9 @@ impl TokenEndpoint for OAuth {
 
 fn ask<'a>(order: &Order<'a>) -> Ask<'a> {
     match order.provider.grant {
-        Grant::AuthorizationCode => order.fields.get(field::REFRESH_TOKEN).map_or(Ask::Mint, |token| Ask::Refresh { token }),
+        Grant::AuthorizationCode => {
+            order.fields.get(field::REFRESH_TOKEN).map_or(Ask::Mint, |token| Ask::Refresh { token, scopes: None })
+        }
         Grant::ClientCredentials | Grant::JwtBearer | Grant::TokenExchange | Grant::AccountCredentials => Ask::Mint,
     }
 }

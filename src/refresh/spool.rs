@@ -134,7 +134,8 @@ fn write(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
 }
 
 fn is_old(path: &Path, now: Timestamp) -> bool {
-    let modified = fs::metadata(path).and_then(|about| about.modified()).ok().and_then(|at| Timestamp::try_from(at).ok());
+    let modified =
+        fs::metadata(path).and_then(|about| about.modified()).ok().and_then(|at| Timestamp::try_from(at).ok());
     modified.is_some_and(|at| now.duration_since(at) > limits::SPOOL_SPARES_KEPT.try_into().unwrap_or_default())
 }
 

@@ -10,7 +10,8 @@ use super::{Store, StoreError, Tx, read};
 use crate::model::connection::Status;
 use crate::model::id::ConnectionId;
 
-const TOKENS_GET: &str = "SELECT p.id, p.tenant_id, p.slug, p.name, c.template, c.status, c.status_reason, c.status_since, c.generation
+const TOKENS_GET: &str =
+    "SELECT p.id, p.tenant_id, p.slug, p.name, c.template, c.status, c.status_reason, c.status_since, c.generation
     FROM connections c JOIN projects p ON p.id = c.project_id WHERE c.id = $1";
 /// Whatever was wrong with the refresh is over. What people decided stays.
 const REFRESHED: &str = "UPDATE connections SET generation = $3, token_expires_at = $4,
@@ -35,7 +36,7 @@ type TokensRow = (String, String, String, String, String, String, Option<String>
 
 impl Store {
     /// What is known of a connection's tokens, whosever it is; `None` for one that is gone.
-    pub async fn tokens_find(&self, id: ConnectionId) -> Result<Option<TokensFound>, StoreError> {
+    pub async fn connection_tokens(&self, id: ConnectionId) -> Result<Option<TokensFound>, StoreError> {
         let row: Option<TokensRow> =
             read!(self, |connection| sqlx::query_as(TOKENS_GET).bind(id.to_string()).fetch_optional(connection))?;
         let Some((project, tenant, slug, name, template, state, reason, since, generation)) = row else {
@@ -100,13 +101,16 @@ impl Tx {
     ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let now = self.now.as_microsecond();
-        let query = sqlx::query(REFRESHED)
-            .bind(id.to_string())
-            .bind(project.id.to_string())
-            .bind(stored_version(generation))
-            .bind(expires_at.map(Timestamp::as_microsecond))
-            .bind(now);
-        let is_news = execute!(self, query)? > 0;
+        let changed = execute!(
+            self,
+            sqlx::query(REFRESHED)
+                .bind(id.to_string())
+                .bind(project.id.to_string())
+                .bind(stored_version(generation))
+                .bind(expires_at.map(Timestamp::as_microsecond))
+                .bind(now)
+        )?;
+        let is_news = changed > 0;
         if is_news {
             self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         }
@@ -124,15 +128,18 @@ impl Tx {
     ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let now = self.now.as_microsecond();
-        let query = sqlx::query(TROUBLED)
-            .bind(id.to_string())
-            .bind(project.id.to_string())
-            .bind(status.state.to_string())
-            .bind(&status.reason)
-            .bind(status.since.as_microsecond())
-            .bind(now)
-            .bind(stored_version(generation));
-        let is_news = execute!(self, query)? > 0;
+        let changed = execute!(
+            self,
+            sqlx::query(TROUBLED)
+                .bind(id.to_string())
+                .bind(project.id.to_string())
+                .bind(status.state.to_string())
+                .bind(&status.reason)
+                .bind(status.since.as_microsecond())
+                .bind(now)
+                .bind(stored_version(generation))
+        )?;
+        let is_news = changed > 0;
         if is_news {
             self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         }
