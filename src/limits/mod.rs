@@ -4,6 +4,7 @@ mod audit;
 mod connect;
 mod control;
 mod oauth;
+mod refresh;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ pub use audit::*;
 pub use connect::*;
 pub use control::*;
 pub use oauth::*;
+pub use refresh::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
 pub const BATCH_STEPS_MAX: usize = 256;

@@ -263,3 +263,20 @@ fn is_for(claims: &Value, client: &Client) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+impl Reply {
+    /// A reply with nothing in it but tokens.
+    pub(crate) fn of(access_token: &str, refresh_token: Option<&str>, expires_in: Option<Duration>) -> Self {
+        Self {
+            access_token: SecretString::from(access_token),
+            refresh_token: refresh_token.map(SecretString::from),
+            expires_in,
+            refresh_expires_in: None,
+            scopes: None,
+            fields: SecretFields::new(),
+            body: Value::Null,
+            claims: None,
+        }
+    }
+}

@@ -254,6 +254,9 @@ impl Control {
                 tx.connection_update(&workspace.project, &changed).await?;
                 tx.fields_put(changed.id, &fingerprints).await?;
                 tx.grant_put(changed.id, grant).await?;
+                if let Some(TokenState { generation, expires_at, .. }) = TokenState::of(fields) {
+                    tx.connection_refreshed(&workspace.project, changed.id, generation, expires_at).await?;
+                }
                 if grant.scopes_missing().is_empty() {
                     tx.flow_complete(flow.id).await?;
                 }
