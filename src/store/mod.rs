@@ -11,6 +11,7 @@ mod deleted;
 mod error;
 mod feed;
 mod fields;
+mod flows;
 mod instances;
 mod lease;
 mod migrations;
@@ -54,13 +55,14 @@ pub use deleted::DeletedConnection;
 pub use error::StoreError;
 pub use feed::ChangeFeed;
 pub use fields::FieldRecord;
+pub use flows::{FlowFound, FlowRecord, GrantRecord};
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
     ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion,
     ServersPage, TenantRecord, TokenRecord, TokensFound, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
-pub use rotations::{Due, DueKind, RotationRecord};
+pub use rotations::{Due, DueKind, DueUntil, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
 pub use uses::UseRecord;
