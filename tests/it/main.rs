@@ -17,6 +17,7 @@ mod leaks;
 mod lifecycle;
 mod listeners;
 mod mcp_config;
+mod oauth;
 mod outages;
 mod probe;
 mod proto;

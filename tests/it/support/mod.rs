@@ -8,6 +8,7 @@ pub(crate) mod daemon;
 pub(crate) mod gate;
 pub(crate) mod link;
 pub(crate) mod mcp;
+pub(crate) mod oidc;
 pub(crate) mod openbao;
 pub(crate) mod otlp;
 pub(crate) mod postgres;

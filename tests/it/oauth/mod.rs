@@ -1,0 +1,3 @@
+//! OAuth against a server that nobody here wrote.
+
+mod server;
