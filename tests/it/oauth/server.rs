@@ -169,11 +169,8 @@ async fn clients_prove_who_they_are_in_the_way_that_they_said() {
     oidc.client("bare", ClientProof::Nothing, REDIRECT).await;
     for (client, status) in [("basic", 401), ("keyed", 401), ("bare", 200)] {
         let minted = oidc.mint(client, "ann", "openid").await;
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", minted.refresh_token.as_str()),
-            ("client_id", client),
-        ];
+        let form =
+            [("grant_type", "refresh_token"), ("refresh_token", minted.refresh_token.as_str()), ("client_id", client)];
         assert_eq!(token(&endpoint(&oidc), &form).await.0, status, "{client}");
     }
 }
