@@ -25,6 +25,7 @@
 //! | telemetry | logs and traces out of the process | config, limits |
 //! | templates | the connection templates: built-in files and a directory; the platform's servers | limits, model |
 //! | probe | MCP servers and credentials tried from outside, and which addresses may be reached for it | limits, clock, model, config |
+//! | oauth | the client of OAuth providers: every request for tokens | limits, clock, model, config, probe |
 //! | store | SQL, and nothing but SQL, on SQLite and PostgreSQL | limits, clock, model, config |
 //! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
@@ -57,6 +58,7 @@ pub mod http;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod oauth;
 pub mod probe;
 pub mod readiness;
 pub mod resolve;

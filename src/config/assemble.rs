@@ -7,14 +7,14 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use url::Url;
 
-use super::document::{self, CallerTable, Unreadable};
+use super::document::{self, Tables, Unreadable};
 use super::mistakes::Source;
 use super::reader::Reader;
 use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
-    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, SecretStore, Shutdown, Telemetry,
-    UnixSocket, Vault, VaultAuth, WhenFull, callers,
+    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, OAuth, SecretStore, Shutdown, Telemetry,
+    UnixSocket, Vault, VaultAuth, WhenFull, callers, clients,
 };
 use crate::limits;
 use crate::model::server::CanonicalUrl;
@@ -33,18 +33,22 @@ const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccou
 
 /// The whole config; `None` only if a mistake was noted. Every part is read before any is given up, so that all
 /// mistakes are found.
-pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Option<Config> {
+pub(super) fn config(reader: &mut Reader, tables: &Tables) -> Option<Config> {
     let data_dir = reader.defaulted("data_dir", values::path, PathBuf::from(DATA_DIR), DATA_DIR);
     let database = database(reader, &data_dir);
     let secret_store = secret_store(reader, &data_dir);
     let cache = cache(reader);
     let grpc = grpc(reader, &data_dir);
     let http = http(reader);
-    let known_callers = callers::known(reader, caller_tables);
+    let known_callers = callers::known(reader, &tables.callers);
     let audit = audit(reader, &data_dir);
     let template_dir = reader.optional("templates.dir", values::path);
     let catalogue_base_url = catalogue_base_url(reader);
     let egress = egress(reader);
+    let oauth = OAuth {
+        public_url: reader.optional("oauth.public_url", values::public_url),
+        clients: clients::known(reader, &tables.clients),
+    };
     let telemetry = telemetry(reader);
     let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
@@ -60,6 +64,7 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
         template_dir,
         catalogue_base_url,
         egress,
+        oauth,
         telemetry,
         shutdown: Shutdown { linger, drain },
     })

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod callers;
+mod clients;
 mod document;
 pub mod load;
 mod mistakes;
@@ -43,6 +44,7 @@ pub struct Config {
     /// Below which URL the platform's MCP servers are reached.
     pub catalogue_base_url: CanonicalUrl,
     pub egress: Egress,
+    pub oauth: OAuth,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
 }
@@ -237,6 +239,31 @@ pub enum EgressRule {
     Network(ipnet::IpNet),
     /// Whatever private address a host of this name has, in lower case.
     Host(String),
+}
+
+/// Who we are to providers of OAuth, and where they send people back to.
+#[derive(Clone, Debug, Default)]
+pub struct OAuth {
+    /// Where browsers reach this daemon: `https://credway.example.com`.
+    pub public_url: Option<url::Url>,
+    /// By template.
+    pub clients: BTreeMap<String, OAuthClient>,
+}
+
+/// A client that was registered with a provider.
+#[derive(Clone, Debug)]
+pub struct OAuthClient {
+    pub id: String,
+    pub secret: Option<SecretString>,
+    pub key: Option<OAuthKey>,
+}
+
+/// A private key by which a client shows who it is.
+#[derive(Clone, Debug)]
+pub struct OAuthKey {
+    pub pem: SecretString,
+    /// By which the provider finds the public key.
+    pub id: Option<String>,
 }
 
 /// Logs and traces.

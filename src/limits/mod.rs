@@ -2,11 +2,13 @@
 
 mod audit;
 mod control;
+mod oauth;
 
 use std::time::Duration;
 
 pub use audit::*;
 pub use control::*;
+pub use oauth::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
 pub const BATCH_STEPS_MAX: usize = 256;

@@ -5,6 +5,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::name::Slug;
+use super::oauth::Provider;
 use super::pattern::Pattern;
 use super::probe::Probe;
 use super::secret::{ExposeSecret, SecretFields, SecretString};
@@ -26,6 +27,8 @@ pub struct Template {
     pub fields: Vec<TemplateField>,
     /// The header that carries the credential to the provider.
     pub header: Option<HeaderShape>,
+    /// How access tokens are had and renewed, if this is about OAuth.
+    pub oauth: Option<Provider>,
     /// How a connection is tried out.
     #[serde(default)]
     pub probe: Probe,

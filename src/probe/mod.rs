@@ -3,20 +3,17 @@
 
 pub mod egress;
 mod mcp;
+pub mod outside;
 mod provider;
 mod reach;
 pub mod report;
 mod server;
 mod tools;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use crate::clock::Clock;
@@ -24,7 +21,8 @@ use crate::config;
 use crate::limits;
 use crate::model::secret::SecretFields;
 use crate::model::template::Template;
-use egress::Egress;
+use outside::Outside;
+pub use outside::ProbeSetupError;
 use report::{Report, Run};
 pub use server::Seen;
 
@@ -33,27 +31,16 @@ pub use server::Seen;
 pub struct Prober(Arc<Shared>);
 
 struct Shared {
-    egress: Egress,
-    authorities: Vec<CertificateDer<'static>>,
-    /// Made when it is first needed: reading all of a system's authorities takes longer than a whole start.
-    tls: OnceCell<Arc<ClientConfig>>,
+    outside: Outside,
     clock: Clock,
     places: Semaphore,
 }
 
-/// Nothing can be looked at as the settings are.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeSetupError {
-    #[error("the setting egress.ca_file: {} holds no certificate in PEM form that can be read", .0.display())]
-    NoCertificate(PathBuf),
-}
-
 impl Prober {
     pub fn new(settings: &config::Egress, clock: Clock) -> Result<Self, ProbeSetupError> {
-        let authorities = settings.ca_file.as_deref().map(read_authorities).transpose()?.unwrap_or_default();
-        let egress = Egress::new(&settings.allow);
+        let outside = Outside::new(settings)?;
         let places = Semaphore::new(limits::PROBES_AT_ONCE_MAX);
-        Ok(Self(Arc::new(Shared { egress, authorities, tls: OnceCell::new(), clock, places })))
+        Ok(Self(Arc::new(Shared { outside, clock, places })))
     }
 
     /// A place among those who look; `None` if there is none for a while. Held until the report is made.
@@ -65,7 +52,8 @@ impl Prober {
     /// Looks at the MCP server at `url`. The second value is what is left of the time for more checks.
     pub async fn server(&self, url: &Url) -> (Report, Seen, Duration) {
         let mut run = Run::within(limits::PROBE_DEADLINE, &self.0.clock);
-        let seen = server::look(url, &self.0.egress, &self.tls().await, self.0.clock.now(), &mut run).await;
+        let seen =
+            server::look(url, self.0.outside.egress(), &self.0.outside.tls().await, self.0.clock.now(), &mut run).await;
         let rest = run.rest();
         (run.report(), seen, rest)
     }
@@ -73,41 +61,12 @@ impl Prober {
     /// Tries a credential at its provider, as the template says, in no longer than `budget`.
     pub async fn credential(&self, template: &Template, fields: &SecretFields, budget: Duration) -> Report {
         let mut run = Run::within(budget.min(limits::PROBE_CREDENTIAL_DEADLINE), &self.0.clock);
-        let way = provider::Way { egress: &self.0.egress, tls: &self.tls().await, now: self.0.clock.now() };
+        let way = provider::Way {
+            egress: self.0.outside.egress(),
+            tls: &self.0.outside.tls().await,
+            now: self.0.clock.now(),
+        };
         provider::attempt(template, fields, &way, &mut run).await;
         run.report()
     }
-
-    async fn tls(&self) -> Arc<ClientConfig> {
-        let made = self.0.tls.get_or_init(async || {
-            let authorities = self.0.authorities.clone();
-            let read = tokio::task::spawn_blocking(|| client_config(authorities)).await;
-            Arc::new(read.expect("it does not panic, and is not aborted"))
-        });
-        Arc::clone(made.await)
-    }
-}
-
-fn client_config(authorities: Vec<CertificateDer<'static>>) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("ring has cipher suites for TLS 1.2 and 1.3");
-    match rustls_platform_verifier::Verifier::new_with_extra_roots(authorities, provider) {
-        Ok(verifier) => config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth(),
-        // An image without certificates of its own: the public authorities, as they were when this was built.
-        Err(_) => {
-            let public = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            config.with_root_certificates(public).with_no_client_auth()
-        }
-    }
-}
-
-fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, ProbeSetupError> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let is_good = |found: &Vec<CertificateDer<'static>>| {
-        let mut store = RootCertStore::empty();
-        !found.is_empty() && found.iter().all(|one| store.add(one.clone()).is_ok())
-    };
-    found.ok().filter(is_good).ok_or_else(|| ProbeSetupError::NoCertificate(path.to_owned()))
 }

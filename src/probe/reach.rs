@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, ClientConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::egress::{Checked, Egress, NoWay};
+use super::outside::server_name;
 use super::report::{Finding, Found, Kind, Run};
 use crate::limits;
 use crate::model::address::crosses_a_network_in_the_clear;
@@ -104,19 +105,11 @@ pub(super) async fn tls(url: &Url, checked: &Checked, config: Arc<ClientConfig>,
         return Ok(((), in_the_clear(url)));
     }
     let stream = connect(checked).await?;
-    let name = server_name(url).ok_or_else(|| unreachable(false))?;
+    let name = url.host().and_then(|host| server_name(&host)).ok_or_else(|| unreachable(false))?;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| untrusted(&error))?;
     let (_, session) = stream.get_ref();
     let ends = session.peer_certificates().and_then(|chain| chain.first()).and_then(not_after);
     Ok(((), ends.map_or_else(|| Finding::pass("the certificate is good"), |ends| lifetime(ends, now))))
-}
-
-fn server_name(url: &Url) -> Option<ServerName<'static>> {
-    match url.host()? {
-        Host::Domain(name) => ServerName::try_from(name.to_owned()).ok(),
-        Host::Ipv4(address) => Some(ServerName::from(std::net::IpAddr::from(address))),
-        Host::Ipv6(address) => Some(ServerName::from(std::net::IpAddr::from(address))),
-    }
 }
 
 fn in_the_clear(url: &Url) -> Finding {

@@ -1,0 +1,1 @@
+//! The client against a provider that is strict about what it takes.
