@@ -2,12 +2,14 @@
 
 mod audit;
 mod control;
+mod events;
 mod oauth;
 
 use std::time::Duration;
 
 pub use audit::*;
 pub use control::*;
+pub use events::*;
 pub use oauth::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.

@@ -247,7 +247,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[telemetry]\nlog_format = \"xml\"", "telemetry.log_format 2: is not a log format; write \"json\" or \"text\""),
     ("[telemetry]\notlp_endpoint = \"collector:4317\"", "telemetry.otlp_endpoint 2: is not an http or https URL"),
     ("[telemetry]\ntrace_sample_ratio = 2", "telemetry.trace_sample_ratio 2: is not a share between 0 and 1"),
-    ("[callers]\nuid = 1", "callers 1: is not a list of tables; write [[callers]] above each caller"),
+    ("[callers]\nuid = 1", "callers 1: is not a list of tables; write [[callers]] above each of them"),
     ("[[callers]]\ntenant = \"a\"\nscopes = \"mcp:read\"", "callers[0] 1: does not say by what the caller is known"),
     ("[[callers]]\nuid = 1\nscopes = \"mcp:read\"", "callers[0].tenant 1: is missing; every caller needs a tenant and"),
     ("[[callers]]\nuid = 1\ntenant = \"a\"\nscopes = []", "callers[0].scopes 4: is not a list of scopes; choose of"),
