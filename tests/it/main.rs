@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod deploy;
 mod dynamic;
+mod events;
 mod fleet;
 mod freshness;
 mod health;
