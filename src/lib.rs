@@ -32,11 +32,11 @@
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
-//! | control | what people and manifests change | limits, clock, model, templates, probe, store, secrets, resolve |
-//! | rest | the control plane's REST API | limits, model, templates, probe, store, secrets, auth, resolve, control |
+//! | control | what people and manifests change | limits, clock, model, templates, probe, oauth, store, secrets, resolve |
+//! | rest | the control plane's REST API, and the pages that people are sent to and come back to | limits, model, templates, probe, oauth, store, secrets, auth, resolve, control |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
 //! | http | metrics, probes, the REST API's port, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve, rest |
-//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, store, events, changes, secrets, auth, resolve, control, rest, grpc, http |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, oauth, store, events, changes, secrets, auth, resolve, control, rest, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose

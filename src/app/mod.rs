@@ -29,6 +29,7 @@ use crate::grpc::proto;
 use crate::grpc::proto::credential_service_server::CredentialServiceServer;
 use crate::grpc::service::Credentials;
 use crate::http::{self};
+use crate::oauth::OAuthSetupError;
 use crate::probe::ProbeSetupError;
 use crate::readiness::Readiness;
 use crate::store::{Store, StoreError};
@@ -50,6 +51,8 @@ pub enum StartError {
     Templates(#[from] CatalogueError),
     #[error(transparent)]
     Probe(#[from] ProbeSetupError),
+    #[error(transparent)]
+    OAuth(#[from] OAuthSetupError),
     #[error("cannot start the threads that serve calls")]
     Workers(#[source] std::io::Error),
     #[error("cannot start the thread that writes the audit")]

@@ -30,6 +30,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::model::connection::ConnectionState;
 use crate::model::id::ConnectionId;
+use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::resolve::Resolver;
@@ -54,6 +55,8 @@ pub(super) struct Parts {
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
     prober: Prober,
+    oauth: OAuth,
+    background: TaskTracker,
     answers: Answers,
     drain: CancellationToken,
     clock: Clock,
@@ -70,6 +73,7 @@ impl Parts {
     ) -> Result<Self, StartError> {
         let catalogue = backends::catalogue(config)?;
         let prober = Prober::new(&config.egress, clock.clone())?;
+        let oauth = OAuth::new(&config.oauth, &config.egress, clock.clone())?;
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
@@ -102,6 +106,8 @@ impl Parts {
             resolver: Arc::new(resolver),
             authenticator: Arc::new(authenticator),
             prober,
+            oauth,
+            background: background.clone(),
             answers,
             drain: drain.clone(),
             clock,
@@ -182,7 +188,8 @@ impl Parts {
         let mcp_config = McpConfig::new(resolver, verifier, audit, clock, self.metrics.clone());
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
         let (verifier, prober) = (Arc::clone(&self.authenticator), self.prober.clone());
-        let rest = Rest::new(self.control(), Arc::clone(&self.resolver), verifier, prober);
+        let (resolver, oauth, tasks) = (Arc::clone(&self.resolver), self.oauth.clone(), self.background.clone());
+        let rest = Rest::new(self.control(), resolver, verifier, prober, oauth, tasks);
         http::Routes::with_all(state, rest, mcp_config, config.http.quit.then(|| quit.clone()))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::name_fault;
+use super::connect::token_fields;
 use super::diff::status_with_new_credentials;
 use super::fingerprints::Fingerprints;
 use super::leased;
@@ -316,10 +317,12 @@ impl Control {
         let previous = stored.as_ref().map_or(0, |document| document.version);
         let mut fields = stored.map(|document| document.fields).unwrap_or_default();
         let accepted = accept_update(template, given, &fields)?;
+        let held = fields.clone();
         fields.extend(accepted.fields);
+        token_fields::saved_by_hand(template, &held, &mut fields, self.clock.now());
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
         self.secrets.write(&address, &fields, previous).await?;
-        connection.fields = fields.keys().cloned().collect();
+        connection.fields = token_fields::offered(&fields);
         connection.status = status_with_new_credentials(&connection.status, self.clock.now());
         Ok((accepted.trimmed, fingerprints))
     }
@@ -413,7 +416,7 @@ pub(super) fn accept_update(
     given: SecretFields,
     held: &SecretFields,
 ) -> Result<credential::Accepted, ControlError> {
-    let stored: BTreeSet<String> = held.keys().cloned().collect();
+    let stored = token_fields::offered(held);
     let names: BTreeSet<&str> = given.keys().map(String::as_str).collect();
     let differs = |field: &&str| {
         let text = |fields: &SecretFields| fields.get(*field).map(|value| value.expose_secret().trim().to_owned());

@@ -1,6 +1,7 @@
 //! Every bound in the program, each with its reason. What an operator may move is in `config.rs`, with these as defaults.
 
 mod audit;
+mod connect;
 mod control;
 mod events;
 mod oauth;
@@ -8,6 +9,7 @@ mod oauth;
 use std::time::Duration;
 
 pub use audit::*;
+pub use connect::*;
 pub use control::*;
 pub use events::*;
 pub use oauth::*;

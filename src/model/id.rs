@@ -97,6 +97,10 @@ typed_id!(
     TokenId, "tok", "a token"
 );
 typed_id!(
+    /// A sign-in at a provider that a person was sent to.
+    FlowId, "flow", "a sign-in"
+);
+typed_id!(
     /// A line of the audit.
     AuditId, "aud", "an audit record"
 );

@@ -29,12 +29,25 @@ pub struct Template {
     pub header: Option<HeaderShape>,
     /// How access tokens are had and renewed, if this is about OAuth.
     pub oauth: Option<Provider>,
+    /// The services of an account that has several; each is turned on by itself.
+    #[serde(default)]
+    pub services: Vec<AccountService>,
     /// How a connection is tried out.
     #[serde(default)]
     pub probe: Probe,
     /// What its fields are for: the config keys that they feed, unless people wire them otherwise.
     #[serde(default)]
     pub feeds: Vec<Feed>,
+}
+
+/// A service of an account, and what its servers cannot work without.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountService {
+    #[serde(deserialize_with = "slug")]
+    pub service: Slug,
+    pub label: String,
+    pub scopes: Vec<String>,
 }
 
 /// A field feeds a config key of the servers of a service.

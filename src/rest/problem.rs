@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::control::connect::ConnectFault;
 use crate::control::{ControlError, Mistake};
 use crate::model::reason::{Class, Reason};
 use crate::model::refusal::Refusal;
@@ -203,6 +204,13 @@ fn status_of(error: &ControlError) -> StatusCode {
         ControlError::ReadOnly { .. } => StatusCode::FORBIDDEN,
         ControlError::ProjectUnnamed => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::OtherVersion { .. } => StatusCode::PRECONDITION_FAILED,
+        ControlError::Connect(fault) => match **fault {
+            ConnectFault::Unknown | ConnectFault::Gone => StatusCode::NOT_FOUND,
+            ConnectFault::Expired | ConnectFault::Used | ConnectFault::Finished => StatusCode::GONE,
+            ConnectFault::NoSignIn { .. } | ConnectFault::NoAnswer { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ConnectFault::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::CONFLICT,
+        },
         ControlError::Taken { .. }
         | ControlError::Ambiguous { .. }
         | ControlError::InUse { .. }

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod feed;
 mod fields;
+mod flows;
 mod instances;
 mod lease;
 mod migrations;
@@ -55,13 +56,14 @@ pub use error::StoreError;
 pub use events::Delivery;
 pub use feed::ChangeFeed;
 pub use fields::FieldRecord;
+pub use flows::{FlowFound, FlowRecord, GrantRecord};
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
     ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion,
     ServersPage, TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
-pub use rotations::{Due, DueKind, RotationRecord};
+pub use rotations::{Due, DueKind, DueUntil, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
 pub use uses::UseRecord;

@@ -1,6 +1,7 @@
 //! `/v1/connections`: made, listed, changed, deleted. Their credentials go in, and never come out.
 
 mod lifecycle;
+mod oauth;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,12 +28,14 @@ use crate::model::refusal::Refusal;
 use crate::model::secret::SecretFields;
 use crate::store::ConnectionsPage;
 use lifecycle::RotationView;
+pub(super) use oauth::answer_of;
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(get, patch, delete))
         .merge(lifecycle::routes())
+        .merge(oauth::routes())
         .layer(body::limit())
 }
 

@@ -1,4 +1,36 @@
--- OAuth: what it adds to connections, and how others are told of them.
+-- Sign-ins at providers that people were sent to. Keys and states are kept as hashes; what else is secret lies at secret_id in
+-- the secret store.
+CREATE TABLE connect_flows (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    project_id TEXT COLLATE "C" NOT NULL REFERENCES projects (id),
+    connection_id TEXT COLLATE "C" NOT NULL,
+    secret_id TEXT COLLATE "C" NOT NULL,
+    template TEXT COLLATE "C" NOT NULL,
+    services TEXT NOT NULL,
+    scopes_asked TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    link_hash BYTEA NOT NULL,
+    browser_hash BYTEA,
+    state_hash BYTEA UNIQUE,
+    started_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    taken_at BIGINT,
+    completed_at BIGINT
+);
+CREATE INDEX connect_flows_by_project ON connect_flows (project_id, expires_at);
+CREATE INDEX connect_flows_by_end ON connect_flows (expires_at);
+
+-- Connections of which the sign-in is not finished.
+CREATE INDEX connections_pending ON connections (status_since) WHERE status = 'pending';
+
+-- What a provider granted to a connection, and whose account it is.
+CREATE TABLE connection_grants (
+    connection_id TEXT COLLATE "C" PRIMARY KEY,
+    account_id TEXT COLLATE "C",
+    scopes_asked TEXT NOT NULL,
+    scopes_granted TEXT NOT NULL,
+    granted_at BIGINT NOT NULL
+);
 
 -- What happened to connections, for webhooks: written with the change itself, kept for some days.
 CREATE TABLE events (
