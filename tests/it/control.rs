@@ -9,7 +9,7 @@ use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
 use credway::model::secret::{SecretFields, SecretString};
-use credway::store::{Store, WorkflowRecord};
+use credway::store::{DueUntil, Store, WorkflowRecord};
 use credway::templates::Catalogue;
 
 use crate::store::{Fresh, a_profile, a_server, an_instance, on_both};

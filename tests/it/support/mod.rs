@@ -4,6 +4,7 @@ pub(crate) mod answers;
 pub(crate) mod canned;
 pub(crate) mod cast;
 pub(crate) mod chance;
+pub(crate) mod chromium;
 pub(crate) mod daemon;
 pub(crate) mod gate;
 pub(crate) mod link;
