@@ -31,7 +31,11 @@ const ACTS = {
     page.setDefaultTimeout(PATIENCE);
     const complaints = [];
     page.on('pageerror', (error) => complaints.push(error.message));
-    page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
+    page.on('console', (message) => {
+      // A status is an answer, and no fault of the page.
+      const isStatus = message.text().startsWith('Failed to load resource: the server responded with a status');
+      if (message.type() === 'error' && !isStatus) complaints.push(message.text());
+    });
     last += 1;
     pages.set(last, { context, page, complaints });
     return { page: last };
