@@ -215,7 +215,9 @@ fn may_be_sent(facts: &Facts<'_>, intent: Option<&Intent>, send: Send, told: &st
         Send::Probe => {
             assert!(facts.seen.since >= limits::INTENT_HOLD_OFF && doubt.probes < 3, "{told}");
             let is_rejected = matches!(facts.want, Want::Rejected(_));
-            let is_of_no_use = facts.state.expires_at.is_some_and(|end| end <= facts.now + limits::MIN_TOKEN_TTL_DEFAULT) || is_rejected;
+            let is_of_no_use =
+                facts.state.expires_at.is_some_and(|end| end <= facts.now + limits::MIN_TOKEN_TTL_DEFAULT)
+                    || is_rejected;
             assert!(is_of_no_use, "{told}");
         }
     }
