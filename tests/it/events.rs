@@ -67,7 +67,8 @@ impl Scene {
 
     /// A daemon's part that tells these webhooks.
     fn events(&self, webhooks: &[Webhook]) -> Events {
-        let egress = Egress { allow: vec![EgressRule::Network("127.0.0.1/32".parse().unwrap())], ca_file: None };
+        let allow = vec![EgressRule::Network("127.0.0.1/32".parse().unwrap())];
+        let egress = Egress { allow, ..Egress::default() };
         let clock = Clock::Manual(self.clock.clone());
         Events::new(webhooks, &egress, self.store.clone(), clock, self.metrics.clone()).unwrap()
     }

@@ -1,6 +1,6 @@
 //! Connections that people sign in for: over REST and by the pages, at strict stand-ins of Google and Meta.
 
-mod google;
+mod accounts;
 mod journeys;
 mod whatsapp;
 
