@@ -135,12 +135,12 @@ async fn links_that_nobody_made_lead_nowhere() {
     let base: Url = format!("https://{PUBLIC}").parse().unwrap();
     let mut urls = vec![without, forged];
     let others = [
-        "/oauth/start/nothing?k=x",
-        "/oauth/start/flow_0199a6b2f3e07c4d8a1b2c3d4e5f6071?k=x",
+        "/oauth/start/nothing?k=canary-link",
+        "/oauth/start/flow_0199a6b2f3e07c4d8a1b2c3d4e5f6071?k=canary-link",
         "/oauth/callback",
         "/oauth/callback?code=canary",
         "/oauth/callback?state=forged&code=canary",
-        "/oauth/callback?state=%00&error=%3Cscript%3E",
+        "/oauth/callback?state=%00forged&error=%3Cscript%3E",
     ];
     urls.extend(others.map(|path| base.join(path).unwrap()));
     for url in urls {
