@@ -137,6 +137,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     }
     background.spawn(chores::note_uses(Arc::clone(parts.audit.uses()), parts.store.clone(), clock, stop.clone()));
     background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
+    background.spawn(parts.events.clone().run(stop.clone()));
     let Parts { store, changes, audit, refresher, .. } = parts;
     Ok(Running {
         addresses,

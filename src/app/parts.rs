@@ -18,6 +18,7 @@ use crate::changes::{Changes, Follower, Heard};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
+use crate::events::Events;
 use crate::grpc::admission::{Admitted, Gate};
 use crate::grpc::answers::Answers;
 use crate::grpc::hot::Warm;
@@ -51,6 +52,7 @@ pub(super) struct Parts {
     pub is_migrated: bool,
     pub audit: Audit,
     pub refresher: Refresher,
+    pub events: Events,
     secrets: Arc<dyn SecretStore>,
     catalogue: Catalogue,
     cache: SecretCache,
@@ -80,6 +82,7 @@ impl Parts {
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
+        let events = Events::new(&config.webhooks, &config.egress, store.clone(), clock.clone(), metrics.clone())?;
         let tasks = background.clone();
         let endpoint = Arc::new(oauth.clone());
         let means = refresh::Means {
@@ -118,6 +121,7 @@ impl Parts {
             is_migrated,
             audit,
             refresher,
+            events,
             secrets,
             catalogue,
             cache,
@@ -171,6 +175,7 @@ impl Parts {
             secrets: Arc::clone(&self.secrets),
             cache: self.cache.clone(),
             run_tokens: Arc::clone(&self.run_tokens),
+            events: self.events.clone(),
         };
         let (store, changes) = (self.store.clone(), self.changes.clone());
         let max_stale = config.cache.config_max_stale;
@@ -219,6 +224,7 @@ struct Caches {
     secrets: Arc<dyn SecretStore>,
     cache: SecretCache,
     run_tokens: Arc<RunTokens>,
+    events: Events,
 }
 
 impl Heard for Caches {
@@ -229,12 +235,16 @@ impl Heard for Caches {
         for connection in connections(records) {
             self.cache.revalidate(connection);
         }
+        if connections(records).next().is_some() {
+            self.events.changed();
+        }
         Ok(())
     }
 
     async fn doubted(&self) -> Result<(), StoreError> {
         self.read_run_tokens().await?;
         self.cache.revalidate_all();
+        self.events.changed();
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
     Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, OAuth, SecretStore, Shutdown, Telemetry,
-    UnixSocket, Vault, VaultAuth, WhenFull, callers, clients,
+    UnixSocket, Vault, VaultAuth, WhenFull, callers, clients, webhooks,
 };
 use crate::limits;
 use crate::model::server::CanonicalUrl;
@@ -50,6 +50,7 @@ pub(super) fn config(reader: &mut Reader, tables: &Tables) -> Option<Config> {
         public_url: reader.optional("oauth.public_url", values::public_url),
         clients: clients::known(reader, &tables.clients),
     };
+    let webhooks = webhooks::known(reader, &tables.webhooks);
     let telemetry = telemetry(reader);
     let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
@@ -66,6 +67,7 @@ pub(super) fn config(reader: &mut Reader, tables: &Tables) -> Option<Config> {
         catalogue_base_url,
         egress,
         oauth,
+        webhooks,
         telemetry,
         shutdown: Shutdown { linger, drain },
     })

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::mistakes::Source;
 use super::reader::{Given, Reader};
-use super::settings::{self, CALLER_FIELDS, CALLERS, CLIENT_FIELDS, CLIENTS, POLICIES};
+use super::settings::{self, CALLER_FIELDS, CALLERS, CLIENT_FIELDS, CLIENTS, POLICIES, WEBHOOK_FIELDS, WEBHOOKS};
 use crate::limits;
 
 /// What only the file gives, because there may be any number of it.
@@ -20,6 +20,7 @@ pub(super) struct Tables {
     pub callers: Vec<OneTable>,
     /// By template.
     pub clients: BTreeMap<String, OneTable>,
+    pub webhooks: Vec<OneTable>,
 }
 
 /// One of several tables that are alike: a caller, a client.
@@ -121,7 +122,12 @@ impl Document<'_> {
                     Some(text) => self.reader.give(known, text, source),
                     None => self.reader.mistake_at(&path, source, "is not a single value", "write one value in quotes"),
                 },
-                (None, value) if path == CALLERS => self.caller_tables(value, &source),
+                (None, value) if path == CALLERS => {
+                    self.tables.callers = self.list(CALLERS, value, &source, &CALLER_FIELDS);
+                }
+                (None, value) if path == WEBHOOKS => {
+                    self.tables.webhooks = self.list(WEBHOOKS, value, &source, &WEBHOOK_FIELDS);
+                }
                 (None, value) if path == CLIENTS => self.client_tables(value, &source),
                 (None, DeValue::Table(inner)) if settings::is_section(&path) => self.section(&path, inner),
                 (None, _) if settings::is_section(&path) => {
@@ -137,22 +143,23 @@ impl Document<'_> {
         }
     }
 
-    fn caller_tables(&mut self, value: &DeValue<'_>, source: &Source) {
+    /// A list of tables that are alike, such as `[[callers]]`.
+    fn list(
+        &mut self,
+        path: &'static str,
+        value: &DeValue<'_>,
+        source: &Source,
+        known: &'static [&'static str],
+    ) -> Vec<OneTable> {
         let tables = value.as_array().into_iter().flatten();
         let tables: Vec<_> = tables.filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect();
         if tables.len() != value.as_array().map_or(usize::MAX, |items| items.len()) {
-            self.reader.mistake_at(
-                CALLERS,
-                source.clone(),
-                "is not a list of tables",
-                "write [[callers]] above each caller",
-            );
-            return;
+            let remedy = format!("write [[{path}]] above each of them");
+            self.reader.mistake_at(path, source.clone(), "is not a list of tables", remedy);
+            return Vec::new();
         }
-        for (index, (start, table)) in tables.into_iter().enumerate() {
-            let caller = self.table(&format!("{CALLERS}[{index}]"), start, table, &CALLER_FIELDS);
-            self.tables.callers.push(caller);
-        }
+        let numbered = tables.into_iter().enumerate();
+        numbered.map(|(index, (start, table))| self.table(&format!("{path}[{index}]"), start, table, known)).collect()
     }
 
     fn client_tables(&mut self, value: &DeValue<'_>, source: &Source) {

@@ -10,8 +10,9 @@ mod mistakes;
 mod reader;
 mod settings;
 mod values;
+mod webhooks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use secrecy::SecretString;
 
 use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
+use crate::model::event::{EventKind, WebhookSecret};
 use crate::model::name::Slug;
 use crate::model::server::CanonicalUrl;
 
@@ -45,6 +47,7 @@ pub struct Config {
     pub catalogue_base_url: CanonicalUrl,
     pub egress: Egress,
     pub oauth: OAuth,
+    pub webhooks: Vec<Webhook>,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
 }
@@ -266,6 +269,24 @@ pub struct OAuthKey {
     pub pem: SecretString,
     /// By which the provider finds the public key.
     pub id: Option<String>,
+}
+
+/// Who is told what happens to connections.
+#[derive(Clone)]
+pub struct Webhook {
+    /// It may hold a key of the receiver's: it is never shown.
+    pub url: url::Url,
+    pub secret: WebhookSecret,
+    pub events: BTreeSet<EventKind>,
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook")
+            .field("host", &self.url.host_str())
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Logs and traces.

@@ -88,6 +88,12 @@ pub(super) const CLIENTS: &str = "oauth.clients";
 pub(super) const CLIENT_FIELDS: [&str; 5] =
     ["client_id", "client_secret", "client_secret_file", "private_key_file", "key_id"];
 
+/// The list of webhooks, given in the file only: `[[webhooks]]`.
+pub(super) const WEBHOOKS: &str = "webhooks";
+
+/// What one table of that list may hold.
+pub(super) const WEBHOOK_FIELDS: [&str; 4] = ["url", "secret", "secret_file", "events"];
+
 /// Variables of ours that are no settings: the command line reads them itself.
 const OTHER_VARIABLES: [&str; 4] = ["CREDWAY_CONFIG", "CREDWAY_SERVER", "CREDWAY_TOKEN", "CREDWAY_PROJECT"];
 

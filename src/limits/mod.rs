@@ -3,6 +3,7 @@
 mod audit;
 mod connect;
 mod control;
+mod events;
 mod oauth;
 mod refresh;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub use audit::*;
 pub use connect::*;
 pub use control::*;
+pub use events::*;
 pub use oauth::*;
 pub use refresh::*;
 

@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::{Backend, Outcome, QueryOutcome, ReadCause, ReadOutcome, RefreshOutcome, Tier};
+use super::{Backend, DeliveryOutcome, Outcome, QueryOutcome, ReadCause, ReadOutcome, RefreshOutcome, Tier};
 use crate::model::reason::Reason;
 
 /// From a resolution out of memory to the longest call deadline that makes sense.
@@ -48,6 +48,7 @@ pub(super) struct Inner {
     pub(super) audit_lost: Counter,
     pub(super) audit_write_errors: Counter,
     pub(super) audit_failing: Gauge,
+    pub(super) webhook_deliveries: [Counter; DeliveryOutcome::ALL.len()],
     pub(super) ready: Gauge,
     pub(super) backend_up: [Gauge; Backend::ALL.len()],
 }
@@ -201,6 +202,11 @@ impl Inner {
                 &[],
             ),
             audit_failing: declare.gauge("credway_audit_failing", "1 while the audit file cannot be written.", &[]),
+            webhook_deliveries: DeliveryOutcome::ALL.map(|(_, outcome)| {
+                let help =
+                    "Deliveries to webhooks that were taken or failed, and events that were given up, by outcome.";
+                declare.counter("credway_webhook_deliveries_total", help, &[("outcome", outcome)])
+            }),
             ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
             backend_up: Backend::ALL.map(|(_, backend)| {
                 let help = "1 if the backend answered when it was last looked at; at 0 what is in memory is served.";

@@ -144,6 +144,20 @@ impl QueryOutcome {
     const ALL: [(QueryOutcome, &'static str); 2] = [(Self::Ok, "ok"), (Self::Error, "error")];
 }
 
+/// How it ended that a webhook was told something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    Taken,
+    /// It will be told again, unless it is given up.
+    Failed,
+    GivenUp,
+}
+
+impl DeliveryOutcome {
+    const ALL: [(DeliveryOutcome, &'static str); 3] =
+        [(Self::Taken, "taken"), (Self::Failed, "failed"), (Self::GivenUp, "given_up")];
+}
+
 impl Metrics {
     pub fn new() -> Self {
         Self(Arc::new(Inner::declare()))
@@ -310,6 +324,11 @@ impl Metrics {
     /// Whether the audit file takes nothing now.
     pub fn audit_failing(&self, is_failing: bool) {
         self.0.audit_failing.set(if is_failing { 1.0 } else { 0.0 });
+    }
+
+    /// A webhook was told something, or is told no more of it.
+    pub fn webhook_delivery(&self, outcome: DeliveryOutcome) {
+        self.0.webhook_deliveries[outcome as usize].increment(1);
     }
 
     /// Whether a backend answered when it was last looked at.

@@ -105,6 +105,10 @@ typed_id!(
     AuditId, "aud", "an audit record"
 );
 typed_id!(
+    /// Something that happened, as webhooks tell it.
+    EventId, "evt", "an event"
+);
+typed_id!(
     /// A run token: what logs name it by, as no database knows it.
     RunTokenId, "rtok", "a run token"
 );

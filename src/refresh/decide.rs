@@ -224,7 +224,10 @@ fn in_doubt(facts: &Facts<'_>, intent: &Intent) -> Verdict {
         Duration::ZERO
     } else {
         // A token that is not known to end is of use until it is said to be rejected.
-        facts.state.life_left(now).unwrap_or(limits::REFRESH_PAUSE_DEAD)
+        facts.state.life_left(now).map_or(limits::REFRESH_PAUSE_DEAD, |left| {
+            // With less than that it is handed out to nobody.
+            left.saturating_sub(limits::MIN_TOKEN_TTL_DEFAULT)
+        })
     };
     if !left.is_zero() {
         return wait(left.min(limits::REFRESH_PAUSE_DEAD), Cause::Unknown);

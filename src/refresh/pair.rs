@@ -31,7 +31,7 @@ pub(super) enum Fit {
     /// It lies there already.
     Stored,
     /// These fields are to be written.
-    Write(SecretFields, TokenState),
+    Write(SecretFields, Box<TokenState>),
     /// Other tokens lie there, which came from elsewhere; this pair has a refresh token of its own.
     Spare,
     /// Other tokens lie there, and this one has nothing that is missed.
@@ -69,7 +69,7 @@ impl Pair {
         fields.extend(self.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
         let state = TokenState { generation: before.max(self.state.generation - 1) + 1, ..self.state.clone() };
         state.put(&mut fields);
-        Fit::Write(fields, state)
+        Fit::Write(fields, Box::new(state))
     }
 
     /// As it is kept in the spool.

@@ -9,6 +9,7 @@ mod changes;
 mod connections;
 mod deleted;
 mod error;
+mod events;
 mod feed;
 mod fields;
 mod flows;
@@ -53,6 +54,7 @@ use crate::model::secret::ExposeSecret;
 
 pub use deleted::DeletedConnection;
 pub use error::StoreError;
+pub use events::Delivery;
 pub use feed::ChangeFeed;
 pub use fields::FieldRecord;
 pub use flows::{FlowFound, FlowRecord, GrantRecord};

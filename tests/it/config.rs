@@ -125,6 +125,10 @@ fn the_whole_file_is_understood() {
         tenant = "acme"
         role = "project_admin"
         scopes = "mcp:execute"
+        [[webhooks]]
+        url = "https://hooks.acme.example/credway?key=canary"
+        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        events = ["connection.reconnect_needed", "connection.deleted"]
         [telemetry]
         log_level = "info,credway=debug"
         log_format = "text"
@@ -148,6 +152,9 @@ fn the_whole_file_is_understood() {
     assert_eq!(config.known_callers[0].identity, Identity::Uid(1000));
     assert_eq!(config.known_callers[1].identity, Identity::CertificateName("spiffe://acme/executor".into()));
     assert_eq!(config.known_callers[1].role.to_string(), "project_admin");
+    let webhook = &config.webhooks[0];
+    assert_eq!((webhook.secret.key().len(), webhook.events.len()), (24, 2));
+    assert!(!format!("{config:?}").contains("canary"), "the URL of a webhook may hold a key");
     assert!((config.telemetry.trace_sample_ratio - 0.25).abs() < f64::EPSILON);
 }
 
@@ -247,7 +254,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[telemetry]\nlog_format = \"xml\"", "telemetry.log_format 2: is not a log format; write \"json\" or \"text\""),
     ("[telemetry]\notlp_endpoint = \"collector:4317\"", "telemetry.otlp_endpoint 2: is not an http or https URL"),
     ("[telemetry]\ntrace_sample_ratio = 2", "telemetry.trace_sample_ratio 2: is not a share between 0 and 1"),
-    ("[callers]\nuid = 1", "callers 1: is not a list of tables; write [[callers]] above each caller"),
+    ("[callers]\nuid = 1", "callers 1: is not a list of tables; write [[callers]] above each of them"),
     ("[[callers]]\ntenant = \"a\"\nscopes = \"mcp:read\"", "callers[0] 1: does not say by what the caller is known"),
     ("[[callers]]\nuid = 1\nscopes = \"mcp:read\"", "callers[0].tenant 1: is missing; every caller needs a tenant and"),
     ("[[callers]]\nuid = 1\ntenant = \"a\"\nscopes = []", "callers[0].scopes 4: is not a list of scopes; choose of"),
@@ -256,6 +263,17 @@ const MISTAKES: &[(&str, &str)] = &[
         "[[callers]]\nuid = \"root\"\ntenant = \"a\"\nscopes = \"mcp:read\"",
         "callers[0].uid 2: is not a uid; write the user",
     ),
+    ("[webhooks]\nurl = 1", "webhooks 1: is not a list of tables; write [[webhooks]] above each of them"),
+    ("[[webhooks]]\nsecret = 1", "webhooks[0].url 1: is missing; write where it is told"),
+    ("[[webhooks]]\nsecret = 1", "webhooks[0].secret 2: is not whsec_ and 24 to 64 bytes in base64; make one with"),
+    (
+        "[[webhooks]]\nurl = \"http://10.0.0.1\"",
+        "webhooks[0].url 2: is http, and not on this machine; give an https URL",
+    ),
+    ("[[webhooks]]\nurl = \"https://hooks\"", "webhooks[0].secret 1: is missing; give secret or secret_file"),
+    ("[[webhooks]]\nevents = [\"connection.renamed\"]", "webhooks[0].events 2: is not a list of events; choose of"),
+    ("[[webhooks]]\nsecret_file = \"/nowhere\"", "webhooks[0].secret_file 2: the file does not exist; name a readable"),
+    ("[[webhooks]]\nsecret = 1\nsecret_file = \"a\"", "webhooks[0].secret_file 3: is given beside secret; keep one"),
     ("a = 1\na = 2", " 2: is not TOML: duplicate key; correct that line"),
     ("[http\naddress = 1", " 1: is not TOML: unclosed table, expected `]`; correct that line"),
 ];

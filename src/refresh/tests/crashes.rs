@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::rig::{DUE, LIFE, Rig, attempt, until};
+use crate::refresh::Refresher;
 
 /// The calls of an attempt, in their order.
 const STEPS: [&str; 5] = ["read", "connect", "intent", "request", "commit"];
@@ -31,18 +32,17 @@ async fn kill(template: &str, step: usize, is_carried_out: bool) -> String {
     let address = rig.connect(template).await;
     let other = rig.daemon("other").await;
     rig.clock.advance(if template == "dies-with-access" { LIFE - Duration::from_secs(161) } else { DUE });
-    let victim = rig.daemon("victim").await;
+    // Whatever it does ends with its runtime.
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     rig.secrets.killer.kill_at(step, is_carried_out);
-    let dying = tokio::spawn({
-        let (victim, address) = (victim.clone(), address.clone());
-        async move { attempt(&victim, &address).await }
+    let ((spool, means), address_of_victim) = (rig.means("victim"), address.clone());
+    process.spawn(async move {
+        let victim = Refresher::start(&spool, means).await.unwrap();
+        attempt(&victim, &address_of_victim).await
     });
     until("it is killed", async || rig.secrets.killer.is_done.load(Ordering::SeqCst)).await;
-    dying.abort();
-    let _ = dying.await;
-    victim.0.closing.cancel();
+    process.shutdown_background();
     rig.secrets.killer.spare();
-    drop(victim);
 
     let mut waited = 0;
     loop {

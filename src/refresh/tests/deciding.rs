@@ -69,9 +69,9 @@ fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
         ("no grace, in flight", DIES, 2505, Some(intent(2500)), 5, unknown, ahead, "wait 10 Other"),
         ("no grace, held off", DIES, 2520, Some(intent(2500)), 20, unknown, ahead, "wait 40 Unknown"),
         ("held off by our clock alone", DIES, 3590, Some(intent(2500)), 20, unknown, life, "wait 40 Unknown"),
-        ("the old one works still", DIES, 3000, Some(intent(2500)), 500, unknown, ahead, "wait 600 Unknown"),
-        ("it does for others", DIES, 3590, Some(intent(2500)), 500, unknown, life, "wait 10 Unknown"),
-        ("nothing else is left", DIES, 3600, Some(intent(2500)), 500, unknown, life, "send Probe"),
+        ("the old one works still", DIES, 3000, Some(intent(2500)), 500, unknown, ahead, "wait 540 Unknown"),
+        ("for some seconds yet", DIES, 3530, Some(intent(2500)), 500, unknown, life, "wait 10 Unknown"),
+        ("nobody gets it any more", DIES, 3540, Some(intent(2500)), 500, unknown, life, "send Probe"),
         ("nor if it is rejected", DIES, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "send Probe"),
         ("once more", DIES, 3600, probed(2), 60, unknown, life, "send Probe"),
         ("and no more", DIES, 3600, probed(3), 60, unknown, life, "give up Token"),
@@ -215,7 +215,9 @@ fn may_be_sent(facts: &Facts<'_>, intent: Option<&Intent>, send: Send, told: &st
         Send::Probe => {
             assert!(facts.seen.since >= limits::INTENT_HOLD_OFF && doubt.probes < 3, "{told}");
             let is_rejected = matches!(facts.want, Want::Rejected(_));
-            let is_of_no_use = facts.state.expires_at.is_some_and(|end| end <= facts.now) || is_rejected;
+            let is_of_no_use =
+                facts.state.expires_at.is_some_and(|end| end <= facts.now + limits::MIN_TOKEN_TTL_DEFAULT)
+                    || is_rejected;
             assert!(is_of_no_use, "{told}");
         }
     }

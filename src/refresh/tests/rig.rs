@@ -1,6 +1,7 @@
 //! A provider in memory that does what its rotation says, a secret store with accidents, and daemons between them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -135,6 +136,12 @@ impl Rig {
 
     /// A daemon with a spool of its own, named `name`.
     pub(super) async fn daemon(&self, name: &str) -> Refresher {
+        let (spool, means) = self.means(name);
+        Refresher::start(&spool, means).await.unwrap()
+    }
+
+    /// What the daemon of that name works with.
+    pub(super) fn means(&self, name: &str) -> (PathBuf, Means) {
         let means = Means {
             store: self.store.clone(),
             secrets: Arc::clone(&self.secrets) as Arc<dyn SecretStore>,
@@ -143,7 +150,7 @@ impl Rig {
             clock: Clock::Manual(self.clock.clone()),
             metrics: Metrics::new(),
         };
-        Refresher::start(&self.dir.path().join(name), means).await.unwrap()
+        (self.dir.path().join(name), means)
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -26,7 +26,7 @@ async fn of_any_number_of_daemons_one_refreshes_each_connection() {
         let daemons = daemons(&rig, count).await;
         rig.clock.advance(DUE + Duration::from_secs(800));
         let asked = daemons.iter().flat_map(|daemon| {
-            addresses.iter().map(|address| async move { daemon.ensure(address, Duration::from_secs(60)).await })
+            addresses.iter().map(move |address| async move { daemon.ensure(address, Duration::from_secs(60)).await })
         });
         let told = join_all(asked).await;
         assert!(told.iter().all(Result::is_ok), "{:?}", told.iter().find(|told| told.is_err()));
