@@ -284,7 +284,6 @@ async fn at(clock: &ManualClock) -> Rig {
     let Rig { api, .. } = rig;
     let Api { world, sidecar, .. } = api;
     sidecar.stop().await;
-    let mut world = world;
     rig.api = Api::at(world, Clock::Manual(clock.clone())).await;
     rig
 }
