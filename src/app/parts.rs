@@ -18,6 +18,7 @@ use crate::changes::{Changes, Follower, Heard};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
+use crate::events::Events;
 use crate::grpc::admission::{Admitted, Gate};
 use crate::grpc::answers::Answers;
 use crate::grpc::hot::Warm;
@@ -29,14 +30,19 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::model::connection::ConnectionState;
 use crate::model::id::ConnectionId;
+use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::readiness::Readiness;
+use crate::refresh::{self, Refresher, TokenStore};
 use crate::resolve::Resolver;
 use crate::rest::Rest;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
 use crate::store::{ChangeRecord, Entity, Store, StoreError};
 use crate::templates::Catalogue;
+
+/// Where new tokens wait for the secret store, in the data directory: it must outlive the container.
+const SPOOL: &str = "spool";
 
 /// What more than one part of the daemon works with.
 pub(super) struct Parts {
@@ -45,6 +51,8 @@ pub(super) struct Parts {
     /// Whether the database has our tables.
     pub is_migrated: bool,
     pub audit: Audit,
+    pub refresher: Refresher,
+    pub events: Events,
     secrets: Arc<dyn SecretStore>,
     catalogue: Catalogue,
     cache: SecretCache,
@@ -52,6 +60,8 @@ pub(super) struct Parts {
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
     prober: Prober,
+    oauth: OAuth,
+    background: TaskTracker,
     answers: Answers,
     drain: CancellationToken,
     clock: Clock,
@@ -68,13 +78,32 @@ impl Parts {
     ) -> Result<Self, StartError> {
         let catalogue = backends::catalogue(config)?;
         let prober = Prober::new(&config.egress, clock.clone())?;
+        let oauth = OAuth::new(&config.oauth, &config.egress, clock.clone())?;
         let Backends { store, secrets, is_migrated } = backends::open(config, clock, background, stop).await?;
         let (clock, metrics, changes) = (clock.clone(), Metrics::new(), Changes::new());
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
+        let events = Events::new(&config.webhooks, &config.egress, store.clone(), clock.clone(), metrics.clone())?;
         let tasks = background.clone();
-        let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), tasks.clone());
-        let resolver =
-            Resolver::new(store.clone(), changes.clone(), cache.clone(), clock.clone(), metrics.clone(), tasks);
+        let endpoint = Arc::new(oauth.clone());
+        let means = refresh::Means {
+            store: store.clone(),
+            secrets: Arc::clone(&secrets),
+            endpoint,
+            catalogue: catalogue.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let refresher = Refresher::start(&config.data_dir.join(SPOOL), means).await?;
+        let tokens = Arc::new(TokenStore::new(Arc::clone(&secrets), refresher.clone()));
+        let cache = SecretCache::new(tokens, &config.cache, clock.clone(), metrics.clone(), tasks.clone());
+        let resolver = Resolver::new(
+            store.clone(),
+            changes.clone(),
+            (cache.clone(), refresher.clone()),
+            clock.clone(),
+            metrics.clone(),
+            tasks,
+        );
         let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
         let authenticator = Authenticator::new(
             store.clone(),
@@ -92,6 +121,8 @@ impl Parts {
             changes,
             is_migrated,
             audit,
+            refresher,
+            events,
             secrets,
             catalogue,
             cache,
@@ -99,6 +130,8 @@ impl Parts {
             resolver: Arc::new(resolver),
             authenticator: Arc::new(authenticator),
             prober,
+            oauth,
+            background: background.clone(),
             answers,
             drain: drain.clone(),
             clock,
@@ -143,6 +176,7 @@ impl Parts {
             secrets: Arc::clone(&self.secrets),
             cache: self.cache.clone(),
             run_tokens: Arc::clone(&self.run_tokens),
+            events: self.events.clone(),
         };
         let (store, changes) = (self.store.clone(), self.changes.clone());
         let max_stale = config.cache.config_max_stale;
@@ -157,6 +191,7 @@ impl Parts {
             cache: self.cache.clone(),
             answers: self.answers.clone(),
             audit: self.audit.clone(),
+            refresher: self.refresher.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             readiness,
@@ -176,8 +211,8 @@ impl Parts {
         let state = http::HttpState { metrics: self.metrics.clone(), readiness };
         let shared = || (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         let rest = config.role.is_control().then(|| {
-            let (resolver, verifier) = shared();
-            Rest::new(self.control(), resolver, verifier, self.prober.clone())
+            let ((resolver, verifier), prober) = (shared(), self.prober.clone());
+            Rest::new(self.control(), resolver, verifier, prober, self.oauth.clone(), self.background.clone())
         });
         let mcp_config = config.role.is_sidecar().then(|| {
             let (resolver, verifier) = shared();
@@ -193,6 +228,7 @@ struct Caches {
     secrets: Arc<dyn SecretStore>,
     cache: SecretCache,
     run_tokens: Arc<RunTokens>,
+    events: Events,
 }
 
 impl Heard for Caches {
@@ -203,12 +239,16 @@ impl Heard for Caches {
         for connection in connections(records) {
             self.cache.revalidate(connection);
         }
+        if connections(records).next().is_some() {
+            self.events.changed();
+        }
         Ok(())
     }
 
     async fn doubted(&self) -> Result<(), StoreError> {
         self.read_run_tokens().await?;
         self.cache.revalidate_all();
+        self.events.changed();
         Ok(())
     }
 

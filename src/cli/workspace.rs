@@ -165,6 +165,7 @@ pub(super) fn of_control(error: &ControlError) -> Failure {
         | ControlError::KeyReused
         | ControlError::ShownOnce { .. }
         | ControlError::Refused(_)
+        | ControlError::Connect(_)
         | ControlError::Full { .. } => Exit::Conflict,
         ControlError::TokenFile { .. } | ControlError::Randomness(_) => Exit::Failed,
         ControlError::Secrets(_) | ControlError::Database(_) => Exit::Unreachable,

@@ -1,5 +1,6 @@
 //! Makes the [`Config`] of what the sources gave, with its defaults, and checks what no single setting can show.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,14 +8,14 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use url::Url;
 
-use super::document::{self, CallerTable, Unreadable};
+use super::document::{self, Tables, Unreadable};
 use super::mistakes::Source;
 use super::reader::Reader;
 use super::settings::POLICIES;
 use super::values::{self, AuthMethod, Listener, StoreKind};
 use super::{
-    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, SecretStore, ServeRole, Shutdown,
-    Telemetry, UnixSocket, Vault, VaultAuth, WhenFull, callers,
+    Audit, Cache, Config, Database, Egress, Grpc, Http, LogFormat, MutualTls, OAuth, SecretStore, ServeRole, Shutdown,
+    Telemetry, UnixSocket, Vault, VaultAuth, WhenFull, callers, clients, webhooks,
 };
 use crate::limits;
 use crate::model::server::CanonicalUrl;
@@ -33,7 +34,7 @@ const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccou
 
 /// The whole config; `None` only if a mistake was noted. Every part is read before any is given up, so that all
 /// mistakes are found.
-pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Option<Config> {
+pub(super) fn config(reader: &mut Reader, tables: &Tables) -> Option<Config> {
     let role = reader.defaulted("role", values::role, ServeRole::All, ServeRole::All);
     let data_dir = reader.defaulted("data_dir", values::path, PathBuf::from(DATA_DIR), DATA_DIR);
     let database = database(reader, &data_dir);
@@ -41,11 +42,16 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
     let cache = cache(reader);
     let grpc = grpc(reader, &data_dir, role);
     let http = http(reader, role);
-    let known_callers = callers::known(reader, caller_tables);
+    let known_callers = callers::known(reader, &tables.callers);
     let audit = audit(reader, &data_dir, role);
     let template_dir = reader.optional("templates.dir", values::path);
     let catalogue_base_url = catalogue_base_url(reader);
     let egress = egress(reader);
+    let oauth = OAuth {
+        public_url: reader.optional("oauth.public_url", values::public_url),
+        clients: clients::known(reader, &tables.clients),
+    };
+    let webhooks = webhooks::known(reader, &tables.webhooks);
     let telemetry = telemetry(reader);
     let linger = bounded(reader, "shutdown.linger", limits::LINGER, limits::DRAIN_DEADLINE_MAX);
     let drain = bounded(reader, "shutdown.drain", limits::DRAIN_DEADLINE, limits::DRAIN_DEADLINE_MAX);
@@ -62,6 +68,8 @@ pub(super) fn config(reader: &mut Reader, caller_tables: &[CallerTable]) -> Opti
         template_dir,
         catalogue_base_url,
         egress,
+        oauth,
+        webhooks,
         telemetry,
         shutdown: Shutdown { linger, drain },
     })
@@ -286,6 +294,7 @@ fn egress(reader: &mut Reader) -> Egress {
     Egress {
         allow: reader.defaulted("egress.allow", values::egress_rules, Vec::new(), "none"),
         ca_file: reader.optional("egress.ca_file", values::path),
+        hosts: BTreeMap::new(),
     }
 }
 

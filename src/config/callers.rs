@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use secrecy::ExposeSecret;
 
-use super::document::CallerTable;
+use super::document::OneTable;
 use super::reader::Reader;
 use super::settings::CALLERS;
 use super::values::{self, Wrong};
@@ -12,7 +12,7 @@ use super::{Identity, KnownCaller};
 use crate::model::caller::{Role, ScopeSet};
 
 /// The callers that could be read; what is wrong with the others is noted.
-pub(super) fn known(reader: &mut Reader, tables: &[CallerTable]) -> Vec<KnownCaller> {
+pub(super) fn known(reader: &mut Reader, tables: &[OneTable]) -> Vec<KnownCaller> {
     let mut callers: Vec<KnownCaller> = Vec::new();
     for (index, table) in tables.iter().enumerate() {
         let path = format!("{CALLERS}[{index}]");
@@ -28,7 +28,7 @@ pub(super) fn known(reader: &mut Reader, tables: &[CallerTable]) -> Vec<KnownCal
 
 struct Fields<'a> {
     reader: &'a mut Reader,
-    table: &'a CallerTable,
+    table: &'a OneTable,
     path: &'a str,
 }
 

@@ -11,18 +11,27 @@ use zeroize::Zeroizing;
 
 use super::mistakes::Source;
 use super::reader::{Given, Reader};
-use super::settings::{self, CALLER_FIELDS, CALLERS, POLICIES};
+use super::settings::{self, CALLER_FIELDS, CALLERS, CLIENT_FIELDS, CLIENTS, POLICIES, WEBHOOK_FIELDS, WEBHOOKS};
 use crate::limits;
 
-/// One `[[callers]]` table.
+/// What only the file gives, because there may be any number of it.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub callers: Vec<OneTable>,
+    /// By template.
+    pub clients: BTreeMap<String, OneTable>,
+    pub webhooks: Vec<OneTable>,
+}
+
+/// One of several tables that are alike: a caller, a client.
 #[derive(Debug)]
-pub(super) struct CallerTable {
+pub(super) struct OneTable {
     pub source: Source,
     pub fields: BTreeMap<&'static str, Given>,
 }
 
-/// Reads the file into `reader` and returns its callers; `None` if it could not be read as TOML.
-pub(super) fn read(path: &Path, reader: &mut Reader) -> Option<Vec<CallerTable>> {
+/// Reads the file into `reader` and returns its tables; `None` if it could not be read as TOML.
+pub(super) fn read(path: &Path, reader: &mut Reader) -> Option<Tables> {
     let text = match content(path) {
         Ok(text) => text,
         Err(Unreadable { problem, line }) => {
@@ -31,14 +40,14 @@ pub(super) fn read(path: &Path, reader: &mut Reader) -> Option<Vec<CallerTable>>
             return None;
         }
     };
-    let mut document = Document { path, text: &text, reader, callers: Vec::new() };
+    let mut document = Document { path, text: &text, reader, tables: Tables::default() };
     let (table, errors) = DeTable::parse_recoverable(&text);
     if !errors.is_empty() {
         document.syntax(&errors);
         return None;
     }
     document.section("", table.get_ref());
-    Some(document.callers)
+    Some(document.tables)
 }
 
 /// Why a file cannot be used, without quoting it.
@@ -77,7 +86,7 @@ struct Document<'a> {
     path: &'a Path,
     text: &'a str,
     reader: &'a mut Reader,
-    callers: Vec<CallerTable>,
+    tables: Tables,
 }
 
 impl Document<'_> {
@@ -113,7 +122,13 @@ impl Document<'_> {
                     Some(text) => self.reader.give(known, text, source),
                     None => self.reader.mistake_at(&path, source, "is not a single value", "write one value in quotes"),
                 },
-                (None, value) if path == CALLERS => self.caller_tables(value, &source),
+                (None, value) if path == CALLERS => {
+                    self.tables.callers = self.list(CALLERS, value, &source, &CALLER_FIELDS);
+                }
+                (None, value) if path == WEBHOOKS => {
+                    self.tables.webhooks = self.list(WEBHOOKS, value, &source, &WEBHOOK_FIELDS);
+                }
+                (None, value) if path == CLIENTS => self.client_tables(value, &source),
                 (None, DeValue::Table(inner)) if settings::is_section(&path) => self.section(&path, inner),
                 (None, _) if settings::is_section(&path) => {
                     self.reader.mistake_at(
@@ -128,62 +143,85 @@ impl Document<'_> {
         }
     }
 
-    fn caller_tables(&mut self, value: &DeValue<'_>, source: &Source) {
+    /// A list of tables that are alike, such as `[[callers]]`.
+    fn list(
+        &mut self,
+        path: &'static str,
+        value: &DeValue<'_>,
+        source: &Source,
+        known: &'static [&'static str],
+    ) -> Vec<OneTable> {
         let tables = value.as_array().into_iter().flatten();
         let tables: Vec<_> = tables.filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect();
         if tables.len() != value.as_array().map_or(usize::MAX, |items| items.len()) {
-            self.reader.mistake_at(
-                CALLERS,
-                source.clone(),
-                "is not a list of tables",
-                "write [[callers]] above each caller",
-            );
-            return;
+            let remedy = format!("write [[{path}]] above each of them");
+            self.reader.mistake_at(path, source.clone(), "is not a list of tables", remedy);
+            return Vec::new();
         }
-        for (index, (start, table)) in tables.into_iter().enumerate() {
-            let caller = self.caller(index, start, table);
-            self.callers.push(caller);
+        let numbered = tables.into_iter().enumerate();
+        numbered.map(|(index, (start, table))| self.table(&format!("{path}[{index}]"), start, table, known)).collect()
+    }
+
+    fn client_tables(&mut self, value: &DeValue<'_>, source: &Source) {
+        let remedy = "write [oauth.clients.slack] above each client, by the name of its template";
+        let DeValue::Table(clients) = value else {
+            self.reader.mistake_at(CLIENTS, source.clone(), "is not a table of clients", remedy);
+            return;
+        };
+        for (template, value) in clients {
+            let (name, start) = (template.get_ref(), template.span().start);
+            match value.get_ref() {
+                DeValue::Table(table) if is_name(name) => {
+                    let client = self.table(&format!("{CLIENTS}.{name}"), start, table, &CLIENT_FIELDS);
+                    self.tables.clients.insert(name.to_string(), client);
+                }
+                _ => {
+                    let source = self.at(start);
+                    self.reader.mistake_at(CLIENTS, source, "holds something that is not a client", remedy);
+                }
+            }
         }
     }
 
-    fn caller(&mut self, index: usize, start: usize, table: &DeTable<'_>) -> CallerTable {
+    fn table(&mut self, path: &str, start: usize, table: &DeTable<'_>, known: &'static [&'static str]) -> OneTable {
         let mut fields = BTreeMap::new();
         for (key, value) in table {
             let source = self.at(key.span().start);
-            let path = format!("{CALLERS}[{index}].{}", key.get_ref());
-            let Some(field) = CALLER_FIELDS.into_iter().find(|field| field == key.get_ref()) else {
-                let meant = settings::nearest(key.get_ref(), CALLER_FIELDS.into_iter());
+            let path = format!("{path}.{}", key.get_ref());
+            let Some(field) = known.iter().copied().find(|field| field == key.get_ref()) else {
+                let meant = settings::nearest(key.get_ref(), known.iter().copied());
                 self.unknown(&path, source, meant);
                 continue;
             };
             match words(value) {
                 Some(text) => drop(fields.insert(field, Given { text: text.into(), source })),
-                None => self.reader.mistake_at(
-                    &path,
-                    source,
-                    "is not a value",
-                    "write one value in quotes, or a list of scopes",
-                ),
+                None => {
+                    let remedy = "write one value in quotes, or a list of them where there may be several";
+                    self.reader.mistake_at(&path, source, "is not a value", remedy);
+                }
             }
         }
-        CallerTable { source: self.at(start), fields }
+        OneTable { source: self.at(start), fields }
     }
 
     fn unknown(&mut self, path: &str, source: Source, meant: Option<&str>) {
         // Someone may have pasted a token where a key belongs: only what looks like the name of a setting is repeated.
-        let is_name =
-            path.len() <= 64 && path.bytes().all(|b| b.is_ascii_lowercase() || b"_-.[]0123456789".contains(&b));
         let remedy = match meant {
             Some(meant) => format!("did you mean {meant}?"),
             None => "`credway config show` lists all settings".to_owned(),
         };
-        self.reader.mistake_at(if is_name { path } else { "" }, source, "is not a setting", remedy);
+        self.reader.mistake_at(if is_name(path) { path } else { "" }, source, "is not a setting", remedy);
     }
 
     fn at(&self, offset: usize) -> Source {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         Source::File { path: self.path.to_owned(), line: 1 + newlines(before) }
     }
+}
+
+/// Whether `path` looks like the name of a setting.
+fn is_name(path: &str) -> bool {
+    path.len() <= 64 && path.bytes().all(|b| b.is_ascii_lowercase() || b"_-.[]0123456789".contains(&b))
 }
 
 /// A single value as text; numbers as they were written.

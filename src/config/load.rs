@@ -36,14 +36,14 @@ pub struct Setting {
 /// Reads all settings, or says everything that is wrong with them.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigMistakes> {
     let mut reader = Reader::default();
-    let callers = match &sources.file {
+    let tables = match &sources.file {
         Some(path) => document::read(path, &mut reader),
-        None => Some(Vec::new()),
+        None => Some(document::Tables::default()),
     };
     environment(&sources.environment, &mut reader);
     flags(&sources.flags, &mut reader);
     // Without the file, every setting in it would be called missing.
-    let config = callers.and_then(|callers| assemble::config(&mut reader, &callers));
+    let config = tables.and_then(|tables| assemble::config(&mut reader, &tables));
     let (settings, mistakes) = reader.finish();
     match config {
         Some(config) if mistakes.is_empty() => Ok(Loaded { config, settings }),

@@ -3,14 +3,16 @@
 
 mod assemble;
 mod callers;
+mod clients;
 mod document;
 pub mod load;
 mod mistakes;
 mod reader;
 mod settings;
 mod values;
+mod webhooks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use secrecy::SecretString;
 
 use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
+use crate::model::event::{EventKind, WebhookSecret};
 use crate::model::name::Slug;
 use crate::model::server::CanonicalUrl;
 
@@ -44,6 +47,8 @@ pub struct Config {
     /// Below which URL the platform's MCP servers are reached.
     pub catalogue_base_url: CanonicalUrl,
     pub egress: Egress,
+    pub oauth: OAuth,
+    pub webhooks: Vec<Webhook>,
     pub telemetry: Telemetry,
     pub shutdown: Shutdown,
 }
@@ -260,6 +265,8 @@ pub struct Egress {
     pub allow: Vec<EgressRule>,
     /// Authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Where hosts are that DNS is not asked for. No setting gives any: tests stand in for providers by it.
+    pub hosts: BTreeMap<String, SocketAddr>,
 }
 
 /// One exception from the rule that only public addresses are reached.
@@ -268,6 +275,49 @@ pub enum EgressRule {
     Network(ipnet::IpNet),
     /// Whatever private address a host of this name has, in lower case.
     Host(String),
+}
+
+/// Who we are to providers of OAuth, and where they send people back to.
+#[derive(Clone, Debug, Default)]
+pub struct OAuth {
+    /// Where browsers reach this daemon: `https://credway.example.com`.
+    pub public_url: Option<url::Url>,
+    /// By template.
+    pub clients: BTreeMap<String, OAuthClient>,
+}
+
+/// A client that was registered with a provider.
+#[derive(Clone, Debug)]
+pub struct OAuthClient {
+    pub id: String,
+    pub secret: Option<SecretString>,
+    pub key: Option<OAuthKey>,
+}
+
+/// A private key by which a client shows who it is.
+#[derive(Clone, Debug)]
+pub struct OAuthKey {
+    pub pem: SecretString,
+    /// By which the provider finds the public key.
+    pub id: Option<String>,
+}
+
+/// Who is told what happens to connections.
+#[derive(Clone)]
+pub struct Webhook {
+    /// It may hold a key of the receiver's: it is never shown.
+    pub url: url::Url,
+    pub secret: WebhookSecret,
+    pub events: BTreeSet<EventKind>,
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook")
+            .field("host", &self.url.host_str())
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Logs and traces.

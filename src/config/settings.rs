@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 52] = [
+pub(super) const KNOWN: [Known; 53] = [
     plain("role"),
     plain("data_dir"),
     secret("database.url"),
@@ -64,6 +64,7 @@ pub(super) const KNOWN: [Known; 52] = [
     plain("catalogue.base_url"),
     plain("egress.allow"),
     plain("egress.ca_file"),
+    plain("oauth.public_url"),
     plain("telemetry.log_level"),
     plain("telemetry.log_format"),
     plain("telemetry.otlp_endpoint"),
@@ -80,6 +81,19 @@ pub(super) const CALLERS: &str = "callers";
 
 /// What one table of the list may hold.
 pub(super) const CALLER_FIELDS: [&str; 6] = ["uid", "certificate_name", "tenant", "project", "role", "scopes"];
+
+/// The clients of OAuth, given in the file only: `[oauth.clients.slack]`.
+pub(super) const CLIENTS: &str = "oauth.clients";
+
+/// What one client's table may hold.
+pub(super) const CLIENT_FIELDS: [&str; 5] =
+    ["client_id", "client_secret", "client_secret_file", "private_key_file", "key_id"];
+
+/// The list of webhooks, given in the file only: `[[webhooks]]`.
+pub(super) const WEBHOOKS: &str = "webhooks";
+
+/// What one table of that list may hold.
+pub(super) const WEBHOOK_FIELDS: [&str; 4] = ["url", "secret", "secret_file", "events"];
 
 /// Variables of ours that are no settings: the command line reads them itself.
 const OTHER_VARIABLES: [&str; 4] = ["CREDWAY_CONFIG", "CREDWAY_SERVER", "CREDWAY_TOKEN", "CREDWAY_PROJECT"];

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::{CachePolicy, Database, EgressRule, LogFormat, ServeRole, WhenFull};
 use crate::limits;
+use crate::model::address::crosses_a_network_in_the_clear;
 use crate::model::name::Slug;
 use crate::model::server::CanonicalUrl;
 
@@ -145,6 +146,18 @@ pub(super) fn web_url(text: &str) -> Result<Url, Wrong> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("holds a user or password, which are not used there", "leave them out"));
+    }
+    Ok(url)
+}
+
+/// Where browsers reach this daemon. Codes and cookies go there, so it is https, or on this machine.
+pub(super) fn public_url(text: &str) -> Result<Url, Wrong> {
+    let url = web_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("holds a query or fragment", r#"write it like "https://credway.example.com""#));
+    }
+    if crosses_a_network_in_the_clear(&url) {
+        return Err(wrong("is http, and not on this machine", "serve it with https"));
     }
     Ok(url)
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::check::{self, Current, Desired, Findings, Site, Target, Warning};
+use super::connect::token_fields;
 use super::connections::label;
 use super::credentials::{self, CredentialAfter, CredentialWrite, Outside};
 use super::diff::{Change, Write, diff};
@@ -144,7 +145,12 @@ impl Control {
             let found = self.catalogue.get(&connection.connection.template);
             let Some(template) = found.filter(|template| !template.is_leased()) else { continue };
             let may_ask = mode == Mode::Carry;
-            after.insert(id, credentials::read(connection, template, stored.get(&id), outside, may_ask, findings));
+            let held = stored.get(&id);
+            let mut read = credentials::read(connection, template, held, outside, may_ask, findings);
+            if let (Some(held), Some(write)) = (held, &mut read.write) {
+                token_fields::saved_by_hand(template, &held.fields, &mut write.fields, self.clock.now());
+            }
+            after.insert(id, read);
         }
         Ok(after)
     }

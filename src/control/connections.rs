@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::name_fault;
+use super::connect::token_fields;
 use super::diff::status_with_new_credentials;
 use super::fingerprints::Fingerprints;
 use super::leased;
@@ -318,10 +319,12 @@ impl Control {
         let previous = stored.as_ref().map_or(0, |document| document.version);
         let mut fields = stored.map(|document| document.fields).unwrap_or_default();
         let accepted = accept_update(template, given, &fields)?;
+        let held = fields.clone();
         fields.extend(accepted.fields);
+        token_fields::saved_by_hand(template, &held, &mut fields, self.clock.now());
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
         self.secrets.write(&address, &fields, previous).await?;
-        connection.fields = fields.keys().cloned().collect();
+        connection.fields = token_fields::offered(&fields);
         connection.status = status_with_new_credentials(&connection.status, self.clock.now());
         Ok((accepted.trimmed, fingerprints))
     }
@@ -337,14 +340,25 @@ impl Control {
     ) -> Result<Connection, ControlError> {
         let connection = self.connection_get(workspace, asked).await?;
         expect_version(|| label(&connection), connection.version, expected)?;
-        let used_by = self.connection_references(workspace, &connection).await?.names();
-        if !used_by.is_empty() && !force {
-            return Err(ControlError::InUse { what: label(&connection), by: used_by });
-        }
+        self.expect_unused(workspace, &connection, force).await?;
         let mut tx = self.begin().await?;
         tx.connection_delete(&workspace.project, connection.id).await?;
         tx.commit().await?;
         Ok(connection)
+    }
+
+    /// Nothing refers to it, or that does not matter.
+    pub(super) async fn expect_unused(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+        force: bool,
+    ) -> Result<(), ControlError> {
+        let used_by = self.connection_references(workspace, connection).await?.names();
+        match used_by.is_empty() || force {
+            true => Ok(()),
+            false => Err(ControlError::InUse { what: label(connection), by: used_by }),
+        }
     }
 
     pub(super) async fn secret_find(&self, address: &SecretAddress) -> Result<Option<SecretDocument>, SecretError> {
@@ -415,7 +429,7 @@ pub(super) fn accept_update(
     given: SecretFields,
     held: &SecretFields,
 ) -> Result<credential::Accepted, ControlError> {
-    let stored: BTreeSet<String> = held.keys().cloned().collect();
+    let stored = token_fields::offered(held);
     let names: BTreeSet<&str> = given.keys().map(String::as_str).collect();
     let differs = |field: &&str| {
         let text = |fields: &SecretFields| fields.get(*field).map(|value| value.expose_secret().trim().to_owned());

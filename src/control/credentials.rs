@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::check::{DesiredConnection, Findings};
+use super::connect::token_fields;
 use super::manifest::CredentialSource;
 use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
 use crate::model::template::Template;
@@ -60,7 +61,7 @@ pub(super) fn read(
 ) -> CredentialAfter {
     let none = SecretFields::new();
     let held = stored.map_or(&none, |document| &document.fields);
-    let names: BTreeSet<String> = held.keys().cloned().collect();
+    let names = token_fields::offered(held);
     let mut given = read_unasked(desired, outside, findings);
     let asked = questions(desired, template, held, &given, findings);
     if may_ask {
@@ -125,7 +126,7 @@ fn questions<'a>(
     let differs = |field: &&str| given.get(*field).is_some_and(|value| !is_stored(held, field, value));
     let given_names = || given.keys().map(String::as_str).chain(asked.keys().copied());
     let changed: BTreeSet<&str> = given_names().filter(|field| asked.contains_key(field) || differs(field)).collect();
-    let names: BTreeSet<String> = held.keys().cloned().collect();
+    let names = token_fields::offered(held);
     let again = credential::must_be_typed_again(template, &given_names().collect(), &changed, &names);
     for field in again {
         match prompts.get_key_value(field) {
@@ -166,7 +167,7 @@ fn merge(
         let list = if held.contains_key(&field) { &mut write.changed } else { &mut write.added };
         list.push(format!("{field} (will be asked for)"));
     }
-    let names = write.fields.keys().cloned().collect();
+    let names = token_fields::offered(&write.fields);
     let is_same = write.added.is_empty() && write.changed.is_empty();
     CredentialAfter { names, write: (!is_same).then_some(write) }
 }

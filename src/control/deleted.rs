@@ -1,13 +1,14 @@
-//! What becomes of deleted connections: restored, or destroyed once their time is over. And the round that sees to it.
+//! What becomes of deleted connections: restored, or destroyed once their time is over. And the round that sees to this, and to
+//! whatever else ends by itself.
 
 use jiff::Timestamp;
 
 use super::connections::label;
 use super::{Control, ControlError, Workspace};
 use crate::limits;
-use crate::model::connection::Connection;
+use crate::model::connection::{Connection, ConnectionState};
 use crate::model::id::ConnectionId;
-use crate::store::{Actor, DeletedConnection, Due, DueKind, StoreError, TenantRecord};
+use crate::store::{Actor, DeletedConnection, Due, DueKind, DueUntil, StoreError, TenantRecord};
 
 /// What a daemon is called that ends what is due.
 const DAEMON: &str = "credway";
@@ -45,10 +46,17 @@ impl Control {
         self.clock.now() - limits::CONNECTION_RESTORABLE
     }
 
-    /// Ends what is due, in every project: rotations whose deadline has passed, and deleted connections that can be restored no
-    /// longer. What fails is left to the next round; several daemons may do it at once.
+    /// Ends what is due, in every project: rotations whose deadline has passed, deleted connections that can be restored no
+    /// longer, and sign-ins that nobody finished. What fails is left to the next round; several daemons may do it at once.
     pub async fn lifecycle_round(&self) -> Result<(), ControlError> {
-        let due = self.store.lifecycle_due(self.clock.now(), self.restorable_since()).await?;
+        let now = self.clock.now();
+        let until = DueUntil {
+            rotations: now,
+            deleted: self.restorable_since(),
+            sign_ins: now - limits::CONNECT_REMEMBERED,
+            pending: now - limits::CONNECT_PENDING_KEPT,
+        };
+        let due = self.store.lifecycle_due(&until).await?;
         let control = self.acting_as(Actor { name: DAEMON.to_owned(), request_id: None });
         for due in due {
             let (kind, id) = (due.kind, due.connection);
@@ -73,7 +81,25 @@ impl Control {
                 tx.deleted_purge(&workspace.project, connection).await?;
                 Ok(tx.commit().await?)
             }
+            DueKind::SignIn => {
+                self.secrets.delete(&workspace.stored_address(connection)).await?;
+                let mut tx = self.begin().await?;
+                tx.flow_delete(connection).await?;
+                Ok(tx.commit().await?)
+            }
+            DueKind::Pending => self.pending_end(&workspace, connection).await,
         }
+    }
+
+    /// Deletes a connection that never was connected, unless it is by now.
+    async fn pending_end(&self, workspace: &Workspace, id: ConnectionId) -> Result<(), ControlError> {
+        let held = self.store.connection_get(workspace.project.id, &id.to_string()).await?;
+        if held.is_some_and(|held| held.status.state == ConnectionState::Pending) {
+            let mut tx = self.begin().await?;
+            tx.connection_delete(&workspace.project, id).await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
 }
 
@@ -81,5 +107,7 @@ fn done(kind: DueKind) -> &'static str {
     match kind {
         DueKind::Rotation { .. } => "the old credential of a rotation is destroyed, as its time is over",
         DueKind::Deleted => "a deleted connection is destroyed, as its time is over",
+        DueKind::SignIn => "the secrets of a sign-in are destroyed, as it is over",
+        DueKind::Pending => "a connection is deleted, as nobody finished its sign-in",
     }
 }

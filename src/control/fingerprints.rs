@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::{Control, ControlError, Workspace};
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionId;
+use crate::model::oauth::TOKEN_STATE_FIELD;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::token::NoRandomness;
 use crate::secrets::SecretError;
@@ -36,7 +37,9 @@ impl Fingerprinter {
             let tag = hmac::sign(&self.0, value.expose_secret().as_bytes());
             format!("fp:{}", HEXLOWER.encode(&tag.as_ref()[..SHOWN_BYTES]))
         };
-        fields.iter().map(|(name, value)| (name.clone(), shown(value))).collect()
+        // The state of tokens changes with every refresh, and is no credential.
+        let told = fields.iter().filter(|(name, _)| *name != TOKEN_STATE_FIELD);
+        told.map(|(name, value)| (name.clone(), shown(value))).collect()
     }
 
     fn read(held: &SecretFields) -> Option<Self> {

@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod check;
+pub mod connect;
 mod connections;
 mod credentials;
 mod deleted;
@@ -125,6 +126,9 @@ pub enum ControlError {
     /// The resolution rules refuse what it would lead to.
     #[error(transparent)]
     Refused(Box<Refusal>),
+    /// Nobody was signed in at a provider.
+    #[error(transparent)]
+    Connect(Box<connect::ConnectFault>),
     /// There are as many as there may be.
     #[error("{what} has {most} already, which is as many as it may have")]
     Full { what: String, most: String },
@@ -156,6 +160,7 @@ impl ControlError {
             Self::ShownOnce { .. } => "SHOWN_ONCE",
             Self::ProjectUnnamed => "PROJECT_UNNAMED",
             Self::Refused(refusal) => refusal.reason.code(),
+            Self::Connect(fault) => fault.code(),
             Self::Full { .. } => "TOO_MANY",
             Self::TokenFile { .. } => "TOKEN_FILE_NOT_WRITTEN",
             Self::Secrets(SecretError::Missing { .. }) => Reason::SecretMissing.code(),
@@ -192,6 +197,7 @@ impl ControlError {
             Self::ShownOnce { .. } => "revoke it, and make another with another key".to_owned(),
             Self::ProjectUnnamed => "name one by its id or slug: `X-Project-Id: SLUG`".to_owned(),
             Self::Refused(refusal) => refusal.remedy.clone(),
+            Self::Connect(fault) => fault.remedy(),
             Self::Full { .. } => "delete one that is not needed any more".to_owned(),
             Self::TokenFile { .. } => "make the file's directory writable, or name another file".to_owned(),
             Self::Secrets(error) => secrets_remedy(error).to_owned(),
@@ -233,6 +239,12 @@ impl From<SecretError> for ControlError {
 impl From<Refusal> for ControlError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(Box::new(refusal))
+    }
+}
+
+impl From<connect::ConnectFault> for ControlError {
+    fn from(fault: connect::ConnectFault) -> Self {
+        Self::Connect(Box::new(fault))
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Control, ControlError, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionId;
+use crate::model::oauth::TokenState;
 use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
 use crate::store::{Once, RotationRecord};
 
@@ -54,6 +55,11 @@ impl Control {
         }
         let address = workspace.stored_address(connection.id);
         let held = self.secrets.read(&address).await?;
+        if TokenState::of(&held.fields).is_some() {
+            // An older set of tokens would be spent by the time that it is wanted back.
+            let reason = "are tokens, which are renewed without rotation; for other ones reconnect it";
+            return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
+        }
         let accepted = accept_update(self.template(&connection.template)?, spec.credentials, &held.fields)?;
         let mut fields = held.fields.clone();
         fields.extend(accepted.fields);

@@ -1,12 +1,20 @@
 //! Every bound in the program, each with its reason. What an operator may move is in `config.rs`, with these as defaults.
 
 mod audit;
+mod connect;
 mod control;
+mod events;
+mod oauth;
+mod refresh;
 
 use std::time::Duration;
 
 pub use audit::*;
+pub use connect::*;
 pub use control::*;
+pub use events::*;
+pub use oauth::*;
+pub use refresh::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
 pub const BATCH_STEPS_MAX: usize = 256;

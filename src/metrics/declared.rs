@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::{Backend, Outcome, QueryOutcome, ReadCause, ReadOutcome, Tier};
+use super::{Backend, DeliveryOutcome, Outcome, QueryOutcome, ReadCause, ReadOutcome, RefreshOutcome, Tier};
 use crate::model::reason::Reason;
 
 /// From a resolution out of memory to the longest call deadline that makes sense.
@@ -29,6 +29,9 @@ pub(super) struct Inner {
     pub(super) secret_store_reads: [[Counter; ReadOutcome::ALL.len()]; ReadCause::ALL.len()],
     pub(super) secret_store_read_duration: Histogram,
     pub(super) secret_store_token_ttl: Gauge,
+    pub(super) token_refreshes: [Counter; RefreshOutcome::ALL.len()],
+    pub(super) token_refresh_duration: Histogram,
+    pub(super) token_spool: Gauge,
     pub(super) database_queries: [Counter; QueryOutcome::ALL.len()],
     pub(super) database_query_duration: Histogram,
     pub(super) changes_applied: Counter,
@@ -45,6 +48,7 @@ pub(super) struct Inner {
     pub(super) audit_lost: Counter,
     pub(super) audit_write_errors: Counter,
     pub(super) audit_failing: Gauge,
+    pub(super) webhook_deliveries: [Counter; DeliveryOutcome::ALL.len()],
     pub(super) ready: Gauge,
     pub(super) backend_up: [Gauge; Backend::ALL.len()],
 }
@@ -129,6 +133,20 @@ impl Inner {
                 "Life left of our own token for the secret store; NaN where none is needed.",
                 &[],
             ),
+            token_refreshes: RefreshOutcome::ALL.map(|(_, outcome)| {
+                let help = "Attempts to refresh OAuth tokens, by outcome.";
+                declare.counter("credway_token_refreshes_total", help, &[("outcome", outcome)])
+            }),
+            token_refresh_duration: declare.histogram(
+                "credway_token_refresh_duration_seconds",
+                "Time of one attempt to refresh OAuth tokens, from connecting to the provider until they were safe.",
+                &[],
+            ),
+            token_spool: declare.gauge(
+                "credway_token_spool",
+                "New OAuth tokens on this disk that the secret store does not have yet.",
+                &[],
+            ),
             database_queries: QueryOutcome::ALL.map(|(_, outcome)| {
                 let help = "Reads of a wiring from the database, by outcome.";
                 declare.counter("credway_database_queries_total", help, &[("outcome", outcome)])
@@ -184,6 +202,11 @@ impl Inner {
                 &[],
             ),
             audit_failing: declare.gauge("credway_audit_failing", "1 while the audit file cannot be written.", &[]),
+            webhook_deliveries: DeliveryOutcome::ALL.map(|(_, outcome)| {
+                let help =
+                    "Deliveries to webhooks that were taken or failed, and events that were given up, by outcome.";
+                declare.counter("credway_webhook_deliveries_total", help, &[("outcome", outcome)])
+            }),
             ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
             backend_up: Backend::ALL.map(|(_, backend)| {
                 let help = "1 if the backend answered when it was last looked at; at 0 what is in memory is served.";

@@ -97,8 +97,16 @@ typed_id!(
     TokenId, "tok", "a token"
 );
 typed_id!(
+    /// A sign-in at a provider that a person was sent to.
+    FlowId, "flow", "a sign-in"
+);
+typed_id!(
     /// A line of the audit.
     AuditId, "aud", "an audit record"
+);
+typed_id!(
+    /// Something that happened, as webhooks tell it.
+    EventId, "evt", "an event"
 );
 typed_id!(
     /// A run token: what logs name it by, as no database knows it.

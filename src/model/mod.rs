@@ -3,6 +3,7 @@
 pub mod address;
 pub mod caller;
 pub mod connection;
+pub mod event;
 pub mod id;
 pub mod name;
 pub mod oauth;

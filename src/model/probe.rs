@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use url::Url;
 
-use super::pattern::{Filled, Pattern};
-use super::secret::{ExposeSecret, SecretFields};
+use super::address::{NoAddress, address};
+use super::pattern::Pattern;
+use super::secret::SecretFields;
 
 /// What is asked of the provider. It costs nothing, changes nothing, and only a good credential gets the answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -82,17 +83,6 @@ pub struct ProbeHeader {
     pub value: String,
 }
 
-/// Why there is no address to send the request to. Names fields, never their values.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoAddress {
-    #[error("the connection has no field {0:?}")]
-    FieldMissing(String),
-    #[error("the field {0:?} cannot be a part of the address")]
-    FieldOdd(String),
-    #[error("what its fields make of the address is no http or https URL")]
-    NotUrl,
-}
-
 impl Probe {
     /// The fields that it needs.
     pub fn fields(&self) -> Vec<&str> {
@@ -112,44 +102,9 @@ impl Probe {
 
 impl HttpProbe {
     /// Where the request goes. It may hold a secret, so it is not to be logged.
-    ///
-    /// What people type cannot send the credential to another host than the pattern says: a field inside of it adds letters,
-    /// digits and a few marks; only one that starts it may be a URL of its own.
     pub fn address(&self, fields: &SecretFields) -> Result<Url, NoAddress> {
-        let mut text = String::new();
-        for part in self.url.parts() {
-            let name = match part {
-                Filled::Text(literal) => {
-                    text.push_str(literal);
-                    continue;
-                }
-                Filled::Field(name) => name,
-            };
-            let value = fields.get(name).ok_or_else(|| NoAddress::FieldMissing(name.to_owned()))?.expose_secret();
-            let fits = if text.is_empty() { is_base_url(value) } else { is_plain(value) };
-            if !fits {
-                return Err(NoAddress::FieldOdd(name.to_owned()));
-            }
-            text.push_str(if text.is_empty() { value.trim_end_matches('/') } else { value });
-        }
-        let url = Url::parse(&text).map_err(|_| NoAddress::NotUrl)?;
-        if is_http(&url) { Ok(url) } else { Err(NoAddress::NotUrl) }
+        address(&self.url, fields)
     }
-}
-
-fn is_base_url(value: &str) -> bool {
-    Url::parse(value).is_ok_and(|url| is_http(&url) && url.query().is_none() && url.fragment().is_none())
-}
-
-fn is_http(url: &Url) -> bool {
-    let has_login = !url.username().is_empty() || url.password().is_some();
-    matches!(url.scheme(), "http" | "https") && url.has_host() && !has_login
-}
-
-/// Nothing by which a URL's host or path could end, and not a step upwards.
-fn is_plain(value: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-' | b':');
-    value.bytes().all(inner) && value.bytes().any(|byte| byte != b'.')
 }
 
 fn ok() -> u16 {

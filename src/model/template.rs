@@ -1,11 +1,14 @@
 //! Connection templates: what a kind of connection asks for, as data.
 
+use std::collections::BTreeMap;
+
 use data_encoding::BASE64;
 use regex::{Regex, RegexBuilder};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::name::Slug;
+use super::oauth::Provider;
 use super::pattern::Pattern;
 use super::probe::Probe;
 use super::secret::{ExposeSecret, SecretFields, SecretString};
@@ -28,12 +31,30 @@ pub struct Template {
     pub fields: Vec<TemplateField>,
     /// The header that carries the credential to the provider.
     pub header: Option<HeaderShape>,
+    /// How access tokens are had and renewed, if this is about OAuth.
+    pub oauth: Option<Provider>,
+    /// The services of an account that has several; each is turned on by itself.
+    #[serde(default)]
+    pub services: Vec<AccountService>,
     /// How a connection is tried out.
     #[serde(default)]
     pub probe: Probe,
     /// What its fields are for: the config keys that they feed, unless people wire them otherwise.
     #[serde(default)]
     pub feeds: Vec<Feed>,
+    /// More addresses of the provider, by what they are for.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, Pattern>,
+}
+
+/// A service of an account, and what its servers cannot work without.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountService {
+    #[serde(deserialize_with = "slug")]
+    pub service: Slug,
+    pub label: String,
+    pub scopes: Vec<String>,
 }
 
 /// A field feeds a config key of the servers of a service.
@@ -117,6 +138,11 @@ impl Template {
     /// The field of this name; `None` for one that an open template was given beside its own.
     pub fn field(&self, name: &str) -> Option<&TemplateField> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The scopes of one of its services.
+    pub fn scopes_of(&self, service: &str) -> Option<&[String]> {
+        self.services.iter().find(|known| known.service.as_str() == service).map(|known| known.scopes.as_slice())
     }
 
     /// Whether its fields come from a lease, so that nobody is asked for them.

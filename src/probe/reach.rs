@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, ClientConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -14,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 
 use super::egress::{Checked, Egress, NoWay};
+use super::outside::server_name;
 use super::report::{Finding, Found, Kind, Run};
 use crate::limits;
 use crate::model::address::crosses_a_network_in_the_clear;
@@ -122,11 +123,7 @@ pub(super) async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let name = match *host {
-        Host::Domain(name) => ServerName::try_from(name.to_owned()).map_err(|_| unreachable(false))?,
-        Host::Ipv4(address) => ServerName::from(IpAddr::from(address)),
-        Host::Ipv6(address) => ServerName::from(IpAddr::from(address)),
-    };
+    let name = server_name(host).ok_or_else(|| unreachable(false))?;
     TlsConnector::from(config).connect(name, stream).await.map_err(|error| untrusted(&error))
 }
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Rest;
+use super::pages;
 use super::problem::{PROBLEM_JSON, Problem};
 use crate::limits;
 use crate::model::refusal::Refusal;
@@ -46,9 +47,13 @@ pub(super) async fn answer(State(rest): State<Rest>, mut request: Request, next:
         if problem.status().is_server_error() {
             tracing::warn!(request_id = %id, code = problem.code(), "{path} could not be answered");
         }
-        let body = problem.body(&path, &id);
-        response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
-        *response.body_mut() = body.into();
+        if path.starts_with(pages::PATH) {
+            response = pages::trouble(&problem, &id);
+        } else {
+            let body = problem.body(&path, &id);
+            response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
+            *response.body_mut() = body.into();
+        }
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -12,6 +12,7 @@ mod instances;
 mod openapi;
 mod overrides;
 mod page;
+mod pages;
 mod problem;
 mod profiles;
 mod resolve;
@@ -28,11 +29,13 @@ use axum::http::{Method, Uri};
 use axum::routing::any;
 use axum::{Router, middleware};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::Authenticator;
 use crate::control::Control;
 use crate::limits;
+use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::resolve::Resolver;
 use asker::Rates;
@@ -49,21 +52,32 @@ struct Shared {
     resolver: Arc<Resolver>,
     authenticator: Arc<Authenticator>,
     prober: Prober,
+    oauth: OAuth,
+    /// What is done to its end although whoever asked for it went away.
+    tasks: TaskTracker,
     rates: Rates,
     places: Semaphore,
 }
 
 impl Rest {
-    pub fn new(control: Control, resolver: Arc<Resolver>, authenticator: Arc<Authenticator>, prober: Prober) -> Self {
+    pub fn new(
+        control: Control,
+        resolver: Arc<Resolver>,
+        authenticator: Arc<Authenticator>,
+        prober: Prober,
+        oauth: OAuth,
+        tasks: TaskTracker,
+    ) -> Self {
         let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, resolver, authenticator, prober, rates, places }))
+        Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, places }))
     }
 
-    /// Everything under `/v1`.
+    /// Everything under `/v1`, and the pages of sign-ins.
     pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
         let (router, api) = described().split_for_parts();
         router
             .merge(openapi::served(&api))
+            .merge(pages::routes())
             .route("/v1", any(not_found))
             .route("/v1/{*rest}", any(not_found))
             .method_not_allowed_fallback(method_not_allowed)

@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::status::{status_of, whole_seconds};
+use crate::control::connect::ConnectFault;
 use crate::control::{ControlError, Mistake};
 use crate::model::reason::Reason;
 use crate::model::refusal::Refusal;
@@ -205,6 +206,13 @@ fn status_of_error(error: &ControlError) -> StatusCode {
         ControlError::ProjectUnnamed => StatusCode::UNPROCESSABLE_ENTITY,
         ControlError::OtherVersion { .. } => StatusCode::PRECONDITION_FAILED,
         ControlError::Refused(refusal) => status_of(refusal.reason.class()),
+        ControlError::Connect(fault) => match **fault {
+            ConnectFault::Unknown | ConnectFault::Gone => StatusCode::NOT_FOUND,
+            ConnectFault::Expired | ConnectFault::Used | ConnectFault::Finished => StatusCode::GONE,
+            ConnectFault::NoSignIn { .. } | ConnectFault::NoAnswer { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ConnectFault::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::CONFLICT,
+        },
         ControlError::Taken { .. }
         | ControlError::Ambiguous { .. }
         | ControlError::InUse { .. }

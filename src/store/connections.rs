@@ -217,6 +217,7 @@ impl Tx {
         let (json, version) = (json_columns(connection)?, stored_version(version));
         execute!(self, bind_columns!(sqlx::query(CONNECTION_INSERT), self, project, connection, json).bind(version))
             .map_err(|error| error.about(|| label(connection)))?;
+        self.event_insert(project, connection, None, Some(&connection.status)).await?;
         self.project_change(sequence, project, act, Entity::Connection, connection.id).await
     }
 
@@ -227,6 +228,7 @@ impl Tx {
         connection: &Connection,
     ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
+        let before = self.state_before(project, connection.id).await?;
         let json = json_columns(connection)?;
         let version = stored_version(connection.version);
         let query = execute!(
@@ -236,6 +238,7 @@ impl Tx {
         if query.map_err(|error| error.about(|| label(connection)))? == 0 {
             return Err(StoreError::Conflict { what: label(connection) });
         }
+        self.event_insert(project, connection, before, Some(&connection.status)).await?;
         self.project_change(sequence, project, Act::Update, Entity::Connection, connection.id).await
     }
 
@@ -247,7 +250,8 @@ impl Tx {
         status: &Status,
     ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let changed = execute!(
+        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        execute!(
             self,
             sqlx::query(CONNECTION_SET_STATUS)
                 .bind(id.to_string())
@@ -257,10 +261,9 @@ impl Tx {
                 .bind(status.since.as_microsecond())
                 .bind(self.now.as_microsecond())
         )?;
-        if changed > 0 {
-            self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
-        }
-        Ok(changed > 0)
+        self.event_insert(project, &held, Some(held.status.state), Some(status)).await?;
+        self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
+        Ok(true)
     }
 
     /// Counts the version of a connection up, as something that is shown with it has changed; `false` if it does not exist.
@@ -280,17 +283,26 @@ impl Tx {
     /// resolves to CONNECTION_MISSING).
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
+        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        self.deleted_insert(project, &held).await?;
+        execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
+        self.event_insert(project, &held, Some(held.status.state), None).await?;
+        self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
+        Ok(true)
+    }
+
+    /// A connection as it is before this transaction changes it. Asked once the change has its place in the log: whoever else
+    /// changes it comes before that lock or after.
+    pub(super) async fn connection_held(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+    ) -> Result<Option<Connection>, StoreError> {
         let (asked, of) = (id.to_string(), project.id.to_string());
-        // Whoever changes it comes before that lock or after: the row is kept as it last was.
         let row: Option<ConnectionRow> = in_tx!(self, |connection| {
             sqlx::query_as(CONNECTION_GET).bind(&of).bind(&asked).fetch_optional(connection)
         })?;
-        let held = row.map(ConnectionRow::read).transpose()?.flatten();
-        let Some(held) = held.filter(|held| held.id == id) else { return Ok(false) };
-        self.deleted_insert(project, &held).await?;
-        execute!(self, sqlx::query(CONNECTION_DELETE).bind(&asked).bind(&of))?;
-        self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
-        Ok(true)
+        Ok(row.map(ConnectionRow::read).transpose()?.flatten().filter(|held| held.id == id))
     }
 }
 

@@ -21,10 +21,11 @@ const DELETED_GET: &str = "SELECT id, kept, deleted_at FROM deleted_connections
 const DELETED_PAGE: &str = "SELECT id, kept, deleted_at FROM deleted_connections
     WHERE project_id = $1 AND id > $2 AND deleted_at > $3 ORDER BY id LIMIT $4";
 /// What is known of a connection beside its row.
-const TRACES_DELETE: [&str; 3] = [
+const TRACES_DELETE: [&str; 4] = [
     "DELETE FROM connection_fields WHERE connection_id = $1",
     "DELETE FROM connection_uses WHERE connection_id = $1",
     "DELETE FROM rotations WHERE connection_id = $1",
+    "DELETE FROM connection_grants WHERE connection_id = $1",
 ];
 
 type DeletedRow = (String, String, i64);

@@ -21,12 +21,14 @@ pub(super) const SQLITE: Steps = &[
     (2, "run tokens", include_str!("migrations/sqlite/0002_run_tokens.sql")),
     (3, "leases", include_str!("migrations/sqlite/0003_leases.sql")),
     (4, "control plane", include_str!("migrations/sqlite/0004_control_plane.sql")),
+    (5, "oauth", include_str!("migrations/sqlite/0005_oauth.sql")),
 ];
 const POSTGRES: Steps = &[
     (1, "init", include_str!("migrations/postgres/0001_init.sql")),
     (2, "run tokens", include_str!("migrations/postgres/0002_run_tokens.sql")),
     (3, "leases", include_str!("migrations/postgres/0003_leases.sql")),
     (4, "control plane", include_str!("migrations/postgres/0004_control_plane.sql")),
+    (5, "oauth", include_str!("migrations/postgres/0005_oauth.sql")),
 ];
 
 /// Makes the file if there is none, and migrates it.

@@ -9,8 +9,10 @@ mod changes;
 mod connections;
 mod deleted;
 mod error;
+mod events;
 mod feed;
 mod fields;
+mod flows;
 mod instances;
 mod lease;
 mod migrations;
@@ -18,6 +20,7 @@ mod once;
 mod profiles;
 mod projects;
 mod records;
+mod refreshes;
 mod rotations;
 mod rows;
 mod run_tokens;
@@ -51,15 +54,17 @@ use crate::model::secret::ExposeSecret;
 
 pub use deleted::DeletedConnection;
 pub use error::StoreError;
+pub use events::Delivery;
 pub use feed::ChangeFeed;
 pub use fields::FieldRecord;
+pub use flows::{FlowFound, FlowRecord, GrantRecord};
 pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
     ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion,
-    ServersPage, TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
+    ServersPage, TenantRecord, TokenRecord, TokensFound, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
-pub use rotations::{Due, DueKind, RotationRecord};
+pub use rotations::{Due, DueKind, DueUntil, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};
 pub use tx::Tx;
 pub use uses::UseRecord;

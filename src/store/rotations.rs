@@ -22,7 +22,12 @@ const DUE: &str = "SELECT 'rotation', r.connection_id, r.old_version, t.slug, p.
     FROM rotations r JOIN projects p ON p.id = r.project_id JOIN tenants t ON t.id = p.tenant_id WHERE r.ends_at <= $1
     UNION ALL SELECT 'deleted', d.id, 0, t.slug, p.id, p.tenant_id, p.slug, p.name
     FROM deleted_connections d JOIN projects p ON p.id = d.project_id JOIN tenants t ON t.id = p.tenant_id
-    WHERE d.deleted_at <= $2 LIMIT $3";
+    WHERE d.deleted_at <= $2
+    UNION ALL SELECT 'sign-in', f.secret_id, 0, t.slug, p.id, p.tenant_id, p.slug, p.name
+    FROM connect_flows f JOIN projects p ON p.id = f.project_id JOIN tenants t ON t.id = p.tenant_id WHERE f.expires_at <= $3
+    UNION ALL SELECT 'pending', c.id, 0, t.slug, p.id, p.tenant_id, p.slug, p.name
+    FROM connections c JOIN projects p ON p.id = c.project_id JOIN tenants t ON t.id = p.tenant_id
+    WHERE c.status = 'pending' AND c.status_since <= $4 LIMIT $5";
 
 type DueRow = (String, String, i64, String, String, String, String, String);
 
@@ -47,12 +52,29 @@ pub struct Due {
     pub project: ProjectRecord,
 }
 
+/// Up to which times things are over.
+#[derive(Clone, Copy, Debug)]
+pub struct DueUntil {
+    /// When rotations end.
+    pub rotations: Timestamp,
+    /// When connections were deleted.
+    pub deleted: Timestamp,
+    /// When sign-ins expired.
+    pub sign_ins: Timestamp,
+    /// Since when connections wait for a sign-in.
+    pub pending: Timestamp,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DueKind {
     /// The old version of a credential was kept for long enough.
     Rotation { old_version: u64 },
     /// A deleted connection can be restored no longer.
     Deleted,
+    /// A sign-in expired. Its id is that of its secrets.
+    SignIn,
+    /// A connection whose sign-in was never finished.
+    Pending,
 }
 
 impl Store {
@@ -84,12 +106,14 @@ impl Store {
         ids.iter().map(|id| parsed("rotations.connection_id", id)).collect()
     }
 
-    /// The rotations whose deadline has passed at `now`, and the connections deleted up to `deleted`, of every project.
-    pub async fn lifecycle_due(&self, now: Timestamp, deleted: Timestamp) -> Result<Vec<Due>, StoreError> {
+    /// What is over, of every project.
+    pub async fn lifecycle_due(&self, until: &DueUntil) -> Result<Vec<Due>, StoreError> {
         let rows: Vec<DueRow> = read!(self, |held| {
             sqlx::query_as(DUE)
-                .bind(now.as_microsecond())
-                .bind(deleted.as_microsecond())
+                .bind(until.rotations.as_microsecond())
+                .bind(until.deleted.as_microsecond())
+                .bind(until.sign_ins.as_microsecond())
+                .bind(until.pending.as_microsecond())
                 .bind(limits::LIFECYCLE_BATCH)
                 .fetch_all(held)
         })?;
@@ -100,6 +124,8 @@ impl Store {
 fn due((kind, connection, old_version, tenant_slug, project, tenant, slug, name): DueRow) -> Result<Due, StoreError> {
     let kind = match kind.as_str() {
         "rotation" => DueKind::Rotation { old_version: counted("rotations.old_version", old_version)? },
+        "sign-in" => DueKind::SignIn,
+        "pending" => DueKind::Pending,
         _ => DueKind::Deleted,
     };
     let project = ProjectRecord {

@@ -6,6 +6,9 @@ use crate::limits;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::{Template, TemplateField};
 
+/// What fields start with that no person has: those in which we keep account of tokens and sign-ins.
+const RESERVED: &str = "credway.";
+
 /// A credential that fits its template.
 #[derive(Clone, Debug, Default)]
 pub struct Accepted {
@@ -31,7 +34,8 @@ pub fn check_names(template: &Template, given: &BTreeSet<&str>, stored: &BTreeSe
             let known: Vec<&str> = template.fields.iter().map(|field| field.name.as_str()).collect();
             mistakes.push(mistake(name, format!("template {} asks for {}", template.name, known.join(", "))));
         } else if !is_field_name(name) {
-            let reason = "a field's name is made of letters, digits, underscores, dashes and dots".to_owned();
+            let reason = "a field's name is made of letters, digits, underscores, dashes and dots, and does not start with credway.";
+            let reason = reason.to_owned();
             mistakes.push(mistake(name, reason));
         }
     }
@@ -116,7 +120,8 @@ fn form_fault(field: &TemplateField, trimmed: &str) -> Option<String> {
 
 fn is_field_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    (1..=limits::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(inner)
+    let is_ours = name.starts_with(RESERVED);
+    (1..=limits::NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(inner) && !is_ours
 }
 
 #[cfg(test)]

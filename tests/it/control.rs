@@ -9,7 +9,7 @@ use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
 use credway::model::secret::{SecretFields, SecretString};
-use credway::store::{Store, WorkflowRecord};
+use credway::store::{DueUntil, Store, WorkflowRecord};
 use credway::templates::Catalogue;
 
 use crate::store::{Fresh, a_profile, a_server, an_instance, on_both};
@@ -172,7 +172,8 @@ async fn a_destruction_that_fails_in_between_is_completed_by_the_next(fresh: Fre
     shelf.recover();
     let store = fresh.reopened().await;
     let (again, now) = (control(&store), Clock::Manual(later.clone()).now());
-    let due = async || store.lifecycle_due(now, now).await.unwrap().len();
+    let until = DueUntil { rotations: now, deleted: now, sign_ins: now, pending: now };
+    let due = async || store.lifecycle_due(&until).await.unwrap().len();
     assert_eq!(due().await, 1);
     again.lifecycle_round().await.unwrap();
     assert_eq!(due().await, 0);

@@ -35,12 +35,18 @@ pub struct Provider {
     pub scopes: Vec<String>,
     #[serde(default = "space")]
     pub scope_separator: String,
-    /// More parameters of the authorization request: `access_type = "offline"`.
+    /// More parameters of the authorization request: `access_type = "offline"`. Here and below, one that names a field which
+    /// the connection does not have is left out.
     #[serde(default)]
-    pub authorize_params: BTreeMap<String, String>,
+    pub authorize_params: BTreeMap<String, Pattern>,
     /// More parameters of every token request.
     #[serde(default)]
-    pub token_params: BTreeMap<String, String>,
+    pub token_params: BTreeMap<String, Pattern>,
+    /// More parameters of the request that gives a code for tokens.
+    #[serde(default)]
+    pub code_params: BTreeMap<String, Pattern>,
+    /// What the assertion of the grant [`Grant::JwtBearer`] says.
+    pub assertion: Option<Assertion>,
     /// More headers of every token request: an API version.
     #[serde(default)]
     pub token_headers: BTreeMap<String, String>,
@@ -91,6 +97,25 @@ pub enum ClientAuth {
     None,
 }
 
+/// Who signs the assertion of a JWT bearer grant (RFC 7523, 3), and what it says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assertion {
+    /// The field that holds issuer, key and the key's id in one, as Google gives them for a service account.
+    pub key_json: Option<String>,
+    /// Needed unless `key_json` is there; `key` is PEM.
+    pub issuer: Option<Pattern>,
+    pub key: Option<Pattern>,
+    pub key_id: Option<Pattern>,
+    /// For whom it is asked; left out if the connection lacks the field.
+    pub subject: Option<Pattern>,
+    /// The token endpoint, unless said otherwise.
+    pub audience: Option<Pattern>,
+    /// Whether the scopes are said in it, instead of beside it.
+    #[serde(default)]
+    pub scope_inside: bool,
+}
+
 /// How the body of a token request is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -107,6 +132,8 @@ pub struct ReplyShape {
     pub access_token: String,
     pub refresh_token: String,
     pub expires_in: String,
+    /// Whether access tokens are JWTs that say themselves when they end, where the reply does not.
+    pub expiry_in_token: bool,
     pub scope: String,
     /// What separates the scopes of a reply, if not what separates them in a request.
     pub scope_separator: Option<String>,
@@ -122,6 +149,7 @@ impl Default for ReplyShape {
             access_token: "/access_token".to_owned(),
             refresh_token: "/refresh_token".to_owned(),
             expires_in: "/expires_in".to_owned(),
+            expiry_in_token: false,
             scope: "/scope".to_owned(),
             scope_separator: None,
             ok: None,
@@ -139,13 +167,46 @@ pub enum Rotation {
     /// There is a new one each time, and the old one works on (Microsoft).
     OldStays,
     /// There is a new one each time, and the old one works for a while longer (Atlassian, Okta).
-    Grace { seconds: u64, #[serde(default)] kills_access: bool },
+    Grace {
+        seconds: u64,
+        #[serde(default)]
+        kills_access: bool,
+    },
     /// There is a new one each time, and the old one is dead at once: to use it again may end the grant.
     #[serde(rename = "old_dies")]
     #[default]
     OldDies,
     /// The same, and the old access token is dead as well (GitHub, Zendesk).
     OldDiesWithAccess,
+}
+
+impl Provider {
+    /// Every pattern by which something is sent to an address.
+    pub fn addresses(&self) -> impl Iterator<Item = &Pattern> {
+        let account = self.account.as_ref().and_then(|account| match &account.source {
+            AccountSource::Url(url) => Some(url),
+            AccountSource::Reply | AccountSource::IdToken => None,
+        });
+        let optional = [self.authorize_url.as_ref(), self.refresh_url.as_ref(), account];
+        let revocation = self.revocation.as_ref().map(|revocation| &revocation.url);
+        [&self.token_url].into_iter().chain(optional.into_iter().flatten()).chain(revocation)
+    }
+
+    /// Every pattern of an address where the client shows who it is, or sends people to do so.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Pattern> {
+        let optional = [self.authorize_url.as_ref(), self.refresh_url.as_ref()];
+        let revocation = self.revocation.as_ref().filter(|it| it.authenticated).map(|it| &it.url);
+        [&self.token_url].into_iter().chain(optional.into_iter().flatten()).chain(revocation)
+    }
+
+    /// Every pattern, those of addresses included.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        let params = self.authorize_params.values().chain(self.token_params.values()).chain(self.code_params.values());
+        let assertion = self.assertion.iter().flat_map(|said| {
+            [&said.issuer, &said.key, &said.key_id, &said.subject, &said.audience].into_iter().flatten()
+        });
+        self.addresses().chain(&self.issuer).chain(params).chain(assertion)
+    }
 }
 
 impl Rotation {

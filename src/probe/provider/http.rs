@@ -9,8 +9,8 @@ use url::Url;
 
 use super::{STEP, Way, good, malformed, missing, refused, untold};
 use crate::limits;
-use crate::model::address::crosses_a_network_in_the_clear;
-use crate::model::probe::{HttpProbe, NoAddress, ProbeMethod};
+use crate::model::address::{NoAddress, crosses_a_network_in_the_clear};
+use crate::model::probe::{HttpProbe, ProbeMethod};
 use crate::model::secret::{ExposeSecret, SecretFields};
 use crate::model::template::Template;
 use crate::probe::reach::{self, Place};

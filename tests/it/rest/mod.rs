@@ -1,6 +1,7 @@
 //! The REST API as scripts meet it: over HTTP, on a daemon with real stores.
 
 mod access;
+mod connect;
 mod connections;
 mod conventions;
 mod instances;
@@ -15,6 +16,7 @@ mod validation;
 use std::net::SocketAddr;
 
 use credway::clock::Clock;
+use credway::config::Config;
 use credway::model::caller::{Role, Scope};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
@@ -27,7 +29,7 @@ use crate::support::sidecar::Sidecar;
 pub(crate) struct Api {
     pub world: World,
     pub sidecar: Sidecar,
-    address: SocketAddr,
+    pub address: SocketAddr,
     http: reqwest::Client,
 }
 
@@ -56,8 +58,16 @@ impl Api {
 
     /// At a time of the test's own.
     pub(crate) async fn at(world: World, clock: Clock) -> Self {
-        let sidecar =
-            world.sidecar_with(clock, |config| config.http.address = Some("127.0.0.1:0".parse().unwrap())).await;
+        Self::changed(world, clock, |_| {}).await
+    }
+
+    /// With other settings.
+    pub(crate) async fn changed(world: World, clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
+        let with_http = |config: &mut Config| {
+            config.http.address = Some("127.0.0.1:0".parse().unwrap());
+            change(config);
+        };
+        let sidecar = world.sidecar_with(clock, with_http).await;
         let address = sidecar.addresses().http.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { world, sidecar, address, http }

@@ -1,83 +1,281 @@
-//! A gate on the way to a server: holds back the requests that name something, and counts them, while all others pass.
+//! A gate on the way to a server, for HTTP/1.1 without TLS: it counts the requests that name something, and does to them and to
+//! their answers whatever a network or an overloaded server does, while all others pass.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// A gate, closed at first. It is for HTTP/1.1 without TLS.
+use super::openbao::until;
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Pass,
+    /// It waits at the gate, all of it; the server has seen nothing.
+    HoldRequest,
+    /// The server has its last byte; what it answers waits, unread.
+    HoldSent,
+    /// The server has answered all it has to say, of which nothing is passed on yet.
+    HoldAnswer,
+    /// The connection is reset before the server sees anything.
+    CutRequest,
+    /// The connection is reset once the server has answered.
+    CutAnswer,
+    /// The gate answers in the server's place, with a Retry-After if one is given.
+    Refuse {
+        status: u16,
+        retry_after: Option<u32>,
+    },
+    /// Nothing is passed on, nothing is answered, and nothing is closed.
+    Swallow,
+}
+
+/// A gate, closed at first: every request that holds the name waits, as by `Fate::HoldRequest`.
 pub(crate) struct Gate {
     pub(crate) url: url::Url,
-    requests: Arc<AtomicUsize>,
-    is_open: watch::Sender<bool>,
+    inner: Arc<Inner>,
     _accepting: AbortOnDropHandle<()>,
+}
+
+struct Inner {
+    server: SocketAddr,
+    name: String,
+    state: Mutex<State>,
+    /// How often what waited was let go on, and how often it was reset.
+    orders: watch::Sender<Orders>,
+}
+
+#[derive(Default)]
+struct State {
+    standing: Option<Fate>,
+    /// Of the next requests, one each.
+    next: VecDeque<Fate>,
+    came: usize,
+    reached: usize,
+    held: usize,
+    /// By the refresh token's hash.
+    sends: BTreeMap<String, usize>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Orders {
+    opened: usize,
+    cut: usize,
 }
 
 impl Gate {
     /// Before the server at `url`, for requests that hold `name`.
     pub(crate) async fn before(url: &str, name: impl std::fmt::Display) -> Self {
-        let server: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
+        let server = url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let (requests, name) = (Arc::new(AtomicUsize::new(0)), name.to_string());
-        let (is_open, opening) = watch::channel(false);
-        let counter = Arc::clone(&requests);
+        let (state, orders) = (Mutex::default(), watch::Sender::default());
+        let inner = Arc::new(Inner { server, name: name.to_string(), state, orders });
+        let gate = Arc::clone(&inner);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, server, name.clone(), Arc::clone(&counter), opening.clone()));
+                let gate = Arc::clone(&gate);
+                tokio::spawn(async move { gate.pass(client).await });
             }
         });
-        Self { url, requests, is_open, _accepting: AbortOnDropHandle::new(accepting) }
+        Self { url, inner, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
     /// Lets through what waits, and all that comes.
     pub(crate) fn open(&self) {
-        self.is_open.send_replace(true);
+        self.let_be(Fate::Pass);
+        self.release();
     }
 
     /// Holds back again what comes from now on.
     pub(crate) fn close(&self) {
-        self.is_open.send_replace(false);
+        self.let_be(Fate::HoldRequest);
+    }
+
+    /// What becomes of what comes from now on.
+    pub(crate) fn let_be(&self, fate: Fate) {
+        self.inner.state.lock().unwrap().standing = Some(fate);
+    }
+
+    /// What becomes of the next requests, one each, before what stands holds again.
+    pub(crate) fn next(&self, fates: impl IntoIterator<Item = Fate>) {
+        self.inner.state.lock().unwrap().next.extend(fates);
+    }
+
+    /// Lets what waits go on its way. What comes then is treated as before.
+    pub(crate) fn release(&self) {
+        self.order(|orders| orders.opened += 1);
+    }
+
+    /// Resets the connections of what waits.
+    pub(crate) fn cut(&self) {
+        self.order(|orders| orders.cut += 1);
     }
 
     /// The requests that came and hold the name.
     pub(crate) fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.inner.state.lock().unwrap().came
+    }
+
+    /// Those of them that the server has got, to their last byte.
+    pub(crate) fn reached(&self) -> usize {
+        self.inner.state.lock().unwrap().reached
+    }
+
+    /// Returns once so many wait, wherever on their way.
+    pub(crate) async fn until_held(&self, count: usize) {
+        until("requests wait at the gate", async || self.inner.state.lock().unwrap().held == count).await;
+    }
+
+    /// How often this refresh token was sent.
+    pub(crate) fn sends_of(&self, token: &str) -> usize {
+        self.inner.state.lock().unwrap().sends.get(&hash(token.as_bytes())).copied().unwrap_or_default()
+    }
+
+    /// How often each refresh token was sent, in no order that means something.
+    pub(crate) fn sends(&self) -> Vec<usize> {
+        self.inner.state.lock().unwrap().sends.values().copied().collect()
+    }
+
+    fn order(&self, order: impl FnOnce(&mut Orders)) {
+        // With the state locked: who has just learned that it is to wait hears of it.
+        let _state = self.inner.state.lock().unwrap();
+        self.inner.orders.send_modify(order);
     }
 }
 
-/// One connection. It ends with either side, or with the gate.
-async fn pass(
-    client: TcpStream,
-    server: SocketAddr,
-    name: String,
-    requests: Arc<AtomicUsize>,
-    mut opening: watch::Receiver<bool>,
-) {
-    let Ok(server) = TcpStream::connect(server).await else { return };
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-        (client.into_split(), server.into_split());
-    let asking = async {
-        let mut chunk = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = from_client.read(&mut chunk).await {
-            // A request's head is written at once by the client, so that it arrives in one piece on loopback.
-            if String::from_utf8_lossy(&chunk[..count]).contains(&name) {
-                requests.fetch_add(1, Ordering::SeqCst);
-                if opening.wait_for(|is_open| *is_open).await.is_err() {
-                    return;
-                }
-            }
-            if to_server.write_all(&chunk[..count]).await.is_err() {
+impl Inner {
+    /// One connection, which is closed after one request: an answer is whole when the server closes.
+    async fn pass(&self, mut client: TcpStream) {
+        let Some(request) = Request::read(&mut client).await else { return };
+        let (fate, orders) = self.meet(&request);
+        let is_counted = request.holds(&self.name);
+        match fate {
+            Fate::Swallow => {
+                let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
                 return;
             }
+            Fate::CutRequest => return reset(&client),
+            Fate::Refuse { status, retry_after } => {
+                let _ = client.write_all(refusal(status, retry_after).as_bytes()).await;
+                return;
+            }
+            Fate::HoldRequest if !self.may_go_on(orders).await => return reset(&client),
+            _ => {}
         }
-    };
-    tokio::select! {
-        () = asking => {}
-        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        let Ok(mut server) = TcpStream::connect(self.server).await else { return };
+        if server.write_all(&request.alone()).await.is_err() {
+            return;
+        }
+        if is_counted {
+            self.state.lock().unwrap().reached += 1;
+        }
+        if fate == Fate::HoldSent && !self.may_go_on(orders).await {
+            return reset(&client);
+        }
+        let mut answer = Vec::new();
+        if server.read_to_end(&mut answer).await.is_err() || fate == Fate::CutAnswer {
+            return reset(&client);
+        }
+        if fate == Fate::HoldAnswer && !self.may_go_on(orders).await {
+            return reset(&client);
+        }
+        let _ = client.write_all(&answer).await;
+        let _ = client.shutdown().await;
     }
+
+    /// Counts a request, and decides what becomes of it.
+    fn meet(&self, request: &Request) -> (Fate, Orders) {
+        let mut state = self.state.lock().unwrap();
+        let orders = *self.orders.borrow();
+        if !request.holds(&self.name) {
+            return (Fate::Pass, orders);
+        }
+        state.came += 1;
+        if let Some(token) = request.refresh_token() {
+            *state.sends.entry(hash(token.as_bytes())).or_default() += 1;
+        }
+        let standing = state.standing.unwrap_or(Fate::HoldRequest);
+        (state.next.pop_front().unwrap_or(standing), orders)
+    }
+
+    /// Waits for an order; `false` if it is to be reset, or the gate is gone.
+    async fn may_go_on(&self, since: Orders) -> bool {
+        self.state.lock().unwrap().held += 1;
+        let mut orders = self.orders.subscribe();
+        let heard = orders.wait_for(|now| now.opened > since.opened || now.cut > since.cut).await;
+        let may = heard.is_ok_and(|now| now.opened > since.opened);
+        self.state.lock().unwrap().held -= 1;
+        may
+    }
+}
+
+/// One request, whole.
+struct Request {
+    bytes: Vec<u8>,
+    head: usize,
+}
+
+impl Request {
+    async fn read(client: &mut TcpStream) -> Option<Self> {
+        const END: &[u8] = b"\r\n\r\n";
+        let mut bytes = Vec::new();
+        loop {
+            if let Some(at) = bytes.windows(END.len()).position(|window| window == END) {
+                let request = Self { bytes, head: at + END.len() };
+                if request.bytes.len() >= request.head + request.body_length() {
+                    return Some(request);
+                }
+                bytes = request.bytes;
+            }
+            if !matches!(client.read_buf(&mut bytes).await, Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
+    fn body_length(&self) -> usize {
+        let head = String::from_utf8_lossy(&self.bytes[..self.head]).to_lowercase();
+        assert!(!head.contains("transfer-encoding"), "the gate reads no request in chunks");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+        length.map_or(0, |length| length.trim().parse().unwrap())
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        String::from_utf8_lossy(&self.bytes).contains(name)
+    }
+
+    /// The `refresh_token` of its form.
+    fn refresh_token(&self) -> Option<String> {
+        let form = url::form_urlencoded::parse(&self.bytes[self.head..]);
+        form.into_owned().find_map(|(name, value)| (name == "refresh_token").then_some(value))
+    }
+
+    /// The same as the only one of its connection.
+    fn alone(&self) -> Vec<u8> {
+        let (head, body) = self.bytes.split_at(self.head - 2);
+        [head, b"connection: close\r\n", body].concat()
+    }
+}
+
+fn refusal(status: u16, retry_after: Option<u32>) -> String {
+    let retry_after = retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+    format!("HTTP/1.1 {status} Refused\r\n{retry_after}content-length: 0\r\nconnection: close\r\n\r\n")
+}
+
+/// Dropped, the connection is then reset instead of closed.
+fn reset(client: &TcpStream) {
+    set_socket_linger(client, Some(Duration::ZERO)).unwrap();
+}
+
+fn hash(token: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(token))
 }

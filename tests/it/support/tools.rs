@@ -23,3 +23,10 @@ fn tools() -> PathBuf {
     let at_home = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
     std::env::var_os("CREDWAY_TEST_TOOLS").map_or_else(at_home, PathBuf::from)
 }
+
+/// A program of Debian's.
+pub(crate) fn program(path: &str) -> PathBuf {
+    let file = PathBuf::from(path);
+    assert!(file.exists(), "there is no {path} to test with: `tests/run install` brings it");
+    file
+}

@@ -1,0 +1,195 @@
+//! What people ask for when they begin a sign-in, held against the template. Pure.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::super::check::name_fault;
+use super::super::{ControlError, Mistake, mistake};
+use super::{ConnectFault, ConnectSpec, FLOW_KEY_FIELD, Off, Target, UNFINISHED, authorize_url, provider_of};
+use crate::limits;
+use crate::model::address::NoAddress;
+use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
+use crate::model::id::ConnectionId;
+use crate::model::oauth::{TOKEN_STATE_FIELD, field};
+use crate::model::secret::{ExposeSecret, SecretFields, SecretSource, SecretString};
+use crate::model::template::Template;
+use crate::oauth::{Client, NoClient, OAuth, OAuthError};
+use crate::templates::credential;
+
+/// A connection that nobody has signed in for yet. It is said to offer what it will, so that it can be wired at once.
+pub(super) fn new_connection(
+    template: &Template,
+    name: &str,
+    environment: Option<&String>,
+    now: Timestamp,
+) -> Result<Connection, ControlError> {
+    let names = [("name", Some(name)), ("environment", environment.map(String::as_str))];
+    let faults = names.into_iter().filter_map(|(place, text)| Some(mistake(place, name_fault(text?)?)));
+    let mistakes: Vec<Mistake> = faults.collect();
+    if !mistakes.is_empty() {
+        return Err(ControlError::Mistakes(mistakes));
+    }
+    let required = template.fields.iter().filter(|field| field.required).map(|field| field.name.clone());
+    Ok(Connection {
+        id: ConnectionId::generate(),
+        name: name.to_owned(),
+        template: template.name.clone(),
+        provider: template.provider.clone(),
+        service: None,
+        account_label: None,
+        fields: required.chain([field::ACCESS_TOKEN.to_owned()]).collect(),
+        source: SecretSource::Stored,
+        environment: environment.cloned(),
+        services: (!template.services.is_empty()).then(AccountServices::default),
+        status: Status { state: ConnectionState::Pending, reason: Some(UNFINISHED.to_owned()), since: now },
+        version: 1,
+    })
+}
+
+/// What a connection's secret has beside its tokens.
+pub(super) fn without_tokens(mut fields: SecretFields) -> SecretFields {
+    for name in [TOKEN_STATE_FIELD, field::ACCESS_TOKEN, field::REFRESH_TOKEN] {
+        fields.remove(name);
+    }
+    fields
+}
+
+/// What of a sign-in's secret belongs to the connection.
+pub(super) fn of_flow(mut fields: SecretFields) -> SecretFields {
+    fields.remove(FLOW_KEY_FIELD);
+    fields
+}
+
+/// What of a connection's secret people are told of.
+pub(super) fn shown(fields: &SecretFields) -> SecretFields {
+    let mut fields = fields.clone();
+    fields.remove(TOKEN_STATE_FIELD);
+    fields
+}
+
+/// The fields that the connection will have beside what the provider gives: those that it has, and those given over them.
+pub(super) fn fields(
+    template: &Template,
+    held: &SecretFields,
+    spec: &ConnectSpec,
+) -> Result<SecretFields, ControlError> {
+    let provider = provider_of(template)?;
+    let of_provider = [field::ACCESS_TOKEN, field::REFRESH_TOKEN].into_iter();
+    let of_provider: BTreeSet<&str> = of_provider.chain(provider.reply.fields.keys().map(String::as_str)).collect();
+    let of_client = [field::CLIENT_ID, field::CLIENT_SECRET];
+    let mut mistakes = Vec::new();
+    for name in spec.fields.keys() {
+        if of_provider.contains(name.as_str()) {
+            mistakes.push(mistake(name, format!("is given by {}: leave it out", template.display_name)));
+        } else if of_client.contains(&name.as_str()) {
+            mistakes.push(mistake(name, "belongs into `client`"));
+        }
+    }
+    let stored: BTreeSet<String> = held.keys().cloned().chain(of_provider.iter().map(ToString::to_string)).collect();
+    let given: BTreeSet<&str> = spec.fields.keys().map(String::as_str).collect();
+    let differs = |name: &str| {
+        let text = |fields: &SecretFields| fields.get(name).map(|value| value.expose_secret().trim().to_owned());
+        text(&spec.fields) != text(held)
+    };
+    // The client that is held would be shown to another host. Its tokens are not: there will be others.
+    let moves = |name: &&str| held.contains_key(*name) && template.is_destination(name) && differs(name);
+    let is_moved = given.iter().any(moves);
+    let is_shown = spec.client.is_none() && held.contains_key(field::CLIENT_SECRET);
+    if is_moved && is_shown {
+        mistakes.push(mistake("client", "must be given again, because the change decides where it is sent"));
+    }
+    let accepted = credential::accept(template, spec.fields.clone(), &stored).unwrap_or_else(|found| {
+        mistakes.extend(found.into_iter().map(|found| mistake(found.field, found.reason)));
+        credential::Accepted::default()
+    });
+    if !mistakes.is_empty() {
+        return Err(ControlError::Mistakes(mistakes));
+    }
+    let mut fields = held.clone();
+    fields.extend(accepted.fields);
+    if let Some(client) = &spec.client {
+        fields.insert(field::CLIENT_ID.to_owned(), client.id.clone());
+        match &client.secret {
+            Some(secret) => drop(fields.insert(field::CLIENT_SECRET.to_owned(), secret.clone())),
+            None => drop(fields.remove(field::CLIENT_SECRET)),
+        }
+    }
+    Ok(fields)
+}
+
+/// The scopes to ask for: those given, else those of the last time, else the template's; and with them those of the services.
+pub(super) fn scopes(
+    template: &Template,
+    spec: &ConnectSpec,
+    target: &Target,
+) -> Result<BTreeSet<String>, ControlError> {
+    let of_template = || provider_of(template).map(|provider| provider.scopes.iter().cloned().collect());
+    // Of an account with services, no more than those that are on need now.
+    let before = target.asked_before.as_ref().filter(|_| template.services.is_empty());
+    let mut scopes: BTreeSet<String> = match (&spec.scopes, before) {
+        (Some(given), _) => given.iter().cloned().collect(),
+        (None, Some(before)) => before.clone(),
+        (None, None) => of_template()?,
+    };
+    let enabled = target.connection.services.iter().flat_map(|services| &services.enabled);
+    for name in spec.services.iter().chain(enabled) {
+        scopes.extend(
+            template
+                .services
+                .iter()
+                .filter(|known| known.service.as_str() == name)
+                .flat_map(|known| known.scopes.clone()),
+        );
+    }
+    // RFC 6749, 3.3: what a scope is made of.
+    let is_scope = |scope: &String| {
+        (1..=limits::SCOPE_BYTES_MAX).contains(&scope.len())
+            && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+    };
+    if scopes.len() > limits::CONNECT_SCOPES_MAX {
+        let reason = format!("are more than {}", limits::CONNECT_SCOPES_MAX);
+        return Err(ControlError::Mistakes(vec![mistake("scopes", reason)]));
+    }
+    match scopes.iter().all(is_scope) {
+        true => Ok(scopes),
+        false => {
+            let reason = "has one that is no scope: those have neither spaces nor quotes, and at most 256 characters";
+            Err(ControlError::Mistakes(vec![mistake("scopes", reason)]))
+        }
+    }
+}
+
+/// Why we are nobody to the provider.
+pub(super) fn no_client(template: &Template, no: &NoClient) -> ControlError {
+    match no {
+        NoClient::Missing { .. } => {
+            let (provider, template) = (template.display_name.clone(), template.name.clone());
+            ConnectFault::Off { provider, template, off: Off::Client }.into()
+        }
+        NoClient::OwnHost { .. } => ControlError::Mistakes(vec![mistake("client", no.to_string())]),
+    }
+}
+
+/// Whether somebody could be sent to the provider, tried before anyone is.
+pub(super) fn can_be_sent(
+    oauth: &OAuth,
+    template: &Template,
+    client: &Client,
+    fields: &SecretFields,
+    scopes: &BTreeSet<String>,
+) -> Result<(), ControlError> {
+    let trial = SecretString::from("trial");
+    let error = match authorize_url(oauth, template, client, fields, scopes, "trial", &trial) {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    let place = match &error {
+        OAuthError::NobodyIsAsked => {
+            return Err(ConnectFault::NoSignIn { template: template.name.clone() }.into());
+        }
+        OAuthError::Address(NoAddress::FieldMissing(field) | NoAddress::FieldOdd(field)) => field.as_str(),
+        OAuthError::Address(NoAddress::NotUrl) | OAuthError::InTheClear | OAuthError::NoRandomness => "",
+    };
+    Err(ControlError::Mistakes(vec![mistake(place, error.to_string())]))
+}

@@ -1,0 +1,221 @@
+//! Why a connection was not connected: by cause, each with what to do. Never a provider's own words.
+
+use crate::model::reason::Reason;
+use crate::oauth::{TokenError, TokenErrorKind};
+
+/// Why a sign-in at a provider was not begun, or came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectFault {
+    /// Nobody can sign in there until an operator does something.
+    #[error("connecting {provider} is turned off: {}", .off.reason())]
+    Off { provider: String, template: String, off: Off },
+    /// Its kind has no sign-in.
+    #[error("connections of template {template} are not made by signing in")]
+    NoSignIn { template: String },
+    /// No sign-in is known by this link or state, or it is somebody else's.
+    #[error("this sign-in is not known: its link was mistyped, or replaced by a later one")]
+    Unknown,
+    #[error("this sign-in has expired: its link works for 10 minutes")]
+    Expired,
+    /// Somebody came back with it before.
+    #[error("this sign-in was used before")]
+    Used,
+    /// It came to its end before.
+    #[error("this sign-in was finished before")]
+    Finished,
+    #[error("this sign-in was opened in another browser")]
+    OtherBrowser,
+    /// What came back is no answer to a sign-in.
+    #[error("the answer from {provider} has neither a code nor an error")]
+    NoAnswer { provider: String },
+    #[error("the answer does not come from {provider}")]
+    WrongIssuer { provider: String },
+    #[error("the sign-in at {provider} was cancelled")]
+    Cancelled { provider: String },
+    /// The provider sent the person back with an error.
+    #[error("{provider} refused the sign-in: {}", .refused.reason())]
+    Refused { provider: String, refused: Refused },
+    /// The provider cannot be had now.
+    #[error("{provider} could not be reached, or gave no proper answer")]
+    Unavailable { provider: String },
+    /// Its address may not be reached.
+    #[error("the address of {provider} may not be reached: it is {inner}")]
+    AddressNotAllowed { provider: String, inner: &'static str },
+    #[error("{provider} did not tell whose account it is")]
+    AccountUnknown { provider: String },
+    #[error("this is another account than the connection's{}", accounts(.held.as_deref(), .found.as_deref()))]
+    AccountChanged { held: Option<String>, found: Option<String> },
+    #[error("the connection was deleted meanwhile")]
+    Gone,
+}
+
+/// What an operator has not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Off {
+    PublicUrl,
+    Client,
+}
+
+impl Off {
+    /// For scripts.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::PublicUrl => "MISSING_PUBLIC_URL",
+            Self::Client => "MISSING_CLIENT_ID",
+        }
+    }
+
+    /// What an operator is to do.
+    pub fn remedy(self, template: &str) -> String {
+        match self {
+            Self::PublicUrl => {
+                "set oauth.public_url to where people reach this server, such as https://credway.example.com".to_owned()
+            }
+            Self::Client => {
+                format!(
+                    "set oauth.clients.{template} (client_id, client_secret), or give a client of your own: `client`"
+                )
+            }
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::PublicUrl => "the setting oauth.public_url is missing, so nobody could be sent back here",
+            Self::Client => "no client is known to sign in with",
+        }
+    }
+}
+
+/// What a provider has against a sign-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// An administrator of the account does not let people use us.
+    ByAdministrator,
+    Client,
+    Scopes,
+    /// The code was used, or is too old.
+    Code,
+    Other,
+}
+
+impl Refused {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::ByAdministrator => "an administrator of the account does not allow this app",
+            Self::Client => "it does not accept this app as it is registered or set up here",
+            Self::Scopes => "it does not know, or does not give, one of the permissions that were asked for",
+            Self::Code => "the permission to connect was used or has expired",
+            Self::Other => "it gave no reason that is known",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::ByAdministrator => "ask that administrator to allow the app, and start again",
+            Self::Client => {
+                "tell your operator: client id, client secret and redirect URI must be as they are at the provider"
+            }
+            Self::Scopes => "start again with other permissions, or have them added to the app at the provider",
+            Self::Code | Self::Other => "start again",
+        }
+    }
+}
+
+impl ConnectFault {
+    /// For scripts.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Off { .. } => "CONNECT_OFF",
+            Self::NoSignIn { .. } => Reason::InvalidRequest.code(),
+            Self::Unknown => "CONNECT_UNKNOWN",
+            Self::Expired => "CONNECT_EXPIRED",
+            Self::Used | Self::Finished => "CONNECT_USED",
+            Self::OtherBrowser => "CONNECT_OTHER_BROWSER",
+            Self::NoAnswer { .. } => "CONNECT_NO_ANSWER",
+            Self::WrongIssuer { .. } => "CONNECT_WRONG_ISSUER",
+            Self::Cancelled { .. } => "CONNECT_CANCELLED",
+            Self::Refused { refused: Refused::Client, .. } => "CLIENT_REFUSED",
+            Self::Refused { refused: Refused::Scopes, .. } => "SCOPES_REFUSED",
+            Self::Refused { .. } => "CONNECT_REFUSED",
+            Self::Unavailable { .. } => "PROVIDER_UNAVAILABLE",
+            Self::AddressNotAllowed { .. } => "ADDRESS_NOT_ALLOWED",
+            Self::AccountUnknown { .. } => "ACCOUNT_UNKNOWN",
+            Self::AccountChanged { .. } => "ACCOUNT_CHANGED",
+            Self::Gone => "CONNECTION_MISSING",
+        }
+    }
+
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Off { template, off, .. } => off.remedy(template),
+            Self::NoSignIn { .. } => "save its credentials: PATCH /v1/connections/{id} with `credentials`".to_owned(),
+            Self::Unknown | Self::Expired | Self::OtherBrowser => {
+                "start again where you got the link; nothing was changed".to_owned()
+            }
+            Self::Used => "if you see no new connection, start again where you got the link".to_owned(),
+            Self::Finished => "you can close this page; to sign in once more, reconnect the connection".to_owned(),
+            Self::NoAnswer { .. } | Self::WrongIssuer { .. } => {
+                "start again, and do not use links to sign-ins that others send you; nothing was changed".to_owned()
+            }
+            Self::Cancelled { .. } => "start again if you want to connect it; nothing was changed".to_owned(),
+            Self::Refused { refused, .. } => refused.remedy().to_owned(),
+            Self::Unavailable { .. } => "start again in some minutes; nothing was changed".to_owned(),
+            Self::AddressNotAllowed { .. } => {
+                "give another address, or have the operator allow it: egress.allow".to_owned()
+            }
+            Self::AccountUnknown { .. } => "start again; if it stays so, tell your operator".to_owned(),
+            Self::AccountChanged { .. } => {
+                "sign in with the connection's own account, or make a new connection for the other; nothing was changed"
+                    .to_owned()
+            }
+            Self::Gone => "restore it, or make a new one".to_owned(),
+        }
+    }
+
+    /// What a provider means by the error that it sends people back with (RFC 6749, 4.1.2.1; OpenID Connect Core, 3.1.2.6).
+    pub(super) fn of_answer(word: &str, provider: &str) -> Self {
+        let provider = provider.to_owned();
+        let refused = match word {
+            // Facebook and LinkedIn have words of their own for it.
+            "access_denied" | "user_denied" | "user_cancelled_login" | "user_cancelled_authorize" => {
+                return Self::Cancelled { provider };
+            }
+            "server_error" | "temporarily_unavailable" => return Self::Unavailable { provider },
+            // Google's: <https://developers.google.com/identity/protocols/oauth2/web-server#errors>
+            "admin_policy_enforced" | "org_internal" | "disallowed_useragent" => Refused::ByAdministrator,
+            "unauthorized_client" | "invalid_client" | "deleted_client" | "redirect_uri_mismatch" => Refused::Client,
+            "unsupported_response_type" | "invalid_request" => Refused::Client,
+            "invalid_scope" => Refused::Scopes,
+            _ => Refused::Other,
+        };
+        Self::Refused { provider, refused }
+    }
+}
+
+impl ConnectFault {
+    /// Why there are no tokens for a code.
+    pub(super) fn of_token(error: &TokenError, provider: &str) -> Self {
+        let provider = provider.to_owned();
+        let refused = match &error.kind {
+            TokenErrorKind::NotSent | TokenErrorKind::MaybeSent | TokenErrorKind::Busy | TokenErrorKind::Unreadable => {
+                return Self::Unavailable { provider };
+            }
+            TokenErrorKind::NotAllowed(inner) => return Self::AddressNotAllowed { provider, inner: inner.word() },
+            TokenErrorKind::GrantDead => Refused::Code,
+            TokenErrorKind::ClientRefused | TokenErrorKind::Setup(_) => Refused::Client,
+            TokenErrorKind::ScopeRefused => Refused::Scopes,
+            TokenErrorKind::Refused { .. } => Refused::Other,
+        };
+        Self::Refused { provider, refused }
+    }
+}
+
+fn accounts(held: Option<&str>, found: Option<&str>) -> String {
+    match (held, found) {
+        (Some(held), Some(found)) => format!(": {found}, and not {held}"),
+        (Some(held), None) => format!(", which is {held}"),
+        (None, Some(found)) => format!(": {found}"),
+        (None, None) => String::new(),
+    }
+}

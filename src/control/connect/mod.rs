@@ -1,0 +1,317 @@
+//! Connections that are made by signing in at their provider: a person is sent there with a link, comes back with a code, and
+//! the tokens for it become the connection's credential.
+//!
+//! A sign-in is held by three hashes in the database: of its link's key, of what the browser holds that opened the link, and of
+//! the state that the provider sends back. What is secret beside (the key of its PKCE verifiers, the tenant's own client, fields
+//! of the connection to be) lies in the secret store under an id of its own, and goes when the sign-in ends.
+
+mod accounts;
+mod asked;
+mod fault;
+mod finished;
+mod opened;
+mod revoked;
+pub(super) mod token_fields;
+mod whatsapp;
+
+use std::collections::BTreeSet;
+
+use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
+use ring::hmac;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::connections::label;
+use super::{Control, ControlError, Workspace, expect_version, mistake};
+use crate::limits;
+use crate::model::connection::{Connection, ConnectionState, Status};
+use crate::model::id::{ConnectionId, FlowId};
+use crate::model::oauth::Provider;
+use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
+use crate::model::template::Template;
+use crate::model::token::NoRandomness;
+use crate::oauth::{Authorize, Client, OAuth, OAuthError, Pkce};
+use crate::store::{FlowRecord, Once};
+
+pub use accounts::{AccountRecord, Consent, ServiceRecord, ServicesChanged};
+pub use fault::{ConnectFault, Off, Refused};
+pub use finished::{Answered, Connected, NotConnected, Presence};
+pub use opened::Sent;
+pub use whatsapp::{Business, PhoneNumber, WhatsAppSaved, WhatsAppSpec};
+
+/// Why a connection is pending.
+pub const UNFINISHED: &str = "CONNECT_UNFINISHED";
+
+/// The field of a sign-in's secret that its PKCE verifiers are made with. No connection has it.
+const FLOW_KEY_FIELD: &str = "credway.sign-in";
+
+/// What somebody wants to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectSpec {
+    pub template: String,
+    pub target: ConnectTarget,
+    /// What to ask the provider for, instead of what the template says or was asked for before.
+    pub scopes: Option<Vec<String>>,
+    /// The services of the account that are to be enabled.
+    pub services: BTreeSet<String>,
+    /// Fields of the connection that decide where its provider is: a shop, a host.
+    pub fields: SecretFields,
+    /// A client of the tenant's own.
+    pub client: Option<OwnClient>,
+}
+
+/// Which connection it becomes.
+#[derive(Clone, Debug)]
+pub enum ConnectTarget {
+    New {
+        name: String,
+        environment: Option<String>,
+    },
+    /// One that is there, which keeps its id and its account.
+    Held {
+        asked: String,
+        expected: Option<u64>,
+    },
+}
+
+/// A client that the tenant registered with the provider.
+#[derive(Clone, Debug)]
+pub struct OwnClient {
+    pub id: SecretString,
+    pub secret: Option<SecretString>,
+}
+
+/// A sign-in that was begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    pub connection: Connection,
+    /// Our own link, which sends the person who opens it to the provider. Works once.
+    pub authorize_url: Url,
+    pub expires_at: Timestamp,
+}
+
+impl Control {
+    /// Begins a sign-in: for a new connection, which is pending until it is finished, or for one that is there.
+    pub async fn connect_begin(
+        &self,
+        workspace: &Workspace,
+        oauth: &OAuth,
+        mut spec: ConnectSpec,
+        once: Option<&Once>,
+    ) -> Result<Begun, ControlError> {
+        if let Some(made) = self.made_before(once).await? {
+            // The link of the first time is known to nobody any more.
+            spec.target = ConnectTarget::Held { asked: made, expected: None };
+        }
+        let template = self.template(&spec.template)?.clone();
+        let home = home(&template, oauth)?;
+        if self.store.flows_open(workspace.project.id, self.clock.now()).await? >= limits::CONNECTS_OPEN_MAX {
+            let most = format!("{} sign-ins that are not over", limits::CONNECTS_OPEN_MAX);
+            return Err(ControlError::Full { what: format!("project {}", workspace.project.slug), most });
+        }
+        accounts::known(&template, spec.services.iter())?;
+        let target = self.target(workspace, &template, &spec).await?;
+        let fields = asked::fields(&template, &target.held, &spec)?;
+        let client = oauth.client(&template, &fields).map_err(|no| asked::no_client(&template, &no))?;
+        let scopes = asked::scopes(&template, &spec, &target)?;
+        asked::can_be_sent(oauth, &template, &client, &fields, &scopes)?;
+
+        let (link, flow_key) = (random()?, random()?);
+        let now = self.clock.now();
+        let flow = FlowRecord {
+            id: FlowId::generate(),
+            connection: target.connection.id,
+            secret: ConnectionId::generate(),
+            template: template.name.clone(),
+            services: spec.services,
+            scopes_asked: scopes,
+            actor: self.by.name.clone(),
+            link_hash: hash(&link),
+            browser_hash: None,
+            started_at: now,
+            expires_at: now + limits::CONNECT_LIFE,
+            taken_at: None,
+            completed_at: None,
+        };
+        let address = workspace.stored_address(flow.secret);
+        let mut kept = fields;
+        kept.insert(FLOW_KEY_FIELD.to_owned(), SecretString::from(flow_key.as_str()));
+        self.secrets.write(&address, &kept, 0).await?;
+        let begun = self.flow_insert(workspace, target, &flow, once.filter(|_| spec_is_new(&spec.target))).await;
+        let connection = match begun {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.forget_unless_unsure(&address, &error).await;
+                return Err(error);
+            }
+        };
+        let authorize_url = start_url(&home, flow.id, &link);
+        Ok(Begun { connection, authorize_url, expires_at: flow.expires_at })
+    }
+
+    /// Why nobody can sign in with the operator's client; `None` if everybody can.
+    pub fn connect_off(&self, oauth: &OAuth, template: &str) -> Result<Option<Off>, ControlError> {
+        let template = self.template(template)?;
+        if oauth.redirect_uri().is_none() {
+            return Ok(Some(Off::PublicUrl));
+        }
+        Ok(oauth.client(template, &SecretFields::new()).err().map(|_| Off::Client))
+    }
+
+    /// Begins a sign-in for a connection that is there, as it was asked for the last time.
+    pub async fn connect_again(
+        &self,
+        workspace: &Workspace,
+        oauth: &OAuth,
+        asked: &str,
+        expected: Option<u64>,
+    ) -> Result<Begun, ControlError> {
+        let connection = self.connection_get(workspace, asked).await?;
+        let spec = ConnectSpec {
+            template: connection.template.clone(),
+            target: ConnectTarget::Held { asked: connection.id.to_string(), expected },
+            scopes: None,
+            services: BTreeSet::new(),
+            fields: SecretFields::new(),
+            client: None,
+        };
+        self.connect_begin(workspace, oauth, spec, None).await
+    }
+
+    async fn target(
+        &self,
+        workspace: &Workspace,
+        template: &Template,
+        spec: &ConnectSpec,
+    ) -> Result<Target, ControlError> {
+        match &spec.target {
+            ConnectTarget::New { name, environment } => {
+                let connection = asked::new_connection(template, name, environment.as_ref(), self.clock.now())?;
+                let held = self.store.connection_get(workspace.project.id, name).await?;
+                if held.is_some_and(|held| held.name == *name) {
+                    return Err(ControlError::Taken { what: label(&connection) });
+                }
+                Ok(Target { connection, is_new: true, held: SecretFields::new(), asked_before: None })
+            }
+            ConnectTarget::Held { asked, expected } => {
+                let connection = self.connection_get(workspace, asked).await?;
+                expect_version(|| label(&connection), connection.version, *expected)?;
+                if connection.template != template.name {
+                    let reason = format!("{} is of template {}", label(&connection), connection.template);
+                    return Err(ControlError::Mistakes(vec![mistake("connection_id", reason)]));
+                }
+                self.expect_no_rotation(workspace, &connection).await?;
+                let held = self.secret_find(&workspace.stored_address(connection.id)).await?;
+                let held = asked::without_tokens(held.map(|document| document.fields).unwrap_or_default());
+                let asked_before = self.store.grant_get(connection.id).await?.map(|grant| grant.scopes_asked);
+                Ok(Target { connection, is_new: false, held, asked_before })
+            }
+        }
+    }
+
+    /// Enters a sign-in, with its connection where that is new; one that still waits begins to wait anew.
+    async fn flow_insert(
+        &self,
+        workspace: &Workspace,
+        target: Target,
+        flow: &FlowRecord,
+        once: Option<&Once>,
+    ) -> Result<Connection, ControlError> {
+        let Target { mut connection, is_new, .. } = target;
+        let mut tx = self.begin().await?;
+        if let Some(once) = once {
+            tx.once_insert(once, &connection.id.to_string()).await?;
+        }
+        if is_new {
+            tx.connection_insert(&workspace.project, &connection).await?;
+        } else if connection.status.state == ConnectionState::Pending {
+            connection.status = Status { since: flow.started_at, ..connection.status };
+            tx.connection_set_status(&workspace.project, connection.id, &connection.status).await?;
+            connection.version += 1;
+        }
+        tx.flow_insert(&workspace.project, flow).await?;
+        tx.commit().await?;
+        Ok(connection)
+    }
+}
+
+/// The connection that is signed in for.
+struct Target {
+    connection: Connection,
+    is_new: bool,
+    /// The fields that its secret has beside its tokens.
+    held: SecretFields,
+    /// The scopes of the last time.
+    asked_before: Option<BTreeSet<String>>,
+}
+
+fn spec_is_new(target: &ConnectTarget) -> bool {
+    matches!(target, ConnectTarget::New { .. })
+}
+
+/// Where providers send people back to, if a person can sign in with this template at all.
+fn home(template: &Template, oauth: &OAuth) -> Result<Url, ConnectFault> {
+    provider_of(template)?;
+    let off = || ConnectFault::Off {
+        provider: template.display_name.clone(),
+        template: template.name.clone(),
+        off: Off::PublicUrl,
+    };
+    oauth.redirect_uri().cloned().ok_or_else(off)
+}
+
+/// The provider that people sign in at.
+fn provider_of(template: &Template) -> Result<&Provider, ConnectFault> {
+    let provider = template.oauth.as_ref().filter(|provider| provider.authorize_url.is_some());
+    provider.ok_or_else(|| ConnectFault::NoSignIn { template: template.name.clone() })
+}
+
+/// The link of a sign-in: beside the redirect URI, so that both are of one origin, and cookies of the one are sent to the other.
+fn start_url(home: &Url, flow: FlowId, link: &str) -> Url {
+    let mut url = home.join(&format!("start/{flow}")).unwrap_or_else(|_| home.clone());
+    url.query_pairs_mut().append_pair("k", link);
+    url
+}
+
+/// 256 random bits as text.
+fn random() -> Result<Zeroizing<String>, NoRandomness> {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(NoRandomness)?;
+    Ok(Zeroizing::new(BASE64URL_NOPAD.encode(bytes.as_slice())))
+}
+
+fn hash(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
+}
+
+/// Whether `text` is what was hashed, in a time that does not depend on where they differ.
+fn is_hashed(text: &str, hashed: &[u8; 32]) -> bool {
+    hash(text).ct_eq(hashed).into()
+}
+
+/// The PKCE verifier that belongs to a state (RFC 7636, 4.1): made again when it is needed, and kept nowhere.
+fn verifier(secret: &SecretFields, state: &str) -> Option<SecretString> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.get(FLOW_KEY_FIELD)?.expose_secret().as_bytes());
+    Some(SecretString::from(BASE64URL_NOPAD.encode(hmac::sign(&key, state.as_bytes()).as_ref())))
+}
+
+/// Where a person is sent with a state.
+fn authorize_url(
+    oauth: &OAuth,
+    template: &Template,
+    client: &Client,
+    fields: &SecretFields,
+    scopes: &BTreeSet<String>,
+    state: &str,
+    verifier: &SecretString,
+) -> Result<Url, OAuthError> {
+    let provider = template.oauth.as_ref().ok_or(OAuthError::NobodyIsAsked)?;
+    let redirect_uri = oauth.redirect_uri().ok_or(OAuthError::NobodyIsAsked)?;
+    let challenge = Pkce { verifier: verifier.clone() }.challenge();
+    let scopes: Vec<String> = scopes.iter().cloned().collect();
+    let request = Authorize { redirect_uri, state, challenge: Some(&challenge), scopes: &scopes, fields, extra: &[] };
+    oauth.authorize_url(provider, client, &request)
+}

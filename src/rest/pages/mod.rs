@@ -1,0 +1,141 @@
+//! The pages of sign-ins: `/oauth/start/{flow}`, which sends a browser to a provider, and `/oauth/callback`, to which the provider
+//! sends it back. They need no script, show no code, state or token, and end with what to do next.
+
+mod outcome;
+
+use axum::Router;
+use axum::extract::{Extension, Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use zeroize::Zeroizing;
+
+use super::Rest;
+use super::connections::answer_of;
+use super::front::RequestId;
+use crate::control::connect::{ConnectFault, NotConnected, Presence, Sent};
+use crate::control::{Control, ControlError};
+use crate::limits;
+use crate::model::id::FlowId;
+use crate::model::refusal::Refusal;
+use crate::store::Actor;
+pub(super) use outcome::trouble;
+use outcome::{connected, not_connected, with_headers};
+
+/// Below this path people are answered, not scripts.
+pub(super) const PATH: &str = "/oauth/";
+
+/// Who opens links, until it is known who made them.
+const BROWSER: &str = "browser";
+
+pub(super) fn routes() -> Router<Rest> {
+    // A HEAD is a program's look at a link, which is not to use it up.
+    Router::new()
+        .route("/oauth/start/{flow}", get(start).head(no_look))
+        .route("/oauth/callback", get(callback).head(no_look))
+}
+
+async fn no_look() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")]).into_response()
+}
+
+/// Sends the browser to the provider, and gives it what it is known by when it comes back.
+async fn start(
+    State(rest): State<Rest>,
+    Extension(request): Extension<RequestId>,
+    Path(asked): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let cookies = Cookies::of(&rest);
+    let query = query.unwrap_or_default();
+    let link = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "k").map(|(_, value)| value);
+    let held = asked.parse().ok().and_then(|flow| cookies.held(&headers, flow));
+    let held = held.as_deref().map(String::as_str);
+    match control(&rest, &request).connect_open(&rest.0.oauth, &asked, link.as_deref(), held).await {
+        Ok(sent) => cookies.sent(&sent),
+        Err(no) => not_connected(&no, &request.0),
+    }
+}
+
+/// Takes the provider's answer. It is worked on to its end even if the browser goes away: a code is good only once.
+async fn callback(
+    State(rest): State<Rest>,
+    Extension(request): Extension<RequestId>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let Some(answered) = answer_of(&query.unwrap_or_default()) else {
+        return not_connected(&NotConnected::from(ConnectFault::Unknown), &request.0);
+    };
+    let cookies = Cookies::of(&rest);
+    let (control, oauth) = (control(&rest, &request), rest.0.oauth.clone());
+    let finishing = async move {
+        let held = |flow| cookies.held(&headers, flow).map(|held| held.to_string());
+        control.connect_finish(&oauth, &answered, Presence::Browser(&held)).await
+    };
+    let finished = rest.0.tasks.spawn(finishing).await;
+    match finished.unwrap_or_else(|_| Err(NotConnected::from(ControlError::from(Refusal::internal())))) {
+        Ok(done) => {
+            // Whoever sees the page finds the connection as it says.
+            rest.0.resolver.caught_up().await;
+            let mut page = connected(&done, &request.0);
+            if done.scopes_missing.is_empty() {
+                page.headers_mut().append(header::SET_COOKIE, cookies.gone(done.flow));
+            }
+            page
+        }
+        Err(no) => not_connected(&no, &request.0),
+    }
+}
+
+fn control(rest: &Rest, request: &RequestId) -> Control {
+    rest.0.control.acting_as(Actor { name: BROWSER.to_owned(), request_id: Some(request.0.clone()) })
+}
+
+/// The cookies by which browsers are known: one for each sign-in, so that two at once do not disturb each other.
+#[derive(Clone, Copy)]
+struct Cookies {
+    is_https: bool,
+}
+
+impl Cookies {
+    fn of(rest: &Rest) -> Self {
+        Self { is_https: rest.0.oauth.redirect_uri().is_some_and(|url| url.scheme() == "https") }
+    }
+
+    /// With the prefix no other host of the domain can set it (RFC 6265bis, 4.1.3.2); browsers take that over https only.
+    fn name(&self, flow: FlowId) -> String {
+        let prefix = if self.is_https { "__Host-" } else { "" };
+        format!("{prefix}credway-{flow}")
+    }
+
+    fn held(&self, headers: &HeaderMap, flow: FlowId) -> Option<Zeroizing<String>> {
+        let name = self.name(flow);
+        let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+        let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(held, _)| *held == name).map(|(_, value)| Zeroizing::new(value.to_owned()))
+    }
+
+    fn cookie(&self, flow: FlowId, value: &str, seconds: u64) -> HeaderValue {
+        let secure = if self.is_https { "; Secure" } else { "" };
+        let name = self.name(flow);
+        let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
+        let mut value = HeaderValue::from_str(&text).expect("it is made of letters, digits and punctuation");
+        value.set_sensitive(true);
+        value
+    }
+
+    fn gone(&self, flow: FlowId) -> HeaderValue {
+        self.cookie(flow, "", 0)
+    }
+
+    fn sent(&self, sent: &Sent) -> Response {
+        // What comes back comes from another site, as a plain navigation: to that a lax cookie is sent.
+        let cookie = self.cookie(sent.flow, &sent.browser, limits::CONNECT_LIFE.as_secs());
+        let location = HeaderValue::from_str(sent.location.as_str()).expect("a URL is made of visible ASCII");
+        with_headers(
+            (StatusCode::SEE_OTHER, [(header::SET_COOKIE, cookie), (header::LOCATION, location)]).into_response(),
+        )
+    }
+}

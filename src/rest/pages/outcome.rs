@@ -1,0 +1,172 @@
+//! The one page that there is: what happened, what to do next, and a link to it.
+
+use std::sync::LazyLock;
+
+use askama::Template;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use data_encoding::BASE64;
+use sha2::{Digest, Sha256};
+
+use crate::control::ControlError;
+use crate::control::connect::{ConnectFault, Connected, NotConnected};
+use crate::model::id::FlowId;
+use crate::rest::problem::Problem;
+
+/// In the page itself: nothing is loaded beside it.
+const STYLE: &str = include_str!("outcome.css");
+
+/// Nothing is run, loaded or sent anywhere, nobody frames it, and the only style is its own.
+static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let style = BASE64.encode(&Sha256::digest(STYLE));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::from_str(&policy).expect("it is made of visible ASCII")
+});
+
+#[derive(Template)]
+#[template(path = "outcome.html", config = "src/rest/pages/askama.toml")]
+struct Outcome<'a> {
+    is_good: bool,
+    heading: String,
+    /// What happened.
+    told: String,
+    /// What was not granted, one by one.
+    missing: Vec<&'a str>,
+    /// What to do next.
+    next: String,
+    /// A link, and what stands on it.
+    link: Option<(String, &'static str)>,
+    /// For whoever is asked for help.
+    code: Option<&'a str>,
+    request_id: &'a str,
+    style: &'static str,
+}
+
+/// What everything below our path is sent with: the addresses of sign-ins are told to nobody.
+pub(super) fn with_headers(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 3] = [
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());
+    headers.extend(HEADERS.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    response
+}
+
+fn shown(status: StatusCode, page: &Outcome<'_>) -> Response {
+    match page.render() {
+        Ok(text) => with_headers((status, Html(text)).into_response()),
+        // Only a writer that fails could fail it, and a text does not.
+        Err(_) => with_headers(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+    }
+}
+
+/// It went well, wholly or in part.
+pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
+    let Connected { connection, provider, is_new, .. } = done;
+    let again = if *is_new { "connected" } else { "connected again" };
+    let account = connection.account_label.as_ref().map(|label| format!(" as {label}")).unwrap_or_default();
+    let told = format!("{} is {again} to {provider}{account}.", connection.name);
+    let is_whole = done.scopes_missing.is_empty();
+    let missing = done.services_missing.iter().chain(&done.scopes_missing).map(String::as_str).collect();
+    let (heading, told, next) = match is_whole {
+        true => ("Connected", told, "You can close this page."),
+        false => (
+            "Connected, but not everything was granted",
+            format!("{told} This was asked for, and not granted:"),
+            "What needs it is refused until it is granted. If you left it out on purpose, you can close this page.",
+        ),
+    };
+    let page = Outcome {
+        is_good: true,
+        heading: heading.to_owned(),
+        told,
+        missing,
+        next: next.to_owned(),
+        link: (!is_whole).then(|| (start(done.flow), "Grant what is missing")),
+        code: None,
+        request_id,
+        style: STYLE,
+    };
+    shown(StatusCode::OK, &page)
+}
+
+/// It did not: why, and how to go on.
+pub(super) fn not_connected(no: &NotConnected, request_id: &str) -> Response {
+    let ControlError::Connect(fault) = &*no.error else {
+        // What else goes wrong is told to those who are known.
+        tracing::warn!(%request_id, error = %no.error, "a sign-in broke off");
+        return shown(StatusCode::SERVICE_UNAVAILABLE, &broken("INTERNAL", no.again, request_id));
+    };
+    let page = Outcome {
+        is_good: false,
+        heading: heading(fault),
+        told: sentence(&fault.to_string()),
+        missing: Vec::new(),
+        next: sentence(&fault.remedy()),
+        link: no.again.map(|flow| (start(flow), "Start again")),
+        code: Some(fault.code()),
+        request_id,
+        style: STYLE,
+    };
+    shown(status(fault), &page)
+}
+
+/// What was refused before it came to a sign-in.
+pub(in crate::rest) fn trouble(problem: &Problem, request_id: &str) -> Response {
+    shown(problem.status(), &broken(problem.code(), None, request_id))
+}
+
+fn broken<'a>(code: &'a str, again: Option<FlowId>, request_id: &'a str) -> Outcome<'a> {
+    Outcome {
+        is_good: false,
+        heading: "This does not work now".to_owned(),
+        told: "Something on our side does not answer as it should.".to_owned(),
+        missing: Vec::new(),
+        next: "Start again in some minutes.".to_owned(),
+        link: again.map(|flow| (start(flow), "Start again")),
+        code: Some(code),
+        request_id,
+        style: STYLE,
+    }
+}
+
+/// Where the same browser is sent to the provider once more. Relative, so that it holds below any public URL.
+fn start(flow: FlowId) -> String {
+    format!("start/{flow}")
+}
+
+fn status(fault: &ConnectFault) -> StatusCode {
+    match fault {
+        ConnectFault::Expired | ConnectFault::Used | ConnectFault::Finished | ConnectFault::Gone => StatusCode::GONE,
+        ConnectFault::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn heading(fault: &ConnectFault) -> String {
+    match fault {
+        ConnectFault::Unknown => "This link does not work".to_owned(),
+        ConnectFault::Expired => "This sign-in has expired".to_owned(),
+        ConnectFault::Used => "This sign-in was used before".to_owned(),
+        ConnectFault::Finished => "This sign-in was finished before".to_owned(),
+        ConnectFault::OtherBrowser => "This sign-in belongs to another browser".to_owned(),
+        ConnectFault::Cancelled { provider } => format!("You cancelled at {provider}"),
+        ConnectFault::Refused { provider, .. } => format!("{provider} refused"),
+        ConnectFault::Unavailable { provider } => format!("{provider} does not answer"),
+        ConnectFault::AccountChanged { .. } => "This is another account".to_owned(),
+        ConnectFault::Gone => "The connection is not there any more".to_owned(),
+        _ => "It could not be connected".to_owned(),
+    }
+}
+
+/// With a capital letter, and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}

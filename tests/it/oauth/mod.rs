@@ -1,0 +1,4 @@
+//! OAuth against a server that nobody here wrote.
+
+mod browser;
+mod server;
