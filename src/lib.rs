@@ -30,13 +30,14 @@
 //! | events | webhooks: what happens to connections, told to others until they take it | limits, clock, model, config, metrics, probe, store |
 //! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
+//! | refresh | keeps OAuth tokens fresh across all daemons, and never loses one | limits, clock, model, metrics, templates, store, secrets, oauth |
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
-//! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets |
+//! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets, refresh |
 //! | control | what people and manifests change | limits, clock, model, templates, probe, oauth, store, secrets, resolve |
 //! | rest | the control plane's REST API, and the pages that people are sent to and come back to | limits, model, templates, probe, oauth, store, secrets, auth, resolve, control |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
 //! | http | metrics, probes, the REST API's port, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve, rest |
-//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, oauth, store, events, changes, secrets, auth, resolve, control, rest, grpc, http |
+//! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, oauth, store, events, changes, secrets, refresh, auth, resolve, control, rest, grpc, http |
 //! | cli | the commands | limits, clock, model, config, telemetry, templates, store, secrets, control, grpc, app |
 //!
 //! # What is absent, on purpose
@@ -63,6 +64,7 @@ pub mod model;
 pub mod oauth;
 pub mod probe;
 pub mod readiness;
+pub mod refresh;
 pub mod resolve;
 pub mod rest;
 pub mod secrets;

@@ -21,9 +21,12 @@ use credway::grpc::watch::Watches;
 use credway::limits;
 use credway::metrics::Metrics;
 use credway::model::resolution::{InstanceRef, ResolutionRequest};
+use credway::oauth::OAuth;
+use credway::refresh::{self, Refresher, TokenStore};
 use credway::resolve::Resolver;
 use credway::secrets::cache::SecretCache;
 use credway::store::WiringFound;
+use credway::templates::Catalogue;
 use futures_util::future::try_join_all;
 use http::HeaderMap;
 use prost::Message;
@@ -66,13 +69,29 @@ impl<'a> Inside<'a> {
     pub(crate) async fn open_with(site: &'a Site, settings: &config::Cache) -> Result<Self> {
         let (opened, metrics, clock) = (site.open().await?, Metrics::new(), Clock::System);
         let secrets = opened.backends.secrets.clone();
+        let means = refresh::Means {
+            store: opened.backends.store.clone(),
+            secrets: secrets.clone(),
+            endpoint: Arc::new(OAuth::new(&site.config.oauth, &site.config.egress, clock.clone())?),
+            catalogue: Catalogue::built_in(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let refresher = Refresher::start(&site.config.data_dir.join("spool"), means).await?;
+        let secrets = Arc::new(TokenStore::new(secrets, refresher.clone()));
         let cache = SecretCache::new(secrets, settings, clock.clone(), metrics.clone(), opened.tasks.clone());
         let (store, tasks) = (opened.backends.store.clone(), opened.tasks.clone());
         let changes = Changes::new();
         // Nothing changes here, and nobody needs to follow the log to know it.
         changes.trust_until(clock.moment() + Duration::from_secs(24 * 3600));
-        let resolver =
-            Resolver::new(store.clone(), changes.clone(), cache.clone(), clock.clone(), metrics.clone(), tasks);
+        let resolver = Resolver::new(
+            store.clone(),
+            changes.clone(),
+            (cache.clone(), refresher),
+            clock.clone(),
+            metrics.clone(),
+            tasks,
+        );
         let resolver = Arc::new(resolver);
         let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
         let authenticator = Authenticator::new(

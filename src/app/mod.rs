@@ -32,6 +32,7 @@ use crate::http::{self};
 use crate::oauth::OAuthSetupError;
 use crate::probe::ProbeSetupError;
 use crate::readiness::Readiness;
+use crate::refresh::{Refresher, SpoolError};
 use crate::store::{Store, StoreError};
 use crate::templates::CatalogueError;
 use backends::OpenError;
@@ -53,6 +54,8 @@ pub enum StartError {
     Probe(#[from] ProbeSetupError),
     #[error(transparent)]
     OAuth(#[from] OAuthSetupError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     #[error("cannot start the threads that serve calls")]
     Workers(#[source] std::io::Error),
     #[error("cannot start the thread that writes the audit")]
@@ -78,6 +81,7 @@ pub struct Running {
     store: Store,
     changes: Changes,
     audit: Audit,
+    refresher: Refresher,
     /// Connections and calls: what a drain waits for.
     serving: TaskTracker,
     /// Everything else: monitor, token renewal, fetches.
@@ -134,7 +138,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     background.spawn(chores::note_uses(Arc::clone(parts.audit.uses()), parts.store.clone(), clock, stop.clone()));
     background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
     background.spawn(parts.events.clone().run(stop.clone()));
-    let Parts { store, changes, audit, .. } = parts;
+    let Parts { store, changes, audit, refresher, .. } = parts;
     Ok(Running {
         addresses,
         readiness,
@@ -143,6 +147,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
         store,
         changes,
         audit,
+        refresher,
         serving,
         background,
         drain,
@@ -192,7 +197,15 @@ impl Running {
         self.drain.cancel();
         monitor::end_watches(&mut self.health).await;
         self.serving.close();
-        let finished = timeout(self.shutdown.drain, self.serving.wait()).await.is_ok();
+        // A token that a provider has just given is stored meanwhile; what cannot be lies in the spool.
+        let (finished, stored) = tokio::join!(
+            timeout(self.shutdown.drain, self.serving.wait()),
+            timeout(self.shutdown.drain, self.refresher.close()),
+        );
+        if stored.is_err() {
+            tracing::warn!(spooled = self.refresher.spooled(), "new tokens are left in the spool for the next run");
+        }
+        let finished = finished.is_ok();
         if !finished {
             tracing::warn!("calls were still in flight after {} s and are cut", self.shutdown.drain.as_secs_f32());
             self.cut.cancel();

@@ -21,6 +21,7 @@ use crate::limits;
 use crate::metrics::{Backend, Metrics};
 use crate::model::server::CanonicalUrl;
 use crate::readiness::Readiness;
+use crate::refresh::Refresher;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
 use crate::store::Store;
@@ -32,6 +33,7 @@ pub(super) struct Monitor {
     pub cache: SecretCache,
     pub answers: Answers,
     pub audit: Audit,
+    pub refresher: Refresher,
     pub clock: Clock,
     pub metrics: Metrics,
     pub readiness: Readiness,
@@ -97,6 +99,9 @@ impl Monitor {
         if let Some(audit) = self.audit.check() {
             self.note("audit", audit);
         }
+        let spooled = self.refresher.spooled();
+        let note = (spooled > 0).then(|| format!("{spooled} sets of new tokens wait for the secret store"));
+        self.readiness.note("token spool", note);
         self.metrics.secret_store_token_ttl(self.secrets.own_token_ttl().map(|ttl| ttl.as_secs_f64()));
         let ready = self.readiness.is_ready();
         self.metrics.ready(ready);

@@ -33,12 +33,16 @@ use crate::model::id::ConnectionId;
 use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::readiness::Readiness;
+use crate::refresh::{self, Refresher, TokenStore};
 use crate::resolve::Resolver;
 use crate::rest::Rest;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
 use crate::store::{ChangeRecord, Entity, Store, StoreError};
 use crate::templates::Catalogue;
+
+/// Where new tokens wait for the secret store, in the data directory: it must outlive the container.
+const SPOOL: &str = "spool";
 
 /// What more than one part of the daemon works with.
 pub(super) struct Parts {
@@ -48,6 +52,7 @@ pub(super) struct Parts {
     pub is_migrated: bool,
     pub audit: Audit,
     pub events: Events,
+    pub refresher: Refresher,
     secrets: Arc<dyn SecretStore>,
     catalogue: Catalogue,
     cache: SecretCache,
@@ -79,9 +84,26 @@ impl Parts {
         let audit = Audit::start(&config.audit, clock.clone(), metrics.clone()).map_err(StartError::Audit)?;
         let events = Events::new(&config.webhooks, &config.egress, store.clone(), clock.clone(), metrics.clone())?;
         let tasks = background.clone();
-        let cache = SecretCache::new(secrets.clone(), &config.cache, clock.clone(), metrics.clone(), tasks.clone());
-        let resolver =
-            Resolver::new(store.clone(), changes.clone(), cache.clone(), clock.clone(), metrics.clone(), tasks);
+        let endpoint = Arc::new(oauth.clone());
+        let means = refresh::Means {
+            store: store.clone(),
+            secrets: Arc::clone(&secrets),
+            endpoint,
+            catalogue: catalogue.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let refresher = Refresher::start(&config.data_dir.join(SPOOL), means).await?;
+        let tokens = Arc::new(TokenStore::new(Arc::clone(&secrets), refresher.clone()));
+        let cache = SecretCache::new(tokens, &config.cache, clock.clone(), metrics.clone(), tasks.clone());
+        let resolver = Resolver::new(
+            store.clone(),
+            changes.clone(),
+            (cache.clone(), refresher.clone()),
+            clock.clone(),
+            metrics.clone(),
+            tasks,
+        );
         let run_tokens = Arc::new(RunTokens::new(store.clone(), clock.clone()));
         let authenticator = Authenticator::new(
             store.clone(),
@@ -99,6 +121,7 @@ impl Parts {
             is_migrated,
             audit,
             events,
+            refresher,
             secrets,
             catalogue,
             cache,
@@ -167,6 +190,7 @@ impl Parts {
             cache: self.cache.clone(),
             answers: self.answers.clone(),
             audit: self.audit.clone(),
+            refresher: self.refresher.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             readiness,

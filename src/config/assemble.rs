@@ -1,5 +1,6 @@
 //! Makes the [`Config`] of what the sources gave, with its defaults, and checks what no single setting can show.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -281,6 +282,7 @@ fn egress(reader: &mut Reader) -> Egress {
     Egress {
         allow: reader.defaulted("egress.allow", values::egress_rules, Vec::new(), "none"),
         ca_file: reader.optional("egress.ca_file", values::path),
+        hosts: BTreeMap::new(),
     }
 }
 

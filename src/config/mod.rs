@@ -234,6 +234,8 @@ pub struct Egress {
     pub allow: Vec<EgressRule>,
     /// Authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// Where hosts are that DNS is not asked for. No setting gives any: tests stand in for providers by it.
+    pub hosts: BTreeMap<String, SocketAddr>,
 }
 
 /// One exception from the rule that only public addresses are reached.

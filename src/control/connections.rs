@@ -338,14 +338,25 @@ impl Control {
     ) -> Result<Connection, ControlError> {
         let connection = self.connection_get(workspace, asked).await?;
         expect_version(|| label(&connection), connection.version, expected)?;
-        let used_by = self.connection_references(workspace, &connection).await?.names();
-        if !used_by.is_empty() && !force {
-            return Err(ControlError::InUse { what: label(&connection), by: used_by });
-        }
+        self.expect_unused(workspace, &connection, force).await?;
         let mut tx = self.begin().await?;
         tx.connection_delete(&workspace.project, connection.id).await?;
         tx.commit().await?;
         Ok(connection)
+    }
+
+    /// Nothing refers to it, or that does not matter.
+    pub(super) async fn expect_unused(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+        force: bool,
+    ) -> Result<(), ControlError> {
+        let used_by = self.connection_references(workspace, connection).await?.names();
+        match used_by.is_empty() || force {
+            true => Ok(()),
+            false => Err(ControlError::InUse { what: label(connection), by: used_by }),
+        }
     }
 
     pub(super) async fn secret_find(&self, address: &SecretAddress) -> Result<Option<SecretDocument>, SecretError> {

@@ -135,8 +135,12 @@ impl World {
             | Write::ConnectionUpdate(mut connection, credential) => {
                 connection.version += 1;
                 if let Some(write) = credential {
-                    let document =
-                        SecretDocument { fields: write.fields, version: write.previous + 1, expires_at: None };
+                    let document = SecretDocument {
+                        fields: write.fields,
+                        version: write.previous + 1,
+                        generation: None,
+                        expires_at: None,
+                    };
                     self.secrets.borrow_mut().insert(connection.id, document);
                 }
                 state.connections.retain(|held| held.id != connection.id);

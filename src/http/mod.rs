@@ -98,6 +98,9 @@ async fn readyz(State(state): State<HttpState>, RawQuery(query): RawQuery) -> (S
                 Err(cause) => format!("[-]{part}: {cause}\n"),
             };
         }
+        for (part, note) in state.readiness.notes() {
+            text += &format!("[i]{part}: {note}\n");
+        }
     }
     if is_ready { (StatusCode::OK, text + "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, text + "not ready\n") }
 }

@@ -25,3 +25,6 @@ pub const CONNECT_TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// Attempts to save what a provider granted while others write to the same connection.
 pub const CONNECT_SAVES_MAX: usize = 5;
+
+/// Numbers of one WhatsApp account that Meta lists on one page.
+pub const WHATSAPP_NUMBERS_MAX: usize = 25;

@@ -5,6 +5,7 @@ mod connect;
 mod control;
 mod events;
 mod oauth;
+mod refresh;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub use connect::*;
 pub use control::*;
 pub use events::*;
 pub use oauth::*;
+pub use refresh::*;
 
 /// Steps of one batch. A large graph holds some dozens; ten times that is a mistake or an attack.
 pub const BATCH_STEPS_MAX: usize = 256;

@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::{Backend, DeliveryOutcome, Outcome, QueryOutcome, ReadCause, ReadOutcome, Tier};
+use super::{Backend, DeliveryOutcome, Outcome, QueryOutcome, ReadCause, ReadOutcome, RefreshOutcome, Tier};
 use crate::model::reason::Reason;
 
 /// From a resolution out of memory to the longest call deadline that makes sense.
@@ -29,6 +29,9 @@ pub(super) struct Inner {
     pub(super) secret_store_reads: [[Counter; ReadOutcome::ALL.len()]; ReadCause::ALL.len()],
     pub(super) secret_store_read_duration: Histogram,
     pub(super) secret_store_token_ttl: Gauge,
+    pub(super) token_refreshes: [Counter; RefreshOutcome::ALL.len()],
+    pub(super) token_refresh_duration: Histogram,
+    pub(super) token_spool: Gauge,
     pub(super) database_queries: [Counter; QueryOutcome::ALL.len()],
     pub(super) database_query_duration: Histogram,
     pub(super) changes_applied: Counter,
@@ -128,6 +131,20 @@ impl Inner {
             secret_store_token_ttl: declare.gauge(
                 "credway_secret_store_token_ttl_seconds",
                 "Life left of our own token for the secret store; NaN where none is needed.",
+                &[],
+            ),
+            token_refreshes: RefreshOutcome::ALL.map(|(_, outcome)| {
+                let help = "Attempts to refresh OAuth tokens, by outcome.";
+                declare.counter("credway_token_refreshes_total", help, &[("outcome", outcome)])
+            }),
+            token_refresh_duration: declare.histogram(
+                "credway_token_refresh_duration_seconds",
+                "Time of one attempt to refresh OAuth tokens, from connecting to the provider until they were safe.",
+                &[],
+            ),
+            token_spool: declare.gauge(
+                "credway_token_spool",
+                "New OAuth tokens on this disk that the secret store does not have yet.",
                 &[],
             ),
             database_queries: QueryOutcome::ALL.map(|(_, outcome)| {

@@ -109,6 +109,30 @@ impl Backend {
     const ALL: [(Backend, &'static str); 2] = [(Self::Database, "database"), (Self::SecretStore, "secret_store")];
 }
 
+/// How an attempt to refresh OAuth tokens ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshOutcome {
+    Success,
+    /// The provider refused, and somebody else had new tokens already.
+    BenignRace,
+    /// Nothing was lost; it is tried again.
+    Transient,
+    /// Nobody knows whether the refresh token is spent.
+    UnknownOutcome,
+    /// A person must reconnect.
+    NeedsReauth,
+}
+
+impl RefreshOutcome {
+    const ALL: [(RefreshOutcome, &'static str); 5] = [
+        (Self::Success, "success"),
+        (Self::BenignRace, "benign_race"),
+        (Self::Transient, "transient"),
+        (Self::UnknownOutcome, "unknown_outcome"),
+        (Self::NeedsReauth, "needs_reauth"),
+    ];
+}
+
 /// How a query ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryOutcome {
@@ -211,6 +235,18 @@ impl Metrics {
     /// The life left of our own token for the secret store; `None` where there is none.
     pub fn secret_store_token_ttl(&self, seconds: Option<f64>) {
         self.0.secret_store_token_ttl.set(seconds.unwrap_or(f64::NAN));
+    }
+
+    /// An attempt to refresh tokens ended, from connecting to the provider until they were safe.
+    pub fn token_refreshed(&self, outcome: RefreshOutcome, seconds: f64) {
+        self.0.token_refreshes[outcome as usize].increment(1);
+        self.0.token_refresh_duration.record(seconds);
+    }
+
+    /// How many new tokens wait for the secret store.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a double; exact up to 2^53")]
+    pub fn token_spool(&self, depth: usize) {
+        self.0.token_spool.set(depth as f64);
     }
 
     /// A query for a wiring ended.
@@ -355,6 +391,7 @@ mod tests {
         assert!(ReadOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
         assert!(ReadCause::ALL.iter().enumerate().all(|(index, (cause, _))| *cause as usize == index));
         assert!(Backend::ALL.iter().enumerate().all(|(index, (backend, _))| *backend as usize == index));
+        assert!(RefreshOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
         assert!(QueryOutcome::ALL.iter().enumerate().all(|(index, (outcome, _))| *outcome as usize == index));
     }
 

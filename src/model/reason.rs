@@ -26,6 +26,7 @@ pub enum Reason {
     SecretUnreadable,
     ConfigIncomplete,
     ConfigInvalid,
+    TokenRefreshFailed,
     SecretStoreUnavailable,
     DatabaseUnavailable,
     AuditUnavailable,
@@ -61,7 +62,7 @@ pub enum Class {
 
 impl Reason {
     /// Each reason, with its code and its class.
-    pub const ALL: [(Reason, &'static str, Class); 27] = [
+    pub const ALL: [(Reason, &'static str, Class); 28] = [
         (Self::Unauthenticated, "UNAUTHENTICATED", Class::Unauthenticated),
         (Self::PermissionDenied, "PERMISSION_DENIED", Class::Forbidden),
         (Self::InvalidRequest, "INVALID_REQUEST", Class::Invalid),
@@ -83,6 +84,7 @@ impl Reason {
         (Self::SecretUnreadable, "SECRET_UNREADABLE", Class::Precondition),
         (Self::ConfigIncomplete, "CONFIG_INCOMPLETE", Class::Config),
         (Self::ConfigInvalid, "CONFIG_INVALID", Class::Config),
+        (Self::TokenRefreshFailed, "TOKEN_REFRESH_FAILED", Class::Unavailable),
         (Self::SecretStoreUnavailable, "SECRET_STORE_UNAVAILABLE", Class::Unavailable),
         (Self::DatabaseUnavailable, "DATABASE_UNAVAILABLE", Class::Unavailable),
         (Self::AuditUnavailable, "AUDIT_UNAVAILABLE", Class::Unavailable),

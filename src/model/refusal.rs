@@ -379,6 +379,17 @@ impl Refusal {
 
     // What we ourselves lack.
 
+    /// The access token has less life left than is asked for, and there is no newer one yet.
+    pub fn token_refresh_failed(wired: &WiredConnection<'_>, why: &str, retry_after: Duration) -> Self {
+        Self::new(
+            Reason::TokenRefreshFailed,
+            format!("the access token of connection {} is about to end, and {why}", wired.label()),
+            format!("retry after the pause; if it lasts, see the status of /connections/{} for the cause", wired.id),
+        )
+        .of_connection(wired)
+        .retry_after(retry_after)
+    }
+
     pub fn secret_store_unavailable(wired: &WiredConnection<'_>, retry_after: Duration) -> Self {
         Self::new(
             Reason::SecretStoreUnavailable,

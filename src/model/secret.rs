@@ -21,8 +21,17 @@ pub struct SecretDocument {
     /// Counts the writes at this address, from 1. Of leased credentials, those that this process was given, over all
     /// connections: a later one has the higher version.
     pub version: u64,
-    /// When leased credentials end, unless their lease is renewed; `None` for what was stored.
+    /// Counts the sets of OAuth tokens that were had: the writes in between are notes of whoever keeps them fresh.
+    pub generation: Option<u64>,
+    /// When leased credentials end, unless their lease is renewed, or an access token; `None` for what is not known to end.
     pub expires_at: Option<Timestamp>,
+}
+
+impl SecretDocument {
+    /// The version that is told to those who use it: another one means another credential.
+    pub fn told_version(&self) -> u64 {
+        self.generation.unwrap_or(self.version)
+    }
 }
 
 /// Where the fields of a connection come from.

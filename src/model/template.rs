@@ -1,5 +1,7 @@
 //! Connection templates: what a kind of connection asks for, as data.
 
+use std::collections::BTreeMap;
+
 use data_encoding::BASE64;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -38,6 +40,9 @@ pub struct Template {
     /// What its fields are for: the config keys that they feed, unless people wire them otherwise.
     #[serde(default)]
     pub feeds: Vec<Feed>,
+    /// More addresses of the provider, by what they are for.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, Pattern>,
 }
 
 /// A service of an account, and what its servers cannot work without.
@@ -85,6 +90,11 @@ impl Template {
     /// The field of this name; `None` for one that an open template was given beside its own.
     pub fn field(&self, name: &str) -> Option<&TemplateField> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The scopes of one of its services.
+    pub fn scopes_of(&self, service: &str) -> Option<&[String]> {
+        self.services.iter().find(|known| known.service.as_str() == service).map(|known| known.scopes.as_slice())
     }
 
     /// Whether its fields come from a lease, so that nobody is asked for them.

@@ -1,5 +1,7 @@
 //! Whose account it is that we were let into.
 
+use std::time::Duration;
+
 use http::HeaderValue;
 use http::header::ACCEPT;
 use serde_json::Value;
@@ -63,6 +65,30 @@ async fn by_asking(
     url: &Pattern,
     fields: &SecretFields,
 ) -> Result<Value, TokenError> {
+    let seen = look(oauth, template, url, fields).await?;
+    let fail = |kind| TokenError { kind, retry_after: seen.retry_after };
+    match seen.status {
+        200..300 => seen.body.ok_or(fail(TokenErrorKind::Unreadable)),
+        429 | 500.. => Err(fail(TokenErrorKind::Busy)),
+        _ => Err(fail(TokenErrorKind::Refused { code: None })),
+    }
+}
+
+/// What a provider's API says to whoever has the credential.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub status: u16,
+    pub retry_after: Option<Duration>,
+    /// If it is JSON. It may hold what is nobody's business, so it is not to be logged.
+    pub body: Option<Value>,
+}
+
+pub(super) async fn look(
+    oauth: &OAuth,
+    template: &Template,
+    url: &Pattern,
+    fields: &SecretFields,
+) -> Result<Seen, TokenError> {
     let line = oauth.line(url, fields).await?;
     let mut unsent = Unsent::get(line.url());
     unsent.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -72,10 +98,5 @@ async fn by_asking(
         unsent.headers.insert(name, request::sensitive(value.expose_secret())?);
     }
     let answer = oauth.asked(line, unsent).await?;
-    let fail = |kind| TokenError { kind, retry_after: answer.retry_after };
-    match answer.status {
-        200..300 => reply::parsed(&answer).ok_or(fail(TokenErrorKind::Unreadable)),
-        429 | 500.. => Err(fail(TokenErrorKind::Busy)),
-        _ => Err(fail(TokenErrorKind::Refused { code: None })),
-    }
+    Ok(Seen { status: answer.status, retry_after: answer.retry_after, body: reply::parsed(&answer) })
 }

@@ -58,7 +58,7 @@ pub(super) fn choose(
     }
     let provider = template.oauth.as_ref();
     if let Some(client) = of_settings {
-        let patterns = provider.into_iter().flat_map(|provider| provider.addresses());
+        let patterns = provider.into_iter().flat_map(|provider| provider.endpoints());
         let strange = patterns.flat_map(host_fields).find(|name| is_typed(template, fields, name));
         return match strange {
             Some(field) => Err(NoClient::OwnHost { field: field.to_owned() }),
@@ -76,7 +76,7 @@ pub(super) fn choose(
 /// Whether a field has another value than the one that the template gives it.
 fn is_typed(template: &Template, fields: &SecretFields, name: &str) -> bool {
     let default = template.field(name).and_then(|field| field.default.as_deref());
-    fields.get(name).is_none_or(|value| Some(value.expose_secret()) != default)
+    fields.get(name).is_some_and(|value| Some(value.expose_secret()) != default)
 }
 
 fn text(fields: &SecretFields, name: &str) -> Option<String> {

@@ -26,7 +26,7 @@ use crate::model::secret::{SecretFields, SecretString};
 use crate::model::template::Template;
 use crate::probe::ProbeSetupError;
 use crate::probe::outside::Outside;
-pub use account::AccountFound;
+pub use account::{AccountFound, Seen};
 pub use authorize::{Authorize, Pkce};
 pub use client::{Client, NoClient, SigningKey};
 pub use error::{OAuthError, Setup, TokenError, TokenErrorKind};
@@ -147,6 +147,16 @@ impl OAuth {
         reply: &Reply,
     ) -> Result<Option<AccountFound>, TokenError> {
         account::find(self, template, fields, reply).await
+    }
+
+    /// Asks the provider's API one thing, as whoever has these fields: a GET with the template's header.
+    pub async fn look(
+        &self,
+        template: &Template,
+        url: &Pattern,
+        fields: &SecretFields,
+    ) -> Result<Seen, TokenError> {
+        account::look(self, template, url, fields).await
     }
 
     async fn line(&self, url: &Pattern, fields: &SecretFields) -> Result<wire::Line, TokenError> {

@@ -13,7 +13,7 @@ use super::error::{TokenError, TokenErrorKind};
 use super::wire::Answer;
 use crate::limits;
 use crate::model::oauth::{Provider, ReplyShape};
-use crate::model::secret::{SecretFields, SecretString};
+use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 
 /// Tokens, and what was said with them. Debug shows no value.
 #[derive(Clone)]
@@ -113,9 +113,10 @@ pub(super) fn read(provider: &Provider, client: &Client, answer: &Answer) -> Res
     let found = |pointer: &str| body.as_ref().and_then(|body| body.pointer(pointer));
     let Some(access_token) = found(&shape.access_token).and_then(secret) else {
         let word = body.as_ref().and_then(word);
-        return Err(fail(word.map_or(TokenErrorKind::Unreadable, |word| meaning(word))));
+        return Err(fail(word.map_or(TokenErrorKind::Unreadable, meaning)));
     };
-    let life = found(&shape.expires_in).and_then(seconds);
+    let said = found(&shape.expires_in).and_then(seconds);
+    let life = said.or_else(|| shape.expiry_in_token.then(|| life_in(&access_token))?);
     let fields =
         shape.fields.iter().filter_map(|(name, at)| Some((name.clone(), SecretString::from(text(found(at)?)?))));
     let claims = found("/id_token").and_then(Value::as_str).and_then(claims).filter(|claims| is_for(claims, client));
@@ -239,6 +240,13 @@ fn scopes(value: &Value, provider: &Provider) -> Option<BTreeSet<String>> {
     Some(words.filter(|word| !word.is_empty()).map(str::to_owned).collect())
 }
 
+/// How long a token that is a JWT lives, by its maker's clock alone.
+fn life_in(token: &SecretString) -> Option<Duration> {
+    let claims = claims(token.expose_secret())?;
+    let (from, until) = (claims.get("iat")?.as_i64()?, claims.get("exp")?.as_i64()?);
+    u64::try_from(until.checked_sub(from)?).ok().map(|life| Duration::from_secs(life).min(limits::TOKEN_LIFE_MAX))
+}
+
 /// The claims of an ID token. Its signature is not asked for: it came over TLS from the token endpoint (OpenID Connect Core,
 /// 3.1.3.7, 6).
 fn claims(token: &str) -> Option<Value> {
@@ -253,5 +261,22 @@ fn is_for(claims: &Value, client: &Client) -> bool {
         Some(Value::String(audience)) => *audience == client.id,
         Some(Value::Array(several)) => several.iter().any(|one| one == client.id.as_str()),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+impl Reply {
+    /// A reply with nothing in it but tokens.
+    pub(crate) fn of(access_token: &str, refresh_token: Option<&str>, expires_in: Option<Duration>) -> Self {
+        Self {
+            access_token: SecretString::from(access_token),
+            refresh_token: refresh_token.map(SecretString::from),
+            expires_in,
+            refresh_expires_in: None,
+            scopes: None,
+            fields: SecretFields::new(),
+            body: Value::Null,
+            claims: None,
+        }
     }
 }

@@ -21,8 +21,9 @@ use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 /// What a token endpoint is asked.
 #[derive(Clone, Copy, Debug)]
 pub enum Ask<'a> {
-    /// Tokens for the code that a person brought back (RFC 6749, 4.1.3).
-    Code { code: &'a SecretString, verifier: Option<&'a SecretString>, redirect_uri: &'a Url },
+    /// Tokens for the code that a person brought back (RFC 6749, 4.1.3). One that a page of the provider's handed over has no
+    /// `redirect_uri`.
+    Code { code: &'a SecretString, verifier: Option<&'a SecretString>, redirect_uri: Option<&'a Url> },
     /// RFC 6749, 6. Without `scopes` the grant's own are kept.
     Refresh { token: &'a SecretString, scopes: Option<&'a [String]> },
     /// An access token for what the connection's fields hold: client credentials, a key, another token.
@@ -60,8 +61,12 @@ pub(super) fn token(
             let verifier =
                 verifier.filter(|_| provider.pkce).map(|it| ("code_verifier", it.expose_secret().to_owned()));
             let code = ("code", code.expose_secret().to_owned());
-            let grant = ("grant_type", "authorization_code".to_owned());
-            [grant, code, ("redirect_uri", redirect_uri.to_string())].into_iter().chain(verifier).collect()
+            let redirect_uri = redirect_uri.map(|uri| ("redirect_uri", uri.to_string()));
+            [("grant_type", "authorization_code".to_owned()), code]
+                .into_iter()
+                .chain(redirect_uri)
+                .chain(verifier)
+                .collect()
         }
         Ask::Refresh { token, scopes } => {
             let scope = scopes.map(|scopes| ("scope", scopes.join(&provider.scope_separator)));

@@ -3,19 +3,21 @@
 //! The rule holds for addresses, not for names, and so it is asked after DNS; whoever connects uses the address that was asked
 //! about, never the name again.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use url::Host;
 
-use crate::config::EgressRule;
+use crate::config::{self, EgressRule};
 use crate::limits;
 
 /// What is reached.
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
     allow: Arc<[EgressRule]>,
+    hosts: Arc<BTreeMap<String, SocketAddr>>,
 }
 
 /// Why an address is not connected to.
@@ -68,8 +70,8 @@ pub enum NoWay {
 }
 
 impl Egress {
-    pub fn new(allow: &[EgressRule]) -> Self {
-        Self { allow: allow.into() }
+    pub fn new(settings: &config::Egress) -> Self {
+        Self { allow: settings.allow.as_slice().into(), hosts: Arc::new(settings.hosts.clone()) }
     }
 
     /// Finds a host's addresses and checks them. If one of them may not be reached, none is: a name with two kinds of
@@ -78,7 +80,10 @@ impl Egress {
         let addresses = match *host {
             Host::Ipv4(address) => vec![SocketAddr::new(address.into(), port)],
             Host::Ipv6(address) => vec![SocketAddr::new(address.into(), port)],
-            Host::Domain(name) => looked_up(name, port).await?,
+            Host::Domain(name) => match self.hosts.get(name) {
+                Some(address) => vec![*address],
+                None => looked_up(name, port).await?,
+            },
         };
         let name = match host {
             Host::Domain(name) => Some(*name),
@@ -209,7 +214,8 @@ mod tests {
             Ok(network) => EgressRule::Network(network),
             Err(_) => EgressRule::Host(text.to_owned()),
         };
-        Egress::new(&text.split_whitespace().map(rule).collect::<Vec<_>>())
+        let allow = text.split_whitespace().map(rule).collect();
+        Egress::new(&config::Egress { allow, ..config::Egress::default() })
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub enum NoStream {
 impl Outside {
     pub fn new(settings: &config::Egress) -> Result<Self, ProbeSetupError> {
         let authorities = settings.ca_file.as_deref().map(read_authorities).transpose()?.unwrap_or_default();
-        Ok(Self { egress: Egress::new(&settings.allow), authorities, tls: OnceCell::new() })
+        Ok(Self { egress: Egress::new(settings), authorities, tls: OnceCell::new() })
     }
 
     pub fn egress(&self) -> &Egress {

@@ -58,8 +58,8 @@ impl Resolver {
 /// What rule 6 found, in one sentence.
 pub(super) fn secrets_read(plan: &Plan<'_>, secrets: &[Fetched]) -> String {
     let read = plan.uses.iter().zip(secrets);
-    let each =
-        read.map(|(planned, fetched)| format!("{} version {}", planned.wired().label(), fetched.document.version));
+    let each = read
+        .map(|(planned, fetched)| format!("{} version {}", planned.wired().label(), fetched.document.told_version()));
     match each.collect::<Vec<_>>() {
         none if none.is_empty() => "none is needed".to_owned(),
         some => some.join(", "),
@@ -110,7 +110,10 @@ fn rule_of(reason: Reason) -> Rule {
         | Reason::ReconnectRequired
         | Reason::ServiceNotEnabled
         | Reason::ScopeMissing => Rule::Connection,
-        Reason::SecretMissing | Reason::SecretUnreadable | Reason::SecretStoreUnavailable => Rule::Secrets,
+        Reason::SecretMissing
+        | Reason::SecretUnreadable
+        | Reason::TokenRefreshFailed
+        | Reason::SecretStoreUnavailable => Rule::Secrets,
         Reason::ConfigIncomplete | Reason::ConfigInvalid => Rule::Config,
         _ => Rule::Instance,
     }

@@ -108,7 +108,7 @@ fn provenance(wiring: &Wiring, plan: &Plan<'_>, secrets: &[Fetched]) -> Provenan
         id: planned.connection.id,
         name: planned.connection.name.clone(),
         version: planned.connection.version,
-        secret_version: fetched.document.version,
+        secret_version: fetched.document.told_version(),
         applied_override: planned.applied_override.clone(),
         freshness: fetched.freshness.clone(),
         fetched_at: fetched.fetched_at,

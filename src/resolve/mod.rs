@@ -35,6 +35,7 @@ use crate::model::refusal::Refusal;
 use crate::model::resolution::{Freshness, InstanceRef, Resolution, ResolutionRequest};
 use crate::model::secret::SecretAddress;
 use crate::model::wiring::{WiredConnection, Wiring};
+use crate::refresh::{Cause, RefreshRefusal, Refresher};
 use crate::secrets::SecretError;
 use crate::secrets::cache::{Fetched, SecretCache};
 use crate::store::Store;
@@ -48,6 +49,7 @@ pub struct Resolver {
     wirings: Wirings,
     reports: Reports,
     secrets: SecretCache,
+    refresher: Refresher,
     changes: Changes,
     clock: Clock,
     metrics: Metrics,
@@ -69,14 +71,14 @@ impl Resolver {
     pub fn new(
         store: Store,
         changes: Changes,
-        secrets: SecretCache,
+        (secrets, refresher): (SecretCache, Refresher),
         clock: Clock,
         metrics: Metrics,
         tasks: TaskTracker,
     ) -> Self {
         let reports = Reports::new(store.clone(), changes.clone());
         let wirings = Wirings::new(store, changes.clone(), clock.clone(), metrics.clone(), tasks);
-        Self { wirings, reports, secrets, changes, clock, metrics }
+        Self { wirings, reports, secrets, refresher, changes, clock, metrics }
     }
 
     /// The materialised config of one instance for one step, as `caller` may have it.
@@ -123,7 +125,7 @@ impl Resolver {
         trail.passed(Rule::Instance, || format!("{} is instance {}", request.instance, wiring.instance.id));
         let plan = plan::plan(&wiring, request, trail)?;
         trail.planned(|| explain::entries(&wiring, &plan));
-        let secrets = self.gather(&wiring, &plan).await?;
+        let secrets = self.gather(&wiring, &plan, request.min_token_ttl).await?;
         trail.passed(Rule::Secrets, || explain::secrets_read(&plan, &secrets));
         let fallback_refresh = self.clock.now() + limits::SECRET_TTL_DEFAULT;
         let resolution = materialise::materialise(&wiring, &plan, &secrets, fallback_refresh)?;
@@ -146,7 +148,7 @@ impl Resolver {
     }
 
     /// Rule 6: the secrets of all planned connections, at once, in the plan's order.
-    async fn gather(&self, wiring: &Wiring, plan: &Plan<'_>) -> Result<Vec<Fetched>, Refusal> {
+    async fn gather(&self, wiring: &Wiring, plan: &Plan<'_>, min_token_ttl: Duration) -> Result<Vec<Fetched>, Refusal> {
         let fetches = plan.uses.iter().enumerate().map(|(position, planned)| async move {
             let address = SecretAddress {
                 tenant: wiring.instance.tenant.clone(),
@@ -154,10 +156,47 @@ impl Resolver {
                 connection: planned.connection.id,
                 source: planned.connection.source.clone(),
             };
-            let fetched = self.fetch(&address, &planned.connection.template, plan.fields_of(position)).await;
-            fetched.map_err(|error| secret_refusal(&error, &planned.wired()))
+            let (template, wired) = (&planned.connection.template, planned.wired());
+            let fetched = self.fetch(&address, template, plan.fields_of(position)).await;
+            let fetched = fetched.map_err(|error| secret_refusal(&error, &wired))?;
+            match self.lives_for(&fetched, template, min_token_ttl) {
+                true => Ok(fetched),
+                false => self.refreshed(&address, template, &wired, min_token_ttl).await,
+            }
         });
         try_join_all(fetches).await
+    }
+
+    /// Whether an access token has enough life left, and is there at all. What is no token has.
+    fn lives_for(&self, fetched: &Fetched, template: &str, least: Duration) -> bool {
+        let document = &fetched.document;
+        match document.generation {
+            None => !self.refresher.mints(template),
+            Some(0) => false,
+            Some(_) => document.expires_at.is_none_or(|end| {
+                Duration::try_from(end.duration_since(self.clock.now())).unwrap_or(Duration::ZERO) >= least
+            }),
+        }
+    }
+
+    /// The secret with an access token that has enough life left.
+    async fn refreshed(
+        &self,
+        address: &SecretAddress,
+        template: &str,
+        wired: &WiredConnection<'_>,
+        least: Duration,
+    ) -> Result<Fetched, Refusal> {
+        let refused = self.refresher.ensure(address, least).await.err();
+        // Even so somebody else may have had a newer one.
+        self.secrets.revalidate(address.connection);
+        let fetched = self.secrets.get(address, self.secrets.policy_of(template)).await;
+        let fetched = fetched.map_err(|error| secret_refusal(&error, wired))?;
+        if self.lives_for(&fetched, template, least) {
+            return Ok(fetched);
+        }
+        let short = RefreshRefusal::Later { pause: limits::REFRESH_PAUSE_ANSWERED, cause: Cause::Fresh };
+        Err(refresh_refusal(refused.unwrap_or(short), wired))
     }
 
     /// The secret at `address`. A cached one that lacks a field which the connection offers by now is older than that field.
@@ -192,6 +231,18 @@ fn secret_refusal(error: &SecretError, wired: &WiredConnection<'_>) -> Refusal {
             Refusal::secret_store_unavailable(wired, limits::SECRET_BACKOFF_FIRST)
         }
     }
+}
+
+fn refresh_refusal(refused: RefreshRefusal, wired: &WiredConnection<'_>) -> Refusal {
+    let RefreshRefusal::Later { pause, cause } = refused else { return Refusal::reconnect_required(wired) };
+    let why = match cause {
+        Cause::Other => "its refresh is under way",
+        Cause::Unknown => "whether its last refresh was carried out is not known yet",
+        Cause::Pause => "its provider cannot give another one now",
+        Cause::Fresh => "its provider gives none that lives for as long as was asked for",
+        Cause::Store => "another one could not be stored now",
+    };
+    Refusal::token_refresh_failed(wired, why, pause.max(limits::OVERLOAD_RETRY_PAUSE))
 }
 
 fn tier_of(resolution: &Resolution) -> Tier {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moka::future::Cache;
 
-use super::{Resolver, secret_refusal};
+use super::{Resolver, refresh_refusal, secret_refusal};
 use crate::changes::Changes;
 use crate::clock::Moment;
 use crate::limits;
@@ -14,6 +14,7 @@ use crate::model::refusal::Refusal;
 use crate::model::resolution::{InstanceRef, ResolutionRequest};
 use crate::model::secret::SecretSource;
 use crate::model::wiring::WiredConnection;
+use crate::refresh::RefreshRefusal;
 use crate::store::{ConnectionFound, ProjectScope, Store};
 
 /// What became of a report.
@@ -40,6 +41,20 @@ struct Looked {
     at: Moment,
     /// The version that was found then.
     version: Result<u64, Refusal>,
+    /// When a provider that cannot refresh it now may be asked again.
+    pause: Option<Duration>,
+}
+
+/// What is handed out now.
+#[derive(Clone, Copy)]
+struct Served {
+    version: u64,
+    /// Whether it is an access token, which can be refreshed.
+    is_token: bool,
+}
+
+fn wired(found: &ConnectionFound) -> WiredConnection<'_> {
+    WiredConnection { id: found.connection.id, name: Some(&found.connection.name) }
 }
 
 impl Reports {
@@ -60,43 +75,55 @@ impl Resolver {
         rejected: u64,
     ) -> Result<Rejection, Refusal> {
         let found = self.connection(caller, project, connection).await?;
-        let served = self.version(&found).await?;
+        let served = self.served(&found).await?;
         let is_leased = matches!(found.address.source, SecretSource::Leased { .. });
         // Each daemon counts what was issued to it, so that of two versions of a lease neither is the newer.
-        if served > rejected || (is_leased && served != rejected) {
+        if served.version > rejected || (is_leased && served.version != rejected) {
             // Somebody was faster, or the caller holds what is long gone.
-            return Ok(Rejection { retry: true, secret_version: served, retry_after: None });
+            return Ok(Rejection { retry: true, secret_version: served.version, retry_after: None });
         }
         let now = self.clock.moment();
         let is_past = |looked: &Looked| now.since(looked.at) >= limits::REPORT_INTERVAL;
-        let entry = self.reports.looked.entry(connection).or_insert_with_if(self.look(&found), is_past).await;
+        let entry = self.reports.looked.entry(connection).or_insert_with_if(self.look(&found, served), is_past).await;
         let was_looked_into = entry.is_fresh();
-        let Looked { at, version } = entry.into_value();
+        let Looked { at, version, pause } = entry.into_value();
         let secret_version = version?;
         let left = limits::REPORT_INTERVAL.saturating_sub(now.since(at));
-        let retry_after = (!was_looked_into && secret_version == rejected).then_some(left);
+        let left =
+            pause.map(|pause| pause.saturating_sub(now.since(at)).max(left)).or((!was_looked_into).then_some(left));
+        let retry_after = left.filter(|_| secret_version == rejected);
         Ok(Rejection { retry: secret_version != rejected, secret_version, retry_after })
     }
 
-    /// Reads the secret anew, for all who ask meanwhile, and answers no more from what was read before.
-    async fn look(&self, found: &ConnectionFound) -> Looked {
+    /// Refreshes or reads the secret anew, for all who ask meanwhile, and answers no more from what was read before.
+    async fn look(&self, found: &ConnectionFound, served: Served) -> Looked {
+        let refused = match served.is_token {
+            true => self.refresher.refresh_rejected(&found.address, served.version).await.err(),
+            false => None,
+        };
         self.secrets.discard(&found.address).await;
         self.reports.changes.touch(found.project);
-        let version = self.version(found).await;
+        let version = match refused {
+            Some(refused @ RefreshRefusal::Reconnect) => Err(refresh_refusal(refused, &wired(found))),
+            _ => self.served(found).await.map(|served| served.version),
+        };
         tracing::info!(
             connection = %found.connection.id,
             version = version.as_ref().ok(),
             "a provider rejected a credential: it was read anew"
         );
-        Looked { at: self.clock.moment(), version }
+        let pause = refused.and_then(|refused| match refused {
+            RefreshRefusal::Later { pause, .. } => Some(pause),
+            RefreshRefusal::Reconnect => None,
+        });
+        Looked { at: self.clock.moment(), version, pause }
     }
 
-    async fn version(&self, found: &ConnectionFound) -> Result<u64, Refusal> {
-        let connection = &found.connection;
-        let policy = self.secrets.policy_of(&connection.template);
-        let wired = WiredConnection { id: connection.id, name: Some(&connection.name) };
+    async fn served(&self, found: &ConnectionFound) -> Result<Served, Refusal> {
+        let policy = self.secrets.policy_of(&found.connection.template);
         let fetched = self.secrets.get(&found.address, policy).await;
-        fetched.map(|fetched| fetched.document.version).map_err(|error| secret_refusal(&error, &wired))
+        let document = fetched.map_err(|error| secret_refusal(&error, &wired(found)))?.document;
+        Ok(Served { version: document.told_version(), is_token: document.generation.is_some() })
     }
 
     /// A connection that the caller may resolve.

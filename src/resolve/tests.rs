@@ -119,7 +119,7 @@ impl World {
 fn secret_of(name: &str) -> Fetched {
     let fields = BTreeMap::from([("api_key".to_owned(), SecretString::from(format!("key of {name}")))]);
     Fetched {
-        document: Arc::new(SecretDocument { fields, version: 3, expires_at: None }),
+        document: Arc::new(SecretDocument { fields, version: 3, generation: None, expires_at: None }),
         freshness: Freshness::Cached,
         fetched_at: Timestamp::UNIX_EPOCH,
         refresh_after: Timestamp::UNIX_EPOCH,

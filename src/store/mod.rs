@@ -20,6 +20,7 @@ mod once;
 mod profiles;
 mod projects;
 mod records;
+mod refreshes;
 mod rotations;
 mod rows;
 mod run_tokens;
@@ -61,7 +62,7 @@ pub use once::{MadeOnce, Once};
 pub use records::{
     Act, Actor, AuditRecord, ChangeRecord, ConnectionFound, ConnectionsPage, Entity, InstanceFound, InstanceRecord,
     ProjectRecord, ProjectScope, ProjectState, References, RunTokenKey, RunTokenTrust, ServerRecord, ServerVersion,
-    ServersPage, TenantRecord, TokenRecord, Users, WiredProfile, WiringFound, WorkflowRecord,
+    ServersPage, TenantRecord, TokenRecord, TokensFound, Users, WiredProfile, WiringFound, WorkflowRecord,
 };
 pub use rotations::{Due, DueKind, DueUntil, RotationRecord};
 pub use sealed::{SealedHead, SealedRecord, SealedWrap};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::model::caller::{Role, ScopeSet};
-use crate::model::connection::{Connection, ConnectionState};
+use crate::model::connection::{Connection, ConnectionState, Status};
 use crate::model::id::{AuditId, ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
 use crate::model::name::Slug;
 use crate::model::overrides::Override;
@@ -40,6 +40,16 @@ pub struct ConnectionFound {
     pub project: ProjectId,
     pub address: SecretAddress,
     pub connection: Connection,
+}
+
+/// What the database knows of a connection's OAuth tokens.
+#[derive(Clone, Debug)]
+pub struct TokensFound {
+    pub project: ProjectRecord,
+    pub template: String,
+    pub status: Status,
+    /// Which set of tokens is current; 0 if there is none.
+    pub generation: u64,
 }
 
 /// Which connections of a project are asked for.

@@ -1,6 +1,7 @@
 //! The connection templates: those compiled in, and those of a directory. A template is data; nothing here knows a provider.
 
 pub mod credential;
+mod oauth;
 pub mod servers;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use tracing::info;
+
 use crate::limits;
+use crate::model::pattern::Pattern;
 use crate::model::template::Template;
 
 /// Files beside this one, with their names.
@@ -21,40 +25,69 @@ macro_rules! files {
 
 const BUILT_IN: &[(&str, &str)] = files![
     "activecampaign",
+    "airtable-oauth",
+    "asana-oauth",
+    "box-oauth",
     "brave",
     "browserless",
     "clickup",
+    "clickup-oauth",
     "cursor",
     "custom",
+    "discord-oauth",
+    "dropbox-oauth",
     "elevenlabs",
     "exa",
+    "figma-oauth",
     "firestore",
     "geminiimage",
     "generic-api-key",
     "generic-basic",
+    "generic-client-credentials",
     "generic-dsn",
+    "generic-oauth2",
     "generic-token",
+    "generic-token-exchange",
     "github",
+    "github-oauth",
     "gitlab",
+    "gitlab-oauth",
     "google",
     "google-search",
+    "google-service-account",
+    "hubspot-oauth",
+    "intercom-oauth",
+    "jira-oauth",
+    "linear-oauth",
     "linkedin",
+    "microsoft",
+    "microsoft-app",
+    "monday-oauth",
     "mongodb",
     "mysql",
     "neo4j",
     "notion",
+    "notion-oauth",
     "openaiimage",
     "postgres",
     "reddit",
     "redis",
     "resend",
+    "salesforce-oauth",
     "shopify",
+    "shopify-oauth",
     "slack",
+    "slack-oauth",
+    "stripe-connect",
     "vapi",
     "vault-database",
     "whatsapp",
     "wrike",
+    "wrike-oauth",
     "youtube",
+    "zendesk-oauth",
+    "zoom-oauth",
+    "zoom-server",
 ];
 
 /// All templates, by name.
@@ -84,9 +117,8 @@ impl Catalogue {
         Self::read(files.collect()).expect("the built-in templates are read in a test")
     }
 
-    /// The built-in templates, and those in the `*.toml` files of `directory`.
+    /// The built-in templates, and those in the `*.toml` files of `directory`, which replace built-in ones of the same name.
     pub fn with_directory(directory: &Path) -> Result<Self, CatalogueError> {
-        let built_in = BUILT_IN.iter().map(|(file, text)| (PathBuf::from(file), Ok((*text).to_owned())));
         let of_directory = template_files(directory).map_err(|reason| CatalogueError {
             mistakes: vec![TemplateMistake { file: directory.to_owned(), reason }],
         })?;
@@ -94,7 +126,14 @@ impl Catalogue {
             let text = read_template_file(&file);
             (file, text)
         });
-        Self::read(built_in.chain(of_directory).collect())
+        let ours = Self::read(of_directory.collect())?;
+        let mut all = Self::built_in();
+        for (name, template) in ours.templates {
+            if all.templates.insert(name.clone(), template).is_some() {
+                info!(template = name, directory = %directory.display(), "a template of the directory replaces the built-in one");
+            }
+        }
+        Ok(all)
     }
 
     /// The template of this name.
@@ -201,8 +240,11 @@ fn faults_of(template: &Template) -> Vec<String> {
         let unknown = header.value.fields().filter(|field| !known(field));
         faults.extend(unknown.map(|field| format!("the header's value names {{{field}}}, which is no field")));
     }
+    let unknown = template.endpoints.values().flat_map(Pattern::fields).filter(|field| !known(field));
+    faults.extend(unknown.map(|field| format!("an endpoint names {{{field}}}, which is no field")));
     let unknown = template.probe.fields().into_iter().filter(|field| !known(field));
     faults.extend(unknown.map(|field| format!("the probe names {{{field}}}, which is no field")));
+    faults.extend(template.oauth.iter().flat_map(|provider| oauth::faults_of(template, provider)));
     for (nth, feed) in template.feeds.iter().enumerate() {
         let (service, key) = (&feed.service, &feed.key);
         if !known(&feed.field) {
@@ -263,7 +305,8 @@ mod tests {
         let head =
             |name: &str| format!("name = {name:?}\ndisplay_name = \"X\"\nprovider = \"x\"\nauth_kind = \"token\"\n");
         let files = [
-            ("a.toml", head("github") + "open = true\n"),
+            ("a.toml", head("k") + "open = true\n"),
+            ("j.toml", head("k") + "open = true\n"),
             ("b.toml", head("b") + "colour = \"red\"\n"),
             ("c.toml", head("C") + "[[fields]]\nname = \"a b\"\nlabel = \"x\"\ndefault = \"1\"\n"),
             ("d.toml", head("d") + "[header]\nname = \"X\"\nvalue = \"{token}\"\n"),
@@ -289,7 +332,7 @@ mod tests {
         }
         let shown = Catalogue::with_directory(directory.path()).unwrap_err().to_string();
         for expected in [
-            "a.toml: the name \"github\" is taken by github.toml",
+            "j.toml: the name \"k\" is taken by",
             "b.toml: line 5: unknown field `colour`",
             "c.toml: the name \"C\" is not lower-case letters, digits and dashes",
             "c.toml: the field name \"a b\" is not lower-case",
@@ -304,6 +347,17 @@ mod tests {
         ] {
             assert!(shown.contains(expected), "{expected:?} is not told in {shown}");
         }
+    }
+
+    #[test]
+    fn a_directory_replaces_built_in_templates() {
+        let directory = tempfile::tempdir().unwrap();
+        let google = include_str!("google.toml").replace("https://oauth2.googleapis.com", "http://127.0.0.1:1");
+        fs::write(directory.path().join("mine.toml"), google).unwrap();
+        let catalogue = Catalogue::with_directory(directory.path()).unwrap();
+        let token_url = &catalogue.get("google").unwrap().oauth.as_ref().unwrap().token_url;
+        assert_eq!(*token_url, "http://127.0.0.1:1/token".parse().unwrap());
+        assert_eq!(catalogue.iter().count(), BUILT_IN.len());
     }
 
     #[test]

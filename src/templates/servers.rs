@@ -7,8 +7,12 @@ use crate::model::id::ServerId;
 use crate::model::name::Slug;
 use crate::model::schema::ConfigSchema;
 use crate::model::server::{CanonicalUrl, McpServer};
+use crate::model::template::Template;
 
 const FILE: &str = include_str!("servers.toml");
+
+/// Says which scopes the servers of Google's services need.
+const GOOGLE: &str = include_str!("google.toml");
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +32,7 @@ struct Declared {
 /// The platform's servers, which are reached under `base_url`.
 pub fn platform(base_url: &CanonicalUrl) -> Vec<McpServer> {
     let file: File = toml::from_str(FILE).expect("the built-in servers are read in a test");
+    let google: Template = toml::from_str(GOOGLE).expect("the built-in templates are read in a test");
     let server = |declared: Declared| {
         let service: Slug = declared.service.parse().expect("the built-in servers are read in a test");
         McpServer {
@@ -37,7 +42,7 @@ pub fn platform(base_url: &CanonicalUrl) -> Vec<McpServer> {
             service,
             name: declared.name,
             config_schema: declared.config,
-            required_scopes: Vec::new(),
+            required_scopes: google.scopes_of(&declared.service).unwrap_or_default().to_vec(),
         }
     };
     file.servers.into_iter().map(server).collect()
@@ -72,6 +77,18 @@ mod tests {
         let ids: BTreeSet<_> = servers.values().map(|server| server.id).collect();
         assert_eq!((servers.len(), ids.len()), (40, 40));
         assert_eq!(servers["gmail"].canonical_url.as_str(), "https://mcp.example.com/gmail");
+    }
+
+    #[test]
+    fn every_service_of_google_has_a_server_that_needs_its_scopes() {
+        let (servers, catalogue) = (servers(), Catalogue::built_in());
+        let google = catalogue.get("google").unwrap();
+        assert_eq!(google.services.len(), 9);
+        for service in &google.services {
+            let needed = &servers[service.service.as_str()].required_scopes;
+            assert!(!needed.is_empty() && *needed == service.scopes, "{}", service.service);
+            assert!(google.feeds.iter().any(|feed| feed.service == service.service), "{}", service.service);
+        }
     }
 
     #[test]

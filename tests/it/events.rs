@@ -44,6 +44,7 @@ on_both! {
     a_receiver_that_fails_twice_is_told_the_same_a_third_time,
     a_receiver_that_is_down_is_given_up_after_three_days,
     a_receiver_that_asks_for_a_pause_gets_it,
+    what_becomes_of_refreshes_is_told_once,
     of_two_daemons_one_tells,
     what_a_dead_daemon_had_is_told_by_another,
     a_change_that_is_not_committed_is_not_told,
@@ -88,7 +89,8 @@ impl Scene {
 
     /// The count of deliveries that ended so.
     fn counted(&self, outcome: &str) -> u32 {
-        let (text, metric) = (self.metrics.render(), format!("credway_webhook_deliveries_total{{outcome=\"{outcome}\"}} "));
+        let (text, metric) =
+            (self.metrics.render(), format!("credway_webhook_deliveries_total{{outcome=\"{outcome}\"}} "));
         text.lines().find_map(|line| line.strip_prefix(&metric)).unwrap().parse().unwrap()
     }
 }
@@ -200,6 +202,28 @@ async fn a_receiver_that_asks_for_a_pause_gets_it(scene: Scene) {
     assert_eq!(scene.receiver.told().len(), 2);
 }
 
+async fn what_becomes_of_refreshes_is_told_once(scene: Scene) {
+    let (events, id, project) =
+        (scene.teller(), scene.world.connection("production").await, &scene.world.workspace.project);
+    let since = Clock::Manual(scene.clock.clone()).now();
+    let status = |state, reason: &str| Status { state, reason: Some(reason.to_owned()), since };
+    let degraded = status(ConnectionState::Degraded, "PROVIDER_UNAVAILABLE");
+    let revoked = status(ConnectionState::Reconnect, "GRANT_REVOKED");
+    for trouble in [Some(&degraded), Some(&degraded), None, Some(&revoked), None] {
+        let generation = scene.store.tokens_find(id).await.unwrap().unwrap().generation;
+        let mut tx = scene.store.begin().await.unwrap();
+        match trouble {
+            Some(status) => tx.connection_troubled(project, id, generation, status).await.unwrap(),
+            None => tx.connection_refreshed(project, id, generation + 1, None).await.unwrap(),
+        };
+        tx.commit().await.unwrap();
+        scene.clock.advance(Duration::from_secs(1));
+        events.round().await.unwrap();
+    }
+    let told: Vec<String> = scene.receiver.taken().into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(told, ["connection.degraded", "connection.reconnect_needed", "connection.reconnected"]);
+}
+
 async fn of_two_daemons_one_tells(scene: Scene) {
     let (one, other) = (scene.teller(), scene.teller());
     for state in [ConnectionState::Degraded, ConnectionState::Reconnect] {
@@ -278,8 +302,7 @@ async fn nothing_is_sent_to_an_address_that_the_settings_do_not_allow() {
     let scene = Scene::of(World::sqlite(ACME).await).await;
     let clock = Clock::Manual(scene.clock.clone());
     let webhooks = [scene.receiver.webhook()];
-    let events =
-        Events::new(&webhooks, &Egress::default(), scene.store.clone(), clock, scene.metrics.clone()).unwrap();
+    let events = Events::new(&webhooks, &Egress::default(), scene.store.clone(), clock, scene.metrics.clone()).unwrap();
     scene.set("production", ConnectionState::Degraded, None).await;
     events.round().await.unwrap();
     assert_eq!((scene.receiver.told().len(), scene.counted("failed")), (0, 1));

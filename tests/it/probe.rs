@@ -29,7 +29,7 @@ fn prober() -> Prober {
 fn prober_trusting(authority: Option<&std::path::Path>) -> Prober {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let allow = vec![EgressRule::Network("127.0.0.0/8".parse().unwrap()), EgressRule::Host("localhost".to_owned())];
-    Prober::new(&Egress { allow, ca_file: authority.map(Into::into) }, Clock::System).unwrap()
+    Prober::new(&Egress { allow, ca_file: authority.map(Into::into), ..Egress::default() }, Clock::System).unwrap()
 }
 
 async fn server(prober: &Prober, url: &str) -> Report {

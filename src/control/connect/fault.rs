@@ -1,6 +1,7 @@
 //! Why a connection was not connected: by cause, each with what to do. Never a provider's own words.
 
 use crate::model::reason::Reason;
+use crate::oauth::{TokenError, TokenErrorKind};
 
 /// Why a sign-in at a provider was not begun, or came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +65,19 @@ impl Off {
         }
     }
 
-    pub fn reason(self) -> &'static str {
+    /// What an operator is to do.
+    pub fn remedy(self, template: &str) -> String {
+        match self {
+            Self::PublicUrl => {
+                "set oauth.public_url to where people reach this server, such as https://credway.example.com".to_owned()
+            }
+            Self::Client => {
+                format!("set oauth.clients.{template} (client_id, client_secret), or give a client of your own: `client`")
+            }
+        }
+    }
+
+    fn reason(self) -> &'static str {
         match self {
             Self::PublicUrl => "the setting oauth.public_url is missing, so nobody could be sent back here",
             Self::Client => "no client is known to sign in with",
@@ -133,12 +146,7 @@ impl ConnectFault {
 
     pub fn remedy(&self) -> String {
         match self {
-            Self::Off { off: Off::PublicUrl, .. } => {
-                "set oauth.public_url to where people reach this server, such as https://credway.example.com".to_owned()
-            }
-            Self::Off { template, off: Off::Client, .. } => format!(
-                "set oauth.clients.{template} (client_id, client_secret), or give a client of your own: `client`"
-            ),
+            Self::Off { template, off, .. } => off.remedy(template),
             Self::NoSignIn { .. } => "save its credentials: PATCH /v1/connections/{id} with `credentials`".to_owned(),
             Self::Unknown | Self::Expired | Self::OtherBrowser => {
                 "start again where you got the link; nothing was changed".to_owned()
@@ -178,6 +186,25 @@ impl ConnectFault {
             "unsupported_response_type" | "invalid_request" => Refused::Client,
             "invalid_scope" => Refused::Scopes,
             _ => Refused::Other,
+        };
+        Self::Refused { provider, refused }
+    }
+}
+
+impl ConnectFault {
+    /// Why there are no tokens for a code.
+    pub(super) fn of_token(error: &TokenError, provider: &str) -> Self {
+        let provider = provider.to_owned();
+        let refused = match &error.kind {
+            TokenErrorKind::NotSent
+            | TokenErrorKind::MaybeSent
+            | TokenErrorKind::Busy
+            | TokenErrorKind::Unreadable => return Self::Unavailable { provider },
+            TokenErrorKind::NotAllowed(inner) => return Self::AddressNotAllowed { provider, inner: inner.word() },
+            TokenErrorKind::GrantDead => Refused::Code,
+            TokenErrorKind::ClientRefused | TokenErrorKind::Setup(_) => Refused::Client,
+            TokenErrorKind::ScopeRefused => Refused::Scopes,
+            TokenErrorKind::Refused { .. } => Refused::Other,
         };
         Self::Refused { provider, refused }
     }

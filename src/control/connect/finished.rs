@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{ConnectFault, Refused, asked, hash, is_hashed, provider_of, verifier};
+use super::{ConnectFault, asked, hash, is_hashed, provider_of, verifier};
 use crate::control::diff::status_with_new_credentials;
 use crate::control::{Control, ControlError, Workspace};
 use crate::limits;
@@ -15,7 +15,7 @@ use crate::model::id::{ConnectionId, FlowId};
 use crate::model::oauth::{Provider, TOKEN_STATE_FIELD, TokenState, field};
 use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
 use crate::model::template::Template;
-use crate::oauth::{AccountFound, Ask, OAuth, Reply, TokenError, TokenErrorKind, with_reply};
+use crate::oauth::{AccountFound, Ask, OAuth, Reply, TokenError, with_reply};
 use crate::secrets::SecretError;
 use crate::store::{FlowFound, FlowRecord, GrantRecord, StoreError};
 
@@ -58,14 +58,14 @@ pub struct Connected {
 #[error("{error}")]
 pub struct NotConnected {
     #[source]
-    pub error: ControlError,
+    pub error: Box<ControlError>,
     /// The sign-in that can be opened again.
     pub again: Option<FlowId>,
 }
 
 impl<E: Into<ControlError>> From<E> for NotConnected {
     fn from(error: E) -> Self {
-        Self { error: error.into(), again: None }
+        Self { error: Box::new(error.into()), again: None }
     }
 }
 
@@ -99,13 +99,13 @@ impl Control {
         // From here on the person who began is told: the same browser may try again.
         let again = Some(flow.id);
         if flow.taken_at.is_some() {
-            return Err(NotConnected { error: ConnectFault::Used.into(), again });
+            return Err(NotConnected { again, ..ConnectFault::Used.into() });
         }
         let control = self.acting_as(crate::store::Actor { name: flow.actor.clone(), ..(*self.by).clone() });
         let finished = control.answered(oauth, &workspace, &flow, answered).await;
         finished.map_err(|error| {
             let is_over = matches!(&error, ControlError::Connect(fault) if matches!(**fault, ConnectFault::Gone));
-            NotConnected { error, again: again.filter(|_| !is_over) }
+            NotConnected { error: Box::new(error), again: again.filter(|_| !is_over) }
         })
     }
 
@@ -254,6 +254,9 @@ impl Control {
                 tx.connection_update(&workspace.project, &changed).await?;
                 tx.fields_put(changed.id, &fingerprints).await?;
                 tx.grant_put(changed.id, grant).await?;
+                if let Some(TokenState { generation, expires_at, .. }) = TokenState::of(fields) {
+                    tx.connection_refreshed(&workspace.project, changed.id, generation, expires_at).await?;
+                }
                 if grant.scopes_missing().is_empty() {
                     tx.flow_complete(flow.id).await?;
                 }
@@ -279,12 +282,11 @@ fn code<'a>(
     fields: &SecretFields,
 ) -> Result<&'a SecretString, ConnectFault> {
     let name = || sign_in.template.display_name.clone();
-    if let Some(issuer) = &sign_in.provider.issuer {
-        let expected = issuer.fill(fields);
-        let is_theirs = expected.is_some_and(|expected| answered.issuer.as_deref() == Some(expected.expose_secret()));
-        if !is_theirs {
-            return Err(ConnectFault::WrongIssuer { provider: name() });
-        }
+    // RFC 9207, 2.4. That an issuer is known does not mean that its provider says so in each answer: only another one is wrong.
+    if let (Some(issuer), Some(said)) = (&sign_in.provider.issuer, &answered.issuer)
+        && issuer.fill(fields).is_none_or(|expected| expected.expose_secret() != said)
+    {
+        return Err(ConnectFault::WrongIssuer { provider: name() });
     }
     if let Some(word) = &answered.error {
         return Err(ConnectFault::of_answer(word, &sign_in.template.display_name));
@@ -318,29 +320,12 @@ impl SignIn<'_> {
         let Self { template, provider, oauth, .. } = *self;
         let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
         let redirect_uri = oauth.redirect_uri().ok_or(ConnectFault::Expired)?;
-        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri };
-        let reply = oauth.token(provider, &client, &fields, ask).await.map_err(|error| self.fault(&error))?;
+        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri: Some(redirect_uri) };
+        let reply = oauth.token(provider, &client, &fields, ask).await.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
         let account = oauth.account(template, &fields, &reply).await;
         let unknown = |_: TokenError| ConnectFault::AccountUnknown { provider: template.display_name.clone() };
         let account = account.map_err(unknown)?;
         Ok(Granted { fields: asked::of_flow(fields), reply, account })
-    }
-
-    fn fault(&self, error: &TokenError) -> ConnectFault {
-        let provider = self.template.display_name.clone();
-        let refused = match &error.kind {
-            TokenErrorKind::NotSent | TokenErrorKind::MaybeSent | TokenErrorKind::Busy | TokenErrorKind::Unreadable => {
-                return ConnectFault::Unavailable { provider };
-            }
-            TokenErrorKind::NotAllowed(inner) => {
-                return ConnectFault::AddressNotAllowed { provider, inner: inner.word() };
-            }
-            TokenErrorKind::GrantDead => Refused::Code,
-            TokenErrorKind::ClientRefused | TokenErrorKind::Setup(_) => Refused::Client,
-            TokenErrorKind::ScopeRefused => Refused::Scopes,
-            TokenErrorKind::Refused { .. } => Refused::Other,
-        };
-        ConnectFault::Refused { provider, refused }
     }
 }
 

@@ -5,11 +5,14 @@
 //! the state that the provider sends back. What is secret beside (the key of its PKCE verifiers, the tenant's own client, fields
 //! of the connection to be) lies in the secret store under an id of its own, and goes when the sign-in ends.
 
+mod accounts;
 mod asked;
 mod fault;
 mod finished;
 mod opened;
+mod revoked;
 pub(super) mod token_fields;
+mod whatsapp;
 
 use std::collections::BTreeSet;
 
@@ -33,9 +36,11 @@ use crate::model::token::NoRandomness;
 use crate::oauth::{Authorize, Client, OAuth, OAuthError, Pkce};
 use crate::store::{FlowRecord, Once};
 
+pub use accounts::{AccountRecord, Consent, ServiceRecord, ServicesChanged};
 pub use fault::{ConnectFault, Off, Refused};
 pub use finished::{Answered, Connected, NotConnected, Presence};
 pub use opened::Sent;
+pub use whatsapp::{Business, PhoneNumber, WhatsAppSaved, WhatsAppSpec};
 
 /// Why a connection is pending.
 pub const UNFINISHED: &str = "CONNECT_UNFINISHED";
@@ -107,6 +112,7 @@ impl Control {
             let most = format!("{} sign-ins that are not over", limits::CONNECTS_OPEN_MAX);
             return Err(ControlError::Full { what: format!("project {}", workspace.project.slug), most });
         }
+        accounts::known(&template, spec.services.iter())?;
         let target = self.target(workspace, &template, &spec).await?;
         let fields = asked::fields(&template, &target.held, &spec)?;
         let client = oauth.client(&template, &fields).map_err(|no| asked::no_client(&template, &no))?;
@@ -144,6 +150,15 @@ impl Control {
         };
         let authorize_url = start_url(&home, flow.id, &link);
         Ok(Begun { connection, authorize_url, expires_at: flow.expires_at })
+    }
+
+    /// Why nobody can sign in with the operator's client; `None` if everybody can.
+    pub fn connect_off(&self, oauth: &OAuth, template: &str) -> Result<Option<Off>, ControlError> {
+        let template = self.template(template)?;
+        if oauth.redirect_uri().is_none() {
+            return Ok(Some(Off::PublicUrl));
+        }
+        Ok(oauth.client(template, &SecretFields::new()).err().map(|_| Off::Client))
     }
 
     /// Begins a sign-in for a connection that is there, as it was asked for the last time.

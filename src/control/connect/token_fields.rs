@@ -26,6 +26,8 @@ pub(in crate::control) fn saved_by_hand(
         fields.get(name).map(ExposeSecret::expose_secret) != held.get(name).map(ExposeSecret::expose_secret)
     };
     if !is_new(field::ACCESS_TOKEN) && !is_new(field::REFRESH_TOKEN) {
+        // Another client, say: whatever failed is worth another try.
+        TokenState { failures: 0, retry_at: None, ..state }.put(fields);
         return;
     }
     let life = template.oauth.as_ref().and_then(|provider| provider.access_seconds).map(Duration::from_secs);

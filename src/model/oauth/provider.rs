@@ -132,6 +132,8 @@ pub struct ReplyShape {
     pub access_token: String,
     pub refresh_token: String,
     pub expires_in: String,
+    /// Whether access tokens are JWTs that say themselves when they end, where the reply does not.
+    pub expiry_in_token: bool,
     pub scope: String,
     /// What separates the scopes of a reply, if not what separates them in a request.
     pub scope_separator: Option<String>,
@@ -147,6 +149,7 @@ impl Default for ReplyShape {
             access_token: "/access_token".to_owned(),
             refresh_token: "/refresh_token".to_owned(),
             expires_in: "/expires_in".to_owned(),
+            expiry_in_token: false,
             scope: "/scope".to_owned(),
             scope_separator: None,
             ok: None,
@@ -186,6 +189,13 @@ impl Provider {
         });
         let optional = [self.authorize_url.as_ref(), self.refresh_url.as_ref(), account];
         let revocation = self.revocation.as_ref().map(|revocation| &revocation.url);
+        [&self.token_url].into_iter().chain(optional.into_iter().flatten()).chain(revocation)
+    }
+
+    /// Every pattern of an address where the client shows who it is, or sends people to do so.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Pattern> {
+        let optional = [self.authorize_url.as_ref(), self.refresh_url.as_ref()];
+        let revocation = self.revocation.as_ref().filter(|it| it.authenticated).map(|it| &it.url);
         [&self.token_url].into_iter().chain(optional.into_iter().flatten()).chain(revocation)
     }
 

@@ -41,12 +41,45 @@ pub struct Intent {
     /// A keyed digest of the refresh token, by which two intents are known to be about the same one.
     pub token: String,
     pub started_at: Timestamp,
+    /// When the first of those was written that this one follows: the token may have been spent since then. `None` for itself.
+    #[serde(default)]
+    pub first_at: Option<Timestamp>,
+    /// How often the token was sent although it may have been spent.
+    #[serde(default)]
+    pub probes: u32,
+}
+
+impl Intent {
+    /// Since when the token may be spent.
+    pub fn in_doubt_since(&self) -> Timestamp {
+        self.first_at.unwrap_or(self.started_at)
+    }
 }
 
 impl TokenState {
+    /// The state of a connection that has no token yet.
+    pub fn none() -> Self {
+        Self {
+            generation: 0,
+            obtained_at: Timestamp::UNIX_EPOCH,
+            expires_at: Some(Timestamp::UNIX_EPOCH),
+            grant_ends_at: None,
+            intent: None,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
     /// The state that a secret holds, if it holds one.
     pub fn of(fields: &SecretFields) -> Option<Self> {
         serde_json::from_str(fields.get(TOKEN_STATE_FIELD)?.expose_secret()).ok()
+    }
+
+    /// The same, taken out of the fields: nobody but whoever keeps tokens is to see it.
+    pub fn take(fields: &mut SecretFields) -> Option<Self> {
+        let state = Self::of(fields);
+        fields.remove(TOKEN_STATE_FIELD);
+        state
     }
 
     /// Puts it into a secret, in the place of the one before.

@@ -1,11 +1,14 @@
 //! `/v1/connections`: made, listed, changed, deleted. Their credentials go in, and never come out.
 
+mod google;
 mod lifecycle;
 mod oauth;
+mod whatsapp;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
@@ -36,6 +39,8 @@ pub(super) fn routes() -> OpenApiRouter<Rest> {
         .routes(routes!(get, patch, delete))
         .merge(lifecycle::routes())
         .merge(oauth::routes())
+        .merge(google::routes())
+        .merge(whatsapp::routes())
         .layer(body::limit())
 }
 
@@ -191,6 +196,9 @@ pub(super) struct DeleteQuery {
     /// Deletes it even if profiles or overrides refer to it: their resolutions then fail. For administrators.
     #[serde(default)]
     force: bool,
+    /// Gives its grant back at the provider first.
+    #[serde(default)]
+    revoke: bool,
 }
 
 /// The connections of the project, in the order in which they were made.
@@ -269,6 +277,7 @@ async fn patch(
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
 async fn delete(
     asker: Asker<Write>,
+    State(rest): State<Rest>,
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
     QueryOf(query): QueryOf<DeleteQuery>,
@@ -276,7 +285,11 @@ async fn delete(
     if query.force && !asker.is_admin() {
         return Err(Refusal::role_denied(crate::model::caller::Role::Admin).into());
     }
-    asker.control.connection_delete(&asker.workspace, &id, expected, query.force).await?;
+    let Asker { control, workspace, .. } = &asker;
+    match query.revoke {
+        true => control.connection_revoke(workspace, &rest.0.oauth, &id, expected, query.force).await?,
+        false => control.connection_delete(workspace, &id, expected, query.force).await?,
+    };
     Ok(StatusCode::NO_CONTENT)
 }
 

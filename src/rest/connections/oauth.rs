@@ -259,7 +259,7 @@ pub(super) async fn finished(
     let finishing = async move { control.connect_finish(&oauth, &answered, Presence::Caller(&workspace)).await };
     let finished: Result<Connected, NotConnected> =
         rest.0.tasks.spawn(finishing).await.map_err(|_| Problem::from(Refusal::internal()))?;
-    finished.map_err(|no| no.error.into())
+    finished.map_err(|no| (*no.error).into())
 }
 
 /// Where the body has what an operation calls by `place`.
@@ -267,7 +267,8 @@ pub(super) fn pointer(place: &str) -> String {
     match place {
         "" => String::new(),
         "name" => "/display_name".to_owned(),
-        "environment" | "scopes" | "client" | "connection_id" | "services" => format!("/{place}"),
+        "environment" | "scopes" | "client" | "connection_id" => format!("/{place}"),
+        service if service.starts_with("services/") => format!("/{service}"),
         field => format!("/fields/{}", field.replace('~', "~0").replace('/', "~1")),
     }
 }

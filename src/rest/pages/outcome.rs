@@ -97,7 +97,7 @@ pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
 
 /// It did not: why, and how to go on.
 pub(super) fn not_connected(no: &NotConnected, request_id: &str) -> Response {
-    let ControlError::Connect(fault) = &no.error else {
+    let ControlError::Connect(fault) = &*no.error else {
         // What else goes wrong is told to those who are known.
         tracing::warn!(%request_id, error = %no.error, "a sign-in broke off");
         return shown(StatusCode::SERVICE_UNAVAILABLE, &broken("INTERNAL", no.again, request_id));

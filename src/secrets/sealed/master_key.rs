@@ -107,7 +107,7 @@ impl KeyRing {
         self.keys().map(MasterKey::id).collect::<Vec<_>>().join(", ")
     }
 
-    fn keys(&self) -> impl Iterator<Item = &MasterKey> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &MasterKey> {
         std::iter::once(&self.newest).chain(&self.older)
     }
 

@@ -5,6 +5,7 @@
 
 mod envelope;
 mod key_file;
+mod locker;
 mod master_key;
 mod rotation;
 
@@ -18,6 +19,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use self::envelope::Place;
 use self::key_file::KeyFile;
+pub use self::locker::Locker;
 use self::master_key::{KeyRing, MasterKey};
 use super::{SecretError, SecretStore};
 use crate::limits;
@@ -117,7 +119,7 @@ impl SealedStore {
         let fields = open(key, &record)
             .ok_or_else(|| unreadable("it is damaged, or was put in the place of another; write it again".into()))?;
         let version = u64::try_from(record.version).map_err(|_| unreadable("its version is damaged".into()))?;
-        Ok(SecretDocument { fields, version, expires_at: None })
+        Ok(SecretDocument { fields, version, generation: None, expires_at: None })
     }
 
     async fn write_next(

@@ -101,7 +101,7 @@ impl SecretStore for Scripted {
                 Mode::Up => {
                     let value = SecretString::from(format!("value {}", lying.version));
                     let fields = SecretFields::from([("key".to_owned(), value)]);
-                    Ok(SecretDocument { fields, version: lying.version, expires_at: None })
+                    Ok(SecretDocument { fields, version: lying.version, generation: None, expires_at: None })
                 }
             }
         })

@@ -1,6 +1,7 @@
 //! The REST API as scripts meet it: over HTTP, on a daemon with real stores.
 
 mod access;
+mod connect;
 mod connections;
 mod conventions;
 mod instances;
@@ -28,7 +29,7 @@ use crate::support::sidecar::Sidecar;
 pub(crate) struct Api {
     pub world: World,
     pub sidecar: Sidecar,
-    address: SocketAddr,
+    pub address: SocketAddr,
     http: reqwest::Client,
 }
 

@@ -64,7 +64,8 @@ impl Shelf {
         if version != previous {
             return Err(SecretError::Conflict { address: address.clone(), previous });
         }
-        let document = SecretDocument { fields: fields.clone(), version: version + 1, expires_at: None };
+        let document =
+            SecretDocument { fields: fields.clone(), version: version + 1, generation: None, expires_at: None };
         documents.insert(address.to_string(), document);
         Ok(version + 1)
     }

@@ -45,7 +45,12 @@ struct Scripted {
 impl Scripted {
     fn document(&self, version: u64) -> SecretDocument {
         let value = SecretString::from(format!("{version:0width$}", width = self.bytes));
-        SecretDocument { fields: SecretFields::from([("key".to_owned(), value)]), version, expires_at: None }
+        SecretDocument {
+            fields: SecretFields::from([("key".to_owned(), value)]),
+            version,
+            generation: None,
+            expires_at: None,
+        }
     }
 
     async fn answer(&self, address: &SecretAddress) -> Result<SecretDocument, SecretError> {

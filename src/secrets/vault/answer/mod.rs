@@ -45,9 +45,12 @@ pub(super) fn secret_read(reply: &Reply, place: &Place<'_>) -> Result<SecretDocu
     if reply.is_success() {
         let read: Option<Envelope<Version>> = reply.parse();
         return match read {
-            Some(Envelope { data }) => {
-                Ok(SecretDocument { fields: data.data, version: data.metadata.version, expires_at: None })
-            }
+            Some(Envelope { data }) => Ok(SecretDocument {
+                fields: data.data,
+                version: data.metadata.version,
+                generation: None,
+                expires_at: None,
+            }),
             None => Err(unreadable(reply, place)),
         };
     }

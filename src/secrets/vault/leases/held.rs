@@ -48,7 +48,7 @@ enum Next {
 impl Lease {
     pub(super) fn new(issued: Issued, version: u64, generation: u64, sent: Sent, chance: f64) -> Self {
         let Issued { lease_id, fields, term } = issued;
-        let document = SecretDocument { fields, version, expires_at: None };
+        let document = SecretDocument { fields, version, generation: None, expires_at: None };
         let (at, period) = (sent.at, term.ttl);
         let mut lease = Self {
             id: lease_id,

@@ -1,3 +1,16 @@
+-- OAuth: connections whose tokens are kept fresh.
+
+-- Which set of tokens is current, counted from 1; 0 for a connection that has none.
+ALTER TABLE connections ADD COLUMN generation BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE connections ADD COLUMN token_expires_at BIGINT;
+
+-- Who refreshes a connection's tokens now.
+CREATE TABLE refresh_leases (
+    connection_id TEXT COLLATE "C" PRIMARY KEY,
+    owner TEXT NOT NULL,
+    ends_at BIGINT NOT NULL
+);
+
 -- Sign-ins at providers that people were sent to. Keys and states are kept as hashes; what else is secret lies at secret_id in
 -- the secret store.
 CREATE TABLE connect_flows (

@@ -1,0 +1,243 @@
+//! WhatsApp business accounts. Their token comes from Meta's embedded signup, as a code that is exchanged here, or from people who
+//! made one themselves. Either way the account and its numbers are looked at before anything is saved.
+
+use serde_json::Value;
+
+use super::{ConnectFault, asked};
+use crate::control::{Control, ControlError, SavedConnection, ConnectionSpec, Workspace, mistake};
+use crate::limits;
+use crate::model::oauth::field;
+use crate::model::secret::{SecretFields, SecretString};
+use crate::model::template::Template;
+use crate::model::address::NoAddress;
+use crate::oauth::{Ask, OAuth, Seen, Setup, TokenError, TokenErrorKind};
+use crate::store::Once;
+
+const WHATSAPP: &str = "whatsapp";
+const BUSINESS_ACCOUNT: &str = "business_account_id";
+const PHONE_NUMBER: &str = "phone_number_id";
+
+/// A WhatsApp business account to be connected.
+#[derive(Clone, Debug)]
+pub struct WhatsAppSpec {
+    pub name: String,
+    pub environment: Option<String>,
+    pub business_account: String,
+    /// If it has several, which one to send from; if it has one, that one.
+    pub phone_number: Option<String>,
+}
+
+/// What the account is, as Meta tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Business {
+    pub name: Option<String>,
+    pub phone_numbers: Vec<PhoneNumber>,
+}
+
+/// One of its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PhoneNumber {
+    pub id: String,
+    /// As people dial it.
+    pub shown: Option<String>,
+    pub verified_name: Option<String>,
+}
+
+/// A connection that was made, and what is known of its account.
+#[derive(Clone, Debug)]
+pub struct WhatsAppSaved {
+    pub saved: SavedConnection,
+    /// `None` where the same request made it before.
+    pub business: Option<Business>,
+}
+
+/// Why Meta does not tell of something: its error codes (developers.facebook.com/docs/graph-api/guides/error-handling, and "Error
+/// codes" of the WhatsApp business platform).
+enum Untold {
+    /// 190: expired, revoked, or not a token.
+    Token,
+    /// 3, 10, 200 to 299: it lacks a permission.
+    Permission,
+    /// 100, 803: there is no such thing, or not for this token.
+    Invisible,
+    /// Anything else, and whatever is not of Meta's form.
+    Unavailable,
+}
+
+impl Control {
+    /// Connects an account by the code that Meta's embedded signup gave to a page.
+    pub async fn whatsapp_complete(
+        &self,
+        workspace: &Workspace,
+        oauth: &OAuth,
+        spec: WhatsAppSpec,
+        code: &SecretString,
+        once: Option<&Once>,
+    ) -> Result<WhatsAppSaved, ControlError> {
+        if let Some(saved) = self.whatsapp_before(workspace, once).await? {
+            return Ok(saved);
+        }
+        let template = self.template(WHATSAPP)?;
+        let nothing = SecretFields::new();
+        let client = oauth.client(template, &nothing).map_err(|no| asked::no_client(template, &no))?;
+        let provider = template.oauth.as_ref().ok_or_else(|| ConnectFault::NoSignIn { template: WHATSAPP.to_owned() })?;
+        // A code that was handed to a script has no redirect URI.
+        let ask = Ask::Code { code, verifier: None, redirect_uri: None };
+        let reply = oauth.token(provider, &client, &nothing, ask).await;
+        let reply = reply.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
+        self.whatsapp_save(workspace, oauth, spec, reply.access_token, once).await
+    }
+
+    /// Connects an account by a token that somebody made at Meta.
+    pub async fn whatsapp_manual(
+        &self,
+        workspace: &Workspace,
+        oauth: &OAuth,
+        spec: WhatsAppSpec,
+        token: SecretString,
+        once: Option<&Once>,
+    ) -> Result<WhatsAppSaved, ControlError> {
+        match self.whatsapp_before(workspace, once).await? {
+            Some(saved) => Ok(saved),
+            None => self.whatsapp_save(workspace, oauth, spec, token, once).await,
+        }
+    }
+
+    async fn whatsapp_before(
+        &self,
+        workspace: &Workspace,
+        once: Option<&Once>,
+    ) -> Result<Option<WhatsAppSaved>, ControlError> {
+        let Some(made) = self.made_before(once).await? else { return Ok(None) };
+        let connection = self.connection_get(workspace, &made).await?;
+        Ok(Some(WhatsAppSaved { saved: SavedConnection { connection, trimmed: Vec::new() }, business: None }))
+    }
+
+    async fn whatsapp_save(
+        &self,
+        workspace: &Workspace,
+        oauth: &OAuth,
+        spec: WhatsAppSpec,
+        token: SecretString,
+        once: Option<&Once>,
+    ) -> Result<WhatsAppSaved, ControlError> {
+        let template = self.template(WHATSAPP)?;
+        let mut fields = SecretFields::from([
+            (field::ACCESS_TOKEN.to_owned(), token),
+            (BUSINESS_ACCOUNT.to_owned(), SecretString::from(spec.business_account.trim())),
+        ]);
+        let business = look(oauth, template, &fields).await?;
+        let number = number(oauth, template, &business, spec.phone_number.as_deref(), &fields).await?;
+        let shown = number.as_ref().and_then(|number| number.verified_name.clone().or(number.shown.clone()));
+        if let Some(number) = &number {
+            fields.insert(PHONE_NUMBER.to_owned(), SecretString::from(number.id.as_str()));
+        }
+        let spec = ConnectionSpec {
+            name: spec.name,
+            template: WHATSAPP.to_owned(),
+            provider: None,
+            service: None,
+            account_label: business.name.clone().or(shown),
+            environment: spec.environment,
+            services: None,
+            lease_path: None,
+            credentials: fields,
+        };
+        let saved = self.connection_create(workspace, spec, once).await?;
+        Ok(WhatsAppSaved { saved, business: Some(business) })
+    }
+}
+
+/// What Meta tells of the account.
+async fn look(oauth: &OAuth, template: &Template, fields: &SecretFields) -> Result<Business, ControlError> {
+    let account = ask(oauth, template, "business_account", fields).await?;
+    let account = account.map_err(|untold| fault(template, &untold, BUSINESS_ACCOUNT))?;
+    let numbers = ask(oauth, template, "phone_numbers", fields).await?;
+    let numbers = numbers.map_err(|untold| fault(template, &untold, BUSINESS_ACCOUNT))?;
+    let numbers = numbers["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let phone_numbers = numbers.iter().take(limits::WHATSAPP_NUMBERS_MAX).filter_map(phone_number).collect();
+    Ok(Business { name: text(&account, "name"), phone_numbers })
+}
+
+/// The number to send from.
+async fn number(
+    oauth: &OAuth,
+    template: &Template,
+    business: &Business,
+    wanted: Option<&str>,
+    fields: &SecretFields,
+) -> Result<Option<PhoneNumber>, ControlError> {
+    let Some(wanted) = wanted.map(str::trim) else {
+        return Ok(match business.phone_numbers.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        });
+    };
+    if let Some(known) = business.phone_numbers.iter().find(|number| number.id == wanted) {
+        return Ok(Some(known.clone()));
+    }
+    if business.phone_numbers.len() < limits::WHATSAPP_NUMBERS_MAX {
+        let reason = "is not one of the account's numbers: give the ID that Meta shows, not the number itself";
+        return Err(ControlError::Mistakes(vec![mistake(PHONE_NUMBER, reason)]));
+    }
+    // Accounts with many numbers list them by pages.
+    let mut fields = fields.clone();
+    fields.insert(PHONE_NUMBER.to_owned(), SecretString::from(wanted));
+    let found = ask(oauth, template, "phone_number", &fields).await?;
+    let found = found.map_err(|untold| fault(template, &untold, PHONE_NUMBER))?;
+    Ok(phone_number(&found))
+}
+
+async fn ask(
+    oauth: &OAuth,
+    template: &Template,
+    what: &str,
+    fields: &SecretFields,
+) -> Result<Result<Value, Untold>, ControlError> {
+    let Some(url) = template.endpoints.get(what) else { return Ok(Err(Untold::Unavailable)) };
+    match oauth.look(template, url, fields).await {
+        Ok(Seen { status: 200..300, body: Some(body), .. }) => Ok(Ok(body)),
+        Ok(seen) => Ok(Err(untold(&seen))),
+        Err(TokenError { kind: TokenErrorKind::Setup(Setup::Address(NoAddress::FieldOdd(field))), .. }) => {
+            Err(ControlError::Mistakes(vec![mistake(field, "is no ID of Meta's: those are digits")]))
+        }
+        Err(error) => Err(ConnectFault::of_token(&error, &template.display_name).into()),
+    }
+}
+
+fn untold(seen: &Seen) -> Untold {
+    let code = seen.body.as_ref().and_then(|body| body.pointer("/error/code")).and_then(Value::as_i64);
+    match code {
+        Some(190) => Untold::Token,
+        Some(3 | 10 | 200..300) => Untold::Permission,
+        Some(100 | 803) => Untold::Invisible,
+        _ => Untold::Unavailable,
+    }
+}
+
+fn fault(template: &Template, untold: &Untold, asked: &str) -> ControlError {
+    let (place, reason) = match untold {
+        Untold::Token => (field::ACCESS_TOKEN, "is not taken by Meta: it has expired or was revoked"),
+        Untold::Permission => (
+            field::ACCESS_TOKEN,
+            "lacks a permission: it needs whatsapp_business_management and whatsapp_business_messaging",
+        ),
+        Untold::Invisible => (asked, "is not visible to this token: check that it is the ID that Meta shows, and this one's"),
+        Untold::Unavailable => {
+            return ConnectFault::Unavailable { provider: template.display_name.clone() }.into();
+        }
+    };
+    ControlError::Mistakes(vec![mistake(place, reason)])
+}
+
+fn phone_number(value: &Value) -> Option<PhoneNumber> {
+    let (shown, verified_name) = (text(value, "display_phone_number"), text(value, "verified_name"));
+    Some(PhoneNumber { id: text(value, "id")?, shown, verified_name })
+}
+
+/// A short text that people may be shown.
+fn text(value: &Value, key: &str) -> Option<String> {
+    let text = value[key].as_str()?;
+    let is_plain = text.len() <= limits::ACCOUNT_TEXT_BYTES_MAX && !text.chars().any(char::is_control);
+    (is_plain && !text.is_empty()).then(|| text.to_owned())
+}

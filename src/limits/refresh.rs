@@ -1,0 +1,99 @@
+//! Bounds of the refresh of OAuth tokens. Those that must fit each other are held to it at the end of this file.
+
+use std::time::Duration;
+
+use super::{MIN_TOKEN_TTL_DEFAULT, TOKEN_DEADLINE};
+
+/// For how long one daemon asks the others to keep off a connection whose tokens it refreshes. One that dies meanwhile holds
+/// them up for no longer, which is within the shortest grace that providers give (30 s, Okta).
+pub const REFRESH_LEASE: Duration = Duration::from_secs(20);
+
+/// From the beginning of the write that says "this refresh token is about to be sent" to the sending. Whoever was stopped for
+/// longer begins anew: the others may have given it up.
+pub const INTENT_FRESH: Duration = Duration::from_secs(2);
+
+/// How long whoever wrote that may still be waiting for the provider's answer.
+pub const INTENT_BUSY: Duration = Duration::from_secs(15);
+
+/// How long a refresh token that may be spent is left alone before it is tried once more, where trying may end the grant:
+/// whoever has the new one may come back with it, as a daemon that was restarted does.
+pub const INTENT_HOLD_OFF: Duration = Duration::from_secs(60);
+
+/// How often a refresh token that may be spent is tried once more. Each time nothing else is left, and a provider that answers
+/// settles it; these are for providers that do not.
+pub const INTENT_PROBES_MAX: u32 = 3;
+
+/// The most by which the clocks of two daemons are thought to differ.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
+
+/// The life that an access token has left, at least, when its refresh begins: time for one that dies on the way, and for
+/// another after it. Lives too short for that are refreshed at their half.
+pub const REFRESH_RESERVE: Duration = Duration::from_secs(160);
+
+/// The pause after a provider answered that it cannot, or gave a token that ends no later than the one before. It doubles with
+/// each further failure.
+pub const REFRESH_PAUSE_ANSWERED: Duration = Duration::from_secs(30);
+
+/// The longest such pause, unless the provider asks for a longer one.
+pub const REFRESH_PAUSE_ANSWERED_MAX: Duration = Duration::from_secs(900);
+
+/// The pause after a provider could not be reached, or did not answer. It doubles too.
+pub const REFRESH_PAUSE_SILENT: Duration = Duration::from_secs(2);
+
+/// The longest such pause: how late it is noticed that a provider is back.
+pub const REFRESH_PAUSE_SILENT_MAX: Duration = Duration::from_secs(60);
+
+/// After a grant was found dead the provider is not asked again for so long, whatever became of the news.
+pub const REFRESH_PAUSE_DEAD: Duration = Duration::from_secs(3600);
+
+/// The pause while the secret store cannot be written: without it nothing is sent.
+pub const REFRESH_PAUSE_STORE: Duration = Duration::from_secs(2);
+
+/// Refreshes under way in one daemon. Each holds a connection to a provider for up to `TOKEN_DEADLINE`.
+pub const REFRESHES_MAX: usize = 64;
+
+/// Of these, the ones at one provider, so that one that hangs leaves room for the others.
+pub const REFRESHES_PER_PROVIDER_MAX: usize = 16;
+
+/// Connections whose refresh is under way or was put off, as one daemon remembers them. Who comes beyond is asked to come back.
+pub const REFRESH_FLIGHTS_MAX: usize = 20_000;
+
+/// How long a refresh waits in memory for its next try. For longer pauses the next reader of the token begins anew.
+pub const REFRESH_NAP_MAX: Duration = Duration::from_secs(5);
+
+/// The pauses between two looks at a token that another daemon is refreshing: the first, and the longest.
+pub const REFRESH_LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long the answer "not now" is given again without looking.
+pub const REFRESH_REST: Duration = Duration::from_secs(1);
+
+/// How often the intent is written anew within one refresh, as the secret was changed meanwhile.
+pub const REFRESH_TRIES: usize = 4;
+
+/// The pause before new tokens that could not be stored are tried again; it doubles up to the second.
+pub const SPOOL_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
+/// One file of the spool: tokens with many claims and the fields beside them.
+pub const SPOOL_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Tokens that somebody else's were found in the place of are kept beside the spool for so long, for people.
+pub const SPOOL_SPARES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Connections whose metadata is remembered, so that they are refreshed while the database is down.
+pub const REFRESH_ROWS_REMEMBERED: usize = 20_000;
+
+// D10: a lease outlives the request it is taken for.
+const _: () = assert!(REFRESH_LEASE.as_secs() > TOKEN_DEADLINE.as_secs() + INTENT_FRESH.as_secs());
+// Nobody is given up who may still be waiting for the provider.
+const _: () = assert!(INTENT_BUSY.as_secs() > TOKEN_DEADLINE.as_secs() + INTENT_FRESH.as_secs());
+// A token that may be spent is left alone for three requests, and longer than any of them is leased.
+const _: () = assert!(INTENT_HOLD_OFF.as_secs() >= 3 * TOKEN_DEADLINE.as_secs());
+const _: () = assert!(INTENT_HOLD_OFF.as_secs() > REFRESH_LEASE.as_secs() + INTENT_BUSY.as_secs());
+// One refresh that dies, and one after it, before callers are refused the old token.
+const _: () = assert!(
+    REFRESH_RESERVE.as_secs()
+        >= MIN_TOKEN_TTL_DEFAULT.as_secs()
+            + INTENT_HOLD_OFF.as_secs()
+            + REFRESH_LEASE.as_secs()
+            + 2 * TOKEN_DEADLINE.as_secs()
+);

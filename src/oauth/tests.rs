@@ -1,1 +1,0 @@
-//! The client against a provider that is strict about what it takes.

@@ -1,0 +1,555 @@
+//! One attempt to have newer tokens: the ten steps of reliability, 5.2. Correct by the secret's own check-and-set alone; the lease
+//! in the database only saves requests.
+//!
+//! What never happens here: a refresh token is sent that could not be followed by a write; a second time where that may end the
+//! grant; an answer is looked at for anything else before it is on the disk; tokens are deleted.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::commit::Commits;
+use super::decide::{self, Cause, Facts, Lost, Means, Seen, Send, Sender, Verdict, Wait, Want};
+use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
+use super::outcome::{Failure, code};
+use super::pair::{Pair, token_digest};
+use super::rows::{RowNews, Rows};
+use crate::clock::{Clock, Moment};
+use crate::limits;
+use crate::metrics::{Metrics, RefreshOutcome};
+use crate::model::connection::ConnectionState;
+use crate::model::id::ConnectionId;
+use crate::model::oauth::{Grant, Intent, Provider, Rotation, TokenState, field};
+use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
+use crate::model::template::Template;
+use crate::oauth::Reply;
+use crate::secrets::{SecretError, SecretStore};
+use crate::store::{Store, TokensFound};
+use crate::templates::Catalogue;
+
+/// Makes attempts; never two at once for one connection, which its caller sees to.
+pub(super) struct Engine {
+    pub secrets: Arc<dyn SecretStore>,
+    pub store: Store,
+    pub endpoint: Arc<dyn TokenEndpoint>,
+    pub catalogue: Catalogue,
+    pub commits: Commits,
+    pub rows: Rows,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    /// This process, as others see it in leases and intents.
+    pub owner: String,
+    /// Nothing new is begun once it is cancelled.
+    pub closing: CancellationToken,
+    pub memory: Memory,
+}
+
+/// What this process remembers between attempts.
+#[derive(Default)]
+pub(super) struct Memory {
+    seen: Mutex<HashMap<ConnectionId, Sighting>>,
+    rows: Mutex<HashMap<ConnectionId, TokensFound>>,
+    intents: AtomicU64,
+}
+
+/// An intent, when this process saw it first, and what became of its sender.
+type Sighting = (String, Moment, Sender);
+
+/// What was the case before an attempt wrote its intent.
+struct Before {
+    /// An earlier intent about the same token.
+    doubt: Option<Intent>,
+    known: Option<Sighting>,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempted {
+    /// These are the current tokens, and they are what was wanted.
+    Done {
+        generation: u64,
+        expires_at: Option<Timestamp>,
+    },
+    Later(Wait),
+    /// A person must reconnect it.
+    Reconnect,
+    /// It has no tokens that could be refreshed, or is turned off.
+    NotOurs,
+}
+
+/// All that is known of a connection whose tokens are refreshed.
+struct Subject<'a> {
+    address: &'a SecretAddress,
+    row: TokensFound,
+    template: &'a Template,
+    provider: &'a Provider,
+    want: Want,
+}
+
+/// The secret as it was read.
+struct Held {
+    document: SecretDocument,
+    state: TokenState,
+    /// The digest of its refresh token.
+    token: String,
+}
+
+/// How a step ended that is not the last.
+enum Step<T> {
+    Next(T),
+    /// Somebody else wrote the secret: look again.
+    Again,
+    End(Attempted),
+}
+
+fn later(pause: Duration, cause: Cause) -> Attempted {
+    Attempted::Later(Wait { pause, cause })
+}
+
+impl Engine {
+    /// The provider that a template's tokens come from, if its connections are refreshed at all.
+    pub(super) fn provider(&self, template: &str) -> Option<(&Template, &Provider)> {
+        let template = self.catalogue.get(template)?;
+        Some((template, template.oauth.as_ref()?))
+    }
+
+    pub(super) async fn attempt(&self, address: &SecretAddress, want: Want) -> Attempted {
+        let Some(row) = self.row(address.connection).await else { return Attempted::NotOurs };
+        match row.status.state {
+            ConnectionState::Active | ConnectionState::Degraded => {}
+            ConnectionState::Reconnect => return Attempted::Reconnect,
+            ConnectionState::Pending | ConnectionState::Disabled => return Attempted::NotOurs,
+        }
+        let Some((template, provider)) = self.provider(&row.template) else { return Attempted::NotOurs };
+        let subject = Subject { address, row: row.clone(), template, provider, want };
+        if let Some(pending) = self.commits.retry(address.connection).await {
+            // Newer tokens are here already, and only their way into the store is blocked.
+            return Attempted::Done { generation: pending.generation, expires_at: pending.expires_at };
+        }
+        let now = self.clock.now();
+        let ends_at = now.checked_add(limits::REFRESH_LEASE).unwrap_or(now);
+        match self.store.refresh_lease_take(address.connection, &self.owner, (now, ends_at)).await {
+            Ok(true) => {}
+            Ok(false) => return self.without_lease(&subject).await,
+            Err(error) => tracing::debug!(%error, "a refresh goes on without its lease, which only saves requests"),
+        }
+        let attempted = self.under_lease(&subject).await;
+        if let Err(error) = self.store.refresh_lease_release(address.connection, &self.owner).await {
+            tracing::debug!(%error, "the lease of a refresh ends by itself");
+        }
+        attempted
+    }
+
+    /// Another daemon is at it, and may be done.
+    async fn without_lease(&self, subject: &Subject<'_>) -> Attempted {
+        let Ok(held) = self.read(subject).await else { return later(limits::REFRESH_PAUSE_STORE, Cause::Store) };
+        match self.judge(subject, &held) {
+            Verdict::Enough => self.enough(subject, &held).await,
+            _ => later(limits::REFRESH_LOOKS.1, Cause::Other),
+        }
+    }
+
+    async fn under_lease(&self, subject: &Subject<'_>) -> Attempted {
+        for _ in 0..limits::REFRESH_TRIES {
+            match self.try_once(subject).await {
+                Step::Next(attempted) | Step::End(attempted) => return attempted,
+                Step::Again => {}
+            }
+        }
+        later(limits::REFRESH_LOOKS.1, Cause::Other)
+    }
+
+    async fn try_once(&self, subject: &Subject<'_>) -> Step<Attempted> {
+        let held = match self.read(subject).await {
+            Ok(held) => held,
+            Err(attempted) => return Step::End(attempted),
+        };
+        match self.judge(subject, &held) {
+            Verdict::Enough => Step::End(self.enough(subject, &held).await),
+            Verdict::Wait(wait) => Step::End(self.waits(subject, &held, wait).await),
+            Verdict::GiveUp(lost) => {
+                let reason = match lost {
+                    Lost::Token => code::TOKEN_LOST,
+                    Lost::Expired => code::GRANT_EXPIRED,
+                };
+                Step::End(self.give_up(subject, &held, reason).await)
+            }
+            Verdict::Send(_) if self.closing.is_cancelled() => {
+                Step::End(later(limits::REFRESH_PAUSE_STORE, Cause::Other))
+            }
+            Verdict::Send(send) => self.send(subject, held, send).await,
+        }
+    }
+
+    /// Steps 5 to 7: connect, say what is about to happen, ask.
+    async fn send(&self, subject: &Subject<'_>, held: Held, send: Send) -> Step<Attempted> {
+        let started = self.clock.moment();
+        let fields = held.document.fields.clone();
+        let order = Order { template: subject.template, provider: subject.provider, fields: &fields };
+        let open = match self.endpoint.open(order).await {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::debug!(connection = %subject.address.connection, %error, "no tokens were asked for");
+                let failure = Failure::of_not_asked(&error);
+                let before = Before { doubt: held.state.intent.clone(), known: None };
+                return Step::End(self.failed(subject, &held, (before, None), failure, started).await);
+            }
+        };
+        let intent = self.intent(&held, send);
+        let before = Before {
+            doubt: held.state.intent.clone().filter(|_| send != Send::First),
+            known: self.memory.known(subject.address.connection),
+        };
+        let version = match self.write_intent(subject, &held, &intent).await {
+            Step::Next(version) => version,
+            Step::Again => return Step::Again,
+            Step::End(attempted) => return Step::End(attempted),
+        };
+        let held = Held {
+            document: SecretDocument { version, ..held.document },
+            state: TokenState { intent: Some(intent.clone()), ..held.state.clone() },
+            token: held.token,
+        };
+        Step::End(self.ask(subject, held, (before, intent), open, started).await)
+    }
+
+    /// Step 6. From here on the refresh token counts as spent.
+    async fn write_intent(&self, subject: &Subject<'_>, held: &Held, intent: &Intent) -> Step<u64> {
+        let mut fields = held.document.fields.clone();
+        TokenState { intent: Some(intent.clone()), ..held.state.clone() }.put(&mut fields);
+        let began = self.clock.moment();
+        self.memory.saw(subject.address.connection, &intent.id, began, Sender::NeverSent);
+        match self.secrets.write(subject.address, &fields, held.document.version).await {
+            // Whoever was stopped in between may have been given up by the others.
+            Ok(_) if self.clock.moment().since(began) > limits::INTENT_FRESH => Step::Again,
+            Ok(version) => {
+                self.memory.saw(subject.address.connection, &intent.id, began, Sender::Gone);
+                Step::Next(version)
+            }
+            Err(SecretError::Conflict { .. }) => Step::Again,
+            Err(error) => {
+                tracing::debug!(connection = %subject.address.connection, %error, "a refresh cannot begin");
+                Step::End(later(limits::REFRESH_PAUSE_STORE, Cause::Store))
+            }
+        }
+    }
+
+    /// Step 7 and what follows from the answer.
+    async fn ask(
+        &self,
+        subject: &Subject<'_>,
+        held: Held,
+        (before, intent): (Before, Intent),
+        open: Box<dyn OpenEndpoint + '_>,
+        started: Moment,
+    ) -> Attempted {
+        let sent_at = self.clock.now();
+        match open.ask().await {
+            Ok(reply) => {
+                let pair = pair(subject, &held, &intent, reply, sent_at);
+                let stored = self.commits.store(&held.document, pair).await;
+                let seconds = self.clock.moment().since(started).as_secs_f64();
+                self.metrics.token_refreshed(RefreshOutcome::Success, seconds);
+                tracing::info!(
+                    connection = %subject.address.connection,
+                    generation = stored.generation,
+                    expires_at = stored.expires_at.map(tracing::field::display),
+                    "tokens were refreshed"
+                );
+                Attempted::Done { generation: stored.generation, expires_at: stored.expires_at }
+            }
+            Err(error) => {
+                tracing::debug!(connection = %subject.address.connection, %error, "no tokens came back");
+                let failure = Failure::of(&error);
+                self.failed(subject, &held, (before, Some(intent)), failure, started).await
+            }
+        }
+    }
+
+    /// What is known after a request that brought nothing. `sent`: the intent by which it was sent, which lies in the secret now.
+    async fn failed(
+        &self,
+        subject: &Subject<'_>,
+        held: &Held,
+        (before, sent): (Before, Option<Intent>),
+        failure: Failure,
+        started: Moment,
+    ) -> Attempted {
+        let seconds = self.clock.moment().since(started).as_secs_f64();
+        if failure == Failure::Dead {
+            return self.dead(subject, held, sent.as_ref(), seconds).await;
+        }
+        self.metrics.token_refreshed(failure.outcome(), seconds);
+        let Before { doubt, known } = before;
+        if let (Some(sent), Failure::Unspent { .. }) = (&sent, failure) {
+            // Should the note be lost, this process still knows.
+            self.memory.correct(subject.address.connection, &sent.id, Sender::NeverSent);
+        }
+        let state = failure.leaves(&held.state, (doubt, sent), self.clock.now(), self.chance(subject, held));
+        let pause =
+            state.retry_at.map(|at| Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default());
+        let is_noted = self.note(subject, held, &state).await.is_ok();
+        if let (true, Some(known), Failure::Unspent { .. }) = (is_noted, known, failure) {
+            self.memory.restore(subject.address.connection, known);
+        }
+        let reason = failure.reason();
+        self.tell(subject, RowNews::Degraded { generation: held.state.generation, reason }).await;
+        let cause = if matches!(failure, Failure::MaybeSpent { .. }) { Cause::Unknown } else { Cause::Pause };
+        later(pause.unwrap_or(limits::REFRESH_PAUSE_ANSWERED), cause)
+    }
+
+    /// The provider does not take the refresh token any more. Somebody else may have newer tokens already: then all is well.
+    async fn dead(&self, subject: &Subject<'_>, held: &Held, sent: Option<&Intent>, seconds: f64) -> Attempted {
+        match self.read(subject).await {
+            Ok(now) if now.state.generation > held.state.generation || now.token != held.token => {
+                self.metrics.token_refreshed(RefreshOutcome::BenignRace, seconds);
+                return self.enough(subject, &now).await;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        self.metrics.token_refreshed(RefreshOutcome::NeedsReauth, seconds);
+        let is_ended = held.state.grant_ends_at.is_some_and(|end| end <= self.clock.now());
+        let reason = match sent {
+            // It was taken the first time, and whoever had the answer is gone.
+            Some(sent) if sent.first_at.is_some() => code::TOKEN_LOST,
+            _ if is_ended => code::GRANT_EXPIRED,
+            _ => code::GRANT_REVOKED,
+        };
+        self.give_up(subject, held, reason).await
+    }
+
+    /// Nothing is left to try without a person. The tokens stay where they are.
+    async fn give_up(&self, subject: &Subject<'_>, held: &Held, reason: &'static str) -> Attempted {
+        let state = Failure::Dead.leaves(&held.state, (None, None), self.clock.now(), 0.0);
+        if let Err(SecretError::Conflict { .. }) = self.note(subject, held, &state).await {
+            // Somebody wrote meanwhile, perhaps newer tokens.
+            return later(limits::REFRESH_LOOKS.1, Cause::Other);
+        }
+        self.tell(subject, RowNews::Reconnect { generation: held.state.generation, reason }).await;
+        Attempted::Reconnect
+    }
+
+    /// Writes a state in the place of the one that was read, if nobody wrote since. Lost, it costs a wait and no token.
+    async fn note(&self, subject: &Subject<'_>, held: &Held, state: &TokenState) -> Result<u64, SecretError> {
+        let mut fields = held.document.fields.clone();
+        state.put(&mut fields);
+        let noted = self.secrets.write(subject.address, &fields, held.document.version).await;
+        if let Err(error) = &noted {
+            tracing::debug!(connection = %subject.address.connection, %error, "how a refresh failed is not noted");
+        }
+        noted
+    }
+
+    async fn enough(&self, subject: &Subject<'_>, held: &Held) -> Attempted {
+        let TokenState { generation, expires_at, .. } = held.state;
+        if generation > subject.row.generation {
+            // Whoever had these tokens was not heard of by the database.
+            self.tell(subject, RowNews::Refreshed { generation, expires_at }).await;
+        }
+        Attempted::Done { generation, expires_at }
+    }
+
+    async fn waits(&self, subject: &Subject<'_>, held: &Held, wait: Wait) -> Attempted {
+        if wait.cause == Cause::Unknown {
+            let reason = code::OUTCOME_UNKNOWN;
+            self.tell(subject, RowNews::Degraded { generation: held.state.generation, reason }).await;
+        }
+        Attempted::Later(wait)
+    }
+
+    /// Tells the database, unless it is known to know.
+    async fn tell(&self, subject: &Subject<'_>, news: RowNews) {
+        let status = &subject.row.status;
+        let is_known = match news {
+            RowNews::Degraded { reason, .. } => {
+                status.state == ConnectionState::Degraded && status.reason.as_deref() == Some(reason)
+            }
+            RowNews::Refreshed { .. } | RowNews::Reconnect { .. } => false,
+        };
+        if !is_known {
+            self.rows.tell(subject.address.connection, Some(&subject.row.project), news).await;
+        }
+    }
+
+    /// Step 3.
+    async fn read(&self, subject: &Subject<'_>) -> Result<Held, Attempted> {
+        let document = match self.secrets.read(subject.address).await {
+            Ok(document) => document,
+            Err(SecretError::Missing { .. }) => return Err(Attempted::NotOurs),
+            Err(error) => {
+                tracing::debug!(connection = %subject.address.connection, %error, "tokens cannot be read");
+                return Err(later(limits::REFRESH_PAUSE_STORE, Cause::Store));
+            }
+        };
+        let state = match TokenState::of(&document.fields) {
+            Some(state) => state,
+            None if mints(subject.provider) => TokenState::none(),
+            None => return Err(Attempted::NotOurs),
+        };
+        let token = if mints(subject.provider) {
+            String::new()
+        } else {
+            token_digest(subject.address.connection, &document.fields)
+        };
+        Ok(Held { document, state, token })
+    }
+
+    fn judge(&self, subject: &Subject<'_>, held: &Held) -> Verdict {
+        let means = means(subject.provider, &held.document.fields);
+        decide::decide(&Facts {
+            state: &held.state,
+            means,
+            rotation: rotation(subject.provider),
+            token: &held.token,
+            now: self.clock.now(),
+            seen: self.seen(subject.address.connection, held.state.intent.as_ref()),
+            want: subject.want,
+            chance: self.chance(subject, held),
+        })
+    }
+
+    /// What this process knows of the intent that lies there.
+    fn seen(&self, connection: ConnectionId, intent: Option<&Intent>) -> Seen {
+        let now = self.clock.moment();
+        let mut seen = self.memory.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(intent) = intent else {
+            seen.remove(&connection);
+            return Seen::NOW;
+        };
+        if seen.len() >= limits::REFRESH_FLIGHTS_MAX && !seen.contains_key(&connection) {
+            // Whatever is forgotten is waited for once more.
+            seen.clear();
+        }
+        let known = seen.entry(connection).or_insert_with(|| (intent.id.clone(), now, Sender::Unknown));
+        if known.0 != intent.id {
+            *known = (intent.id.clone(), now, Sender::Unknown);
+        }
+        Seen { since: now.since(known.1), sender: known.2 }
+    }
+
+    fn intent(&self, held: &Held, send: Send) -> Intent {
+        let number = self.memory.intents.fetch_add(1, Ordering::Relaxed);
+        let before = held.state.intent.as_ref().filter(|_| send != Send::First);
+        Intent {
+            id: format!("{}-{number}", self.owner),
+            owner: self.owner.clone(),
+            token: held.token.clone(),
+            started_at: self.clock.now(),
+            first_at: before.map(Intent::in_doubt_since),
+            probes: before.map_or(0, |before| before.probes) + u32::from(send == Send::Probe),
+        }
+    }
+
+    fn chance(&self, subject: &Subject<'_>, held: &Held) -> f64 {
+        chance(&self.owner, subject.address.connection, held.state.generation)
+    }
+
+    /// What the database knows of a connection; while it is down, what it knew last.
+    pub(super) async fn row(&self, connection: ConnectionId) -> Option<TokensFound> {
+        match self.store.connection_tokens(connection).await {
+            Ok(found) => {
+                self.memory.remember(connection, found.clone());
+                found
+            }
+            Err(error) => {
+                tracing::debug!(%connection, %error, "a refresh goes on with what is remembered");
+                self.memory.rows.lock().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn known(&self, connection: ConnectionId) -> Option<Sighting> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
+    }
+
+    fn restore(&self, connection: ConnectionId, known: Sighting) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(connection, known);
+    }
+
+    /// The template of a connection that was looked at before.
+    pub(super) fn template(&self, connection: ConnectionId) -> Option<String> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.get(&connection).map(|found| found.template.clone())
+    }
+
+    fn saw(&self, connection: ConnectionId, intent: &str, at: Moment, sender: Sender) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(connection, (intent.to_owned(), at, sender));
+    }
+
+    fn correct(&self, connection: ConnectionId, intent: &str, sender: Sender) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = seen.get_mut(&connection).filter(|known| known.0 == intent) {
+            known.2 = sender;
+        }
+    }
+
+    fn remember(&self, connection: ConnectionId, found: Option<TokensFound>) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = found else {
+            rows.remove(&connection);
+            return;
+        };
+        if rows.len() >= limits::REFRESH_ROWS_REMEMBERED && !rows.contains_key(&connection) {
+            rows.clear();
+        }
+        rows.insert(connection, found);
+    }
+}
+
+/// Whether access tokens are had without a refresh token.
+pub(super) fn mints(provider: &Provider) -> bool {
+    provider.grant != Grant::AuthorizationCode
+}
+
+/// What repeating a request does to the grant.
+pub(super) fn rotation(provider: &Provider) -> Rotation {
+    if mints(provider) { Rotation::None } else { provider.rotation }
+}
+
+fn means(provider: &Provider, fields: &SecretFields) -> Means {
+    match mints(provider) {
+        true => Means::Mint,
+        false if fields.contains_key(field::REFRESH_TOKEN) => Means::RefreshToken,
+        false => Means::Nothing,
+    }
+}
+
+/// What a reply brings, as it will lie in the secret.
+fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_at: Timestamp) -> Pair {
+    let after = |life: Duration| sent_at.checked_add(life).ok();
+    // Counted from before the request, as the provider counts from before the answer.
+    let expires_at = reply.expires_in.and_then(after);
+    // A token that ends no later than the one before was not worth asking for: not again at once.
+    let is_helpful = expires_at.is_none() || expires_at > held.state.expires_at || held.state.generation == 0;
+    let state = TokenState {
+        generation: held.state.generation + 1,
+        obtained_at: sent_at,
+        expires_at,
+        grant_ends_at: reply.refresh_expires_in.and_then(after).or(held.state.grant_ends_at),
+        intent: None,
+        failures: 0,
+        retry_at: (!is_helpful).then(|| after(limits::REFRESH_PAUSE_ANSWERED)).flatten(),
+    };
+    let mut fields = reply.fields;
+    fields.insert(field::ACCESS_TOKEN.to_owned(), reply.access_token);
+    if !mints(subject.provider) {
+        fields.extend(reply.refresh_token.map(|token| (field::REFRESH_TOKEN.to_owned(), token)));
+    }
+    Pair { address: subject.address.clone(), intent: intent.id.clone(), spent: held.token.clone(), state, fields }
+}
+
+/// A number from 0 to 1 that is the same for one daemon, connection and generation: however often it is asked for, the moment of
+/// a refresh stays where it is, and daemons do not all come at once.
+pub(super) fn chance(owner: &str, connection: ConnectionId, generation: u64) -> f64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    (owner, connection, generation).hash(&mut hasher);
+    f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}

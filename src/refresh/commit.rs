@@ -1,0 +1,262 @@
+//! New tokens into the secret store: tried until they lie there, whatever it takes. Until then they are on the disk, and served
+//! from memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::pair::{Fit, Pair};
+use super::rows::{RowNews, Rows};
+use super::spool::{Spool, SpoolError};
+use crate::clock::Clock;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::model::id::ConnectionId;
+use crate::model::oauth::TokenState;
+use crate::model::secret::{SecretDocument, SecretFields};
+use crate::secrets::{SecretError, SecretStore};
+use crate::store::Store;
+
+/// Stores pairs. Clones share what waits.
+#[derive(Clone)]
+pub(super) struct Commits(Arc<Inner>);
+
+struct Inner {
+    secrets: Arc<dyn SecretStore>,
+    store: Store,
+    spool: Spool,
+    rows: Rows,
+    clock: Clock,
+    metrics: Metrics,
+    waiting: Mutex<HashMap<ConnectionId, Vec<Waiting>>>,
+    /// Told when something waits.
+    some: Arc<Notify>,
+}
+
+/// A pair that is not stored yet.
+#[derive(Clone)]
+struct Waiting {
+    pair: Arc<Pair>,
+    /// The whole secret as it will be, to be served meanwhile; `None` after a restart.
+    served: Option<Arc<SecretDocument>>,
+}
+
+/// The tokens that count from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub generation: u64,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What became of one try to store a pair.
+enum Tried {
+    /// These tokens lie there, or newer ones.
+    Done(Stored),
+    NotYet(SecretError),
+}
+
+impl Commits {
+    pub(super) fn new(
+        (secrets, store): (Arc<dyn SecretStore>, Store),
+        spool: Spool,
+        rows: Rows,
+        (clock, metrics): (Clock, Metrics),
+        some: Arc<Notify>,
+    ) -> Self {
+        Self(Arc::new(Inner { secrets, store, spool, rows, clock, metrics, waiting: Mutex::default(), some }))
+    }
+
+    /// Takes over what the last run of this daemon left in the spool.
+    pub(super) async fn resume(&self) -> Result<usize, SpoolError> {
+        let pairs = self.0.spool.load(self.0.clock.now()).await?;
+        let count = pairs.len();
+        for pair in pairs {
+            self.wait(Waiting { pair: Arc::new(pair), served: None });
+        }
+        Ok(count)
+    }
+
+    /// Steps 8 to 10. Once this returns, the tokens may be used: they are stored, or on the disk and on their way.
+    pub(super) async fn store(&self, held: &SecretDocument, pair: Pair) -> Stored {
+        if pair.is_dear() {
+            // Before anything else that could fail.
+            if let Err(error) = self.0.spool.put(&pair).await {
+                tracing::error!(connection = %pair.address.connection, %error, "new tokens are in memory only until they are stored");
+            }
+        }
+        let Fit::Write(fields, state) = pair.fit(&held.fields) else {
+            // What was read before the request was the token that was sent, so it fits.
+            return Stored { generation: pair.state.generation, expires_at: pair.state.expires_at };
+        };
+        let served = Some(Arc::new(served(&fields, held.version, &state)));
+        let waiting = Waiting { pair: Arc::new(pair), served };
+        let connection = waiting.pair.address.connection;
+        self.wait(waiting.clone());
+        match self.0.secrets.write(&waiting.pair.address, &fields, held.version).await {
+            Ok(_) => {
+                let stored = Stored { generation: state.generation, expires_at: state.expires_at };
+                self.finish(&waiting.pair, stored).await;
+                return stored;
+            }
+            Err(SecretError::Conflict { .. }) => {
+                if let Tried::Done(stored) = self.try_store(&waiting.pair).await {
+                    return stored;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%connection, %error, "new tokens cannot be stored yet, and are kept in the spool until they are");
+            }
+        }
+        self.0.some.notify_one();
+        Stored { generation: state.generation, expires_at: state.expires_at }
+    }
+
+    /// Tries once more to store what waits for a connection; `None` if nothing waits any more.
+    pub(super) async fn retry(&self, connection: ConnectionId) -> Option<Stored> {
+        let waiting = self.waiting().get(&connection).cloned().unwrap_or_default();
+        let mut left = None;
+        for Waiting { pair, .. } in waiting {
+            match self.try_store(&pair).await {
+                Tried::Done(_) => {}
+                Tried::NotYet(error) => {
+                    tracing::debug!(%connection, %error, "new tokens are not stored yet");
+                    left = Some(Stored { generation: pair.state.generation, expires_at: pair.state.expires_at });
+                }
+            }
+        }
+        left
+    }
+
+    /// Tries once more to store all that waits.
+    pub(super) async fn retry_all(&self) {
+        let connections: Vec<ConnectionId> = self.waiting().keys().copied().collect();
+        for connection in connections {
+            self.retry(connection).await;
+        }
+    }
+
+    /// How many pairs wait.
+    pub(super) fn depth(&self) -> usize {
+        self.waiting().values().map(Vec::len).sum()
+    }
+
+    /// The secret of a connection whose new tokens are not stored yet.
+    pub(super) fn served(&self, connection: ConnectionId) -> Option<Arc<SecretDocument>> {
+        self.waiting().get(&connection)?.iter().rev().find_map(|waiting| waiting.served.clone())
+    }
+
+    /// Step 9, over whatever was written since.
+    async fn try_store(&self, pair: &Arc<Pair>) -> Tried {
+        let address = &pair.address;
+        let mut last = SecretError::Unavailable { cause: "it is changed again and again".into() };
+        for _ in 0..limits::REFRESH_TRIES {
+            let held = match self.0.secrets.read(address).await {
+                Ok(held) => held,
+                Err(SecretError::Missing { .. }) if self.is_gone(address.connection).await => {
+                    tracing::info!(connection = %address.connection, "new tokens of a deleted connection are dropped");
+                    return Tried::Done(self.drop(pair).await);
+                }
+                Err(error) => return Tried::NotYet(error),
+            };
+            let current = TokenState::of(&held.fields);
+            let current = current.map_or(Stored { generation: 0, expires_at: None }, |state| Stored {
+                generation: state.generation,
+                expires_at: state.expires_at,
+            });
+            match pair.fit(&held.fields) {
+                Fit::Stored => return Tried::Done(self.finish(pair, current).await),
+                Fit::Superseded => return Tried::Done(self.drop_for(pair, current).await),
+                Fit::Spare => return Tried::Done(self.set_aside(pair, current).await),
+                Fit::Write(fields, state) => match self.0.secrets.write(address, &fields, held.version).await {
+                    Ok(_) => {
+                        let stored = Stored { generation: state.generation, expires_at: state.expires_at };
+                        return Tried::Done(self.finish(pair, stored).await);
+                    }
+                    Err(error @ SecretError::Conflict { .. }) => last = error,
+                    Err(error) => return Tried::NotYet(error),
+                },
+            }
+        }
+        Tried::NotYet(last)
+    }
+
+    /// Step 10.
+    async fn finish(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
+        let Stored { generation, expires_at } = stored;
+        self.0.rows.tell(pair.address.connection, None, RowNews::Refreshed { generation, expires_at }).await;
+        self.drop_for(pair, stored).await
+    }
+
+    async fn drop(&self, pair: &Arc<Pair>) -> Stored {
+        let stored = Stored { generation: pair.state.generation, expires_at: pair.state.expires_at };
+        self.drop_for(pair, stored).await
+    }
+
+    async fn drop_for(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
+        if pair.is_dear()
+            && let Err(error) = self.0.spool.remove(pair).await
+        {
+            // Found again after a restart, it is known to be stored.
+            tracing::warn!(%error, "tokens that are stored are still in the spool");
+        }
+        self.done(pair);
+        stored
+    }
+
+    async fn set_aside(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
+        let connection = pair.address.connection;
+        tracing::error!(
+            %connection,
+            "other tokens lie in the place of new ones: somebody reconnected {connection}, or uses its grant elsewhere; ours are set aside in the spool"
+        );
+        if let Err(error) = self.0.spool.set_aside(pair).await {
+            tracing::warn!(%error, "tokens could not be set aside");
+        }
+        self.done(pair);
+        stored
+    }
+
+    /// Whether the database knows that a connection is deleted.
+    async fn is_gone(&self, connection: ConnectionId) -> bool {
+        matches!(self.0.store.connection_tokens(connection).await, Ok(None))
+    }
+
+    fn wait(&self, new: Waiting) {
+        let mut waiting = self.waiting();
+        let of = waiting.entry(new.pair.address.connection).or_default();
+        if !of.iter().any(|known| known.pair.intent == new.pair.intent) {
+            of.push(new);
+        }
+        drop(waiting);
+        self.count();
+    }
+
+    fn done(&self, pair: &Pair) {
+        let mut waiting = self.waiting();
+        if let Some(of) = waiting.get_mut(&pair.address.connection) {
+            of.retain(|known| known.pair.intent != pair.intent);
+            if of.is_empty() {
+                waiting.remove(&pair.address.connection);
+            }
+        }
+        drop(waiting);
+        self.count();
+    }
+
+    fn count(&self) {
+        self.0.metrics.token_spool(self.depth());
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ConnectionId, Vec<Waiting>>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The secret as its readers get it.
+fn served(fields: &SecretFields, version: u64, state: &TokenState) -> SecretDocument {
+    let mut fields = fields.clone();
+    TokenState::take(&mut fields);
+    SecretDocument { fields, version, generation: Some(state.generation), expires_at: state.expires_at }
+}

@@ -1,0 +1,65 @@
+//! D2, in one process: a daemon is killed at each boundary of the steps, for each way in which providers rotate; another one
+//! finds what it left. The same with real processes is in tests/it/oauth.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::rig::{DUE, LIFE, Rig, attempt, until};
+
+/// The calls of an attempt, in their order.
+const STEPS: [&str; 5] = ["read", "connect", "intent", "request", "commit"];
+
+#[tokio::test]
+async fn a_daemon_killed_at_any_step_costs_no_grant_but_where_nothing_could_be_kept() {
+    let mut table = String::new();
+    for template in ["none", "stays", "grace", "dies", "dies-with-access"] {
+        for (nth, step) in STEPS.iter().enumerate() {
+            for is_carried_out in [false, true] {
+                let row = kill(template, nth + 1, is_carried_out).await;
+                let when = if is_carried_out { "after" } else { "before" };
+                table += &format!("{template:17} {when:6} {step:8} {row}\n");
+            }
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+/// Kills one daemon, and lets another one and its own successor go on. Answers how often a token was sent at most, how it ended,
+/// and after how many seconds.
+async fn kill(template: &str, step: usize, is_carried_out: bool) -> String {
+    let rig = Rig::new().await;
+    let address = rig.connect(template).await;
+    let other = rig.daemon("other").await;
+    rig.clock.advance(if template == "dies-with-access" { LIFE - Duration::from_secs(161) } else { DUE });
+    let victim = rig.daemon("victim").await;
+    rig.secrets.killer.kill_at(step, is_carried_out);
+    let dying = tokio::spawn({
+        let (victim, address) = (victim.clone(), address.clone());
+        async move { attempt(&victim, &address).await }
+    });
+    until("it is killed", async || rig.secrets.killer.is_done.load(Ordering::SeqCst)).await;
+    dying.abort();
+    let _ = dying.await;
+    victim.0.closing.cancel();
+    rig.secrets.killer.spare();
+    drop(victim);
+
+    let mut waited = 0;
+    loop {
+        attempt(&other, &address).await;
+        let status = rig.status(&address).await;
+        let is_back = rig.state(&address).await.generation == 2 && rig.row(&address).await.generation == 2;
+        if is_back || status.starts_with("reconnect") {
+            let ended = if is_back { "recovered".to_owned() } else { format!("LOST ({status})") };
+            return format!("sends {} {ended} after {waited} s", rig.idp.most_sends());
+        }
+        assert!(waited < 2 * LIFE.as_secs(), "{template} at {step}: nothing came of it");
+        rig.clock.advance(Duration::from_secs(1));
+        waited += 1;
+        if waited == 5 {
+            // Its successor, with the same disk.
+            let successor = rig.daemon("victim").await;
+            until("it has looked through its spool", async || successor.spooled() == 0).await;
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine over a real database and the sealed store, with a provider that keeps its own books, and the clock moved by hand.
+
+mod crashes;
+mod deciding;
+mod failures;
+mod rig;
+mod safety;
+mod together;

@@ -1,0 +1,203 @@
+//! Google accounts: their services one by one, consent for what is missing, and the grant given back.
+
+use credway::model::caller::{Role, Scope};
+use serde_json::json;
+
+use super::{CALLBACK, Rig, SERVED, begun};
+use crate::support::answers::{asking, reason, value};
+use crate::support::cast::World;
+use crate::support::google::CLIENT;
+
+#[tokio::test]
+async fn what_can_be_connected_is_told_and_what_is_missing_for_it() {
+    let rig = Rig::embedded().await;
+    let path = "/v1/connections/google/config";
+    let on = rig.ask("GET", path, None).await.ok();
+    assert_eq!((&on["enabled"], &on["redirect_uri"]), (&json!(true), &json!(CALLBACK)));
+    assert!(on["services"].as_array().unwrap().iter().any(|known| known["service"] == "gmail"), "{on}");
+    assert!(!on.to_string().contains(CLIENT.1));
+    let rig = Rig::with_clients(World::sqlite(SERVED).await, false).await;
+    let off = rig.ask("GET", path, None).await.ok();
+    assert_eq!((&off["enabled"], &off["reason"]), (&json!(false), &json!("MISSING_PUBLIC_URL")));
+}
+
+#[tokio::test]
+async fn services_are_enabled_one_by_one_as_far_as_they_are_granted() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &["gmail"]).await;
+    let account = format!("/v1/connections/google/accounts/{id}");
+    let services = format!("{account}/services");
+    let seen = rig.ask("GET", &account, None).await;
+    let etag = seen.etag();
+    let seen = seen.ok();
+    let service = |account: &serde_json::Value, name: &str| {
+        account["services"].as_array().unwrap().iter().find(|known| known["service"] == name).unwrap().clone()
+    };
+    assert_eq!((&service(&seen, "gmail")["enabled"], &service(&seen, "gmail")["missing_scopes"]), (&json!(true), &json!([])));
+    assert_eq!(service(&seen, "google-drive")["enabled"], false);
+    assert_eq!(seen["account_label"], "alice@example.com");
+
+    // Off and on again costs nothing.
+    let off = rig.api.ask_if(&rig.token, &etag, "PATCH", &services, &json!({ "services": { "gmail": false } })).await.ok();
+    assert_eq!((&service(&off, "gmail")["enabled"], off.get("consent")), (&json!(false), None));
+    let stale = rig.api.ask_if(&rig.token, &etag, "PATCH", &services, &json!({ "services": { "gmail": true } })).await;
+    stale.problem(412, "CHANGED_MEANWHILE");
+    let on = rig.ask("PATCH", &services, Some(&json!({ "services": { "gmail": true } }))).await.ok();
+    assert_eq!((&service(&on, "gmail")["enabled"], on.get("consent")), (&json!(true), None));
+
+    // What was never granted needs a consent, to no more than that.
+    let asked = rig.ask("PATCH", &services, Some(&json!({ "services": { "google-drive": true } }))).await.ok();
+    assert_eq!(service(&asked, "google-drive")["enabled"], false);
+    assert_eq!(asked["consent"]["missing_scopes"], json!(["https://www.googleapis.com/auth/drive"]));
+    let page = rig.browser().open(&asked["consent"]["authorize_url"].as_str().unwrap().parse().unwrap()).await;
+    assert_eq!(page.heading(), "Connected", "{page:?}");
+    let consent = page.way[1].query().unwrap();
+    assert!(consent.contains("include_granted_scopes=true") && !consent.contains("calendar"), "{consent}");
+    assert_eq!(rig.connection(&id).await["enabled_services"], json!(["gmail", "google-drive"]));
+
+    let wrong = rig.ask("PATCH", &services, Some(&json!({ "services": { "nothing": true } }))).await;
+    assert_eq!(wrong.problem(422, "INVALID_REQUEST")["errors"][0]["pointer"], "/services/nothing");
+    let key = rig.api.world.connection("Key").await;
+    rig.ask("GET", &format!("/v1/connections/google/accounts/{key}"), None).await.problem(404, "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_server_gets_the_token_if_its_service_is_enabled_and_granted() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &["gmail"]).await;
+    let executor = rig.api.world.token(&[Scope::McpExecute]).await;
+    for instance in ["mail", "drive"] {
+        let profiles = format!("/v1/mcp/instances/{instance}/config-profiles");
+        rig.ask("POST", &profiles, Some(&json!({ "name": "live" }))).await.ok();
+        let wired = json!({ "source_spec": { "access_token": { "connection_id": id, "credential": "access_token" } } });
+        rig.ask("PATCH", &format!("{profiles}/live"), Some(&wired)).await.ok();
+        rig.ask("POST", &format!("{profiles}/live/set-active"), None).await;
+    }
+    rig.api.sidecar.caught_up().await;
+    let mut client = rig.api.sidecar.client(&executor).await;
+    let answer = client.resolve_credentials(asking("mail")).await.unwrap().into_inner();
+    let (secret, _) = rig.secret(&id).await;
+    assert_eq!(value(&answer, "access_token"), format!("{:?}", secret["access_token"]));
+    let refused = client.resolve_credentials(asking("drive")).await.unwrap_err();
+    assert_eq!(reason(&refused), "SERVICE_NOT_ENABLED");
+
+    // Who reconnects leaves out what it had granted before, after the app was removed at Google.
+    rig.google.forget("alice@example.com");
+    rig.google.grants("alice@example.com", &["gmail.send"]);
+    let page = rig.browser().open(&rig.reconnect(&id).await).await;
+    assert_eq!(page.heading(), "Connected, but not everything was granted");
+    rig.api.sidecar.caught_up().await;
+    let refused = client.resolve_credentials(asking("mail")).await.unwrap_err();
+    assert_eq!(reason(&refused), "SCOPE_MISSING");
+}
+
+#[tokio::test]
+async fn a_client_of_the_tenants_own_is_kept_secret_and_shown_to_nobody_else() {
+    let rig = Rig::with_clients(World::sqlite(SERVED).await, false).await;
+    // Without a public URL nobody can be sent anywhere, whoever's the client is.
+    let own = json!({ "client_id": CLIENT.0, "client_secret": CLIENT.1 });
+    let asked = json!({ "display_name": "Alice", "client": own });
+    rig.ask("POST", "/v1/connections/google/oauth-url", Some(&asked)).await.problem(409, "CONNECT_OFF");
+    let rig = Rig::embedded().await;
+    let (id, link) = begun(rig.ask("POST", "/v1/connections/google/oauth-url", Some(&asked)).await);
+    assert_eq!(rig.browser().open(&link).await.heading(), "Connected");
+    let (fields, _) = rig.secret(&id).await;
+    assert_eq!((fields["client_id"].as_str(), fields["client_secret"].as_str()), CLIENT);
+    // A wrong one is the provider's to refuse.
+    let wrong = json!({ "connection_id": id, "client": { "client_id": CLIENT.0, "client_secret": "canary-wrong" } });
+    let (_, link) = begun(rig.ask("POST", "/v1/connections/google/oauth-url", Some(&wrong)).await);
+    let page = rig.browser().open(&link).await;
+    super::sound(&page);
+    assert_eq!((page.status, page.heading()), (400, "Google account refused"));
+    assert!(page.text.contains("CLIENT_REFUSED"), "{}", page.text);
+    assert_eq!(rig.secret(&id).await.0["client_secret"], CLIENT.1, "what is held stays");
+    let shown = rig.connection(&id).await;
+    assert!(!shown.to_string().contains("canary"), "{shown}");
+}
+
+#[tokio::test]
+async fn the_grant_is_given_back_when_that_is_asked_for() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &[]).await;
+    let path = format!("/v1/connections/{id}");
+    rig.google.is_down(true);
+    rig.ask("DELETE", &format!("{path}?revoke=true"), None).await.problem(503, "PROVIDER_UNAVAILABLE");
+    assert_eq!(rig.connection(&id).await["status"], "active", "nothing is deleted that was not given back");
+    rig.google.is_down(false);
+    rig.ask("DELETE", &format!("{path}?revoke=true"), None).await.ok();
+    assert_eq!(rig.google.revoked(), 1);
+    let restored = rig.ask("POST", &format!("{path}/restore"), None).await.ok();
+    assert_eq!((&restored["status"], &restored["status_reason"]), (&json!("reconnect"), &json!("GRANT_REVOKED")));
+    let page = rig.browser().open(&rig.reconnect(&id).await).await;
+    assert_eq!(page.heading(), "Connected");
+    // Without being asked nothing is given back, and a key cannot be.
+    rig.ask("DELETE", &path, None).await.ok();
+    assert_eq!(rig.google.revoked(), 1);
+    let key = rig.api.world.connection("Key").await;
+    rig.ask("DELETE", &format!("/v1/connections/{key}?revoke=true"), None).await.problem(422, "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn tokens_that_are_saved_by_hand_are_a_new_set() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &[]).await;
+    let path = format!("/v1/connections/{id}");
+    let saved = json!({ "credentials": { "access_token": "canary-by-hand" } });
+    let saved = rig.ask("PATCH", &path, Some(&saved)).await.ok();
+    assert!(!saved.to_string().contains("credway.tokens"), "{saved}");
+    let state: serde_json::Value = serde_json::from_str(&rig.secret(&id).await.0["credway.tokens"]).unwrap();
+    assert_eq!(state["generation"], 2);
+    for path in [format!("{path}/rotate"), path] {
+        let method = if path.ends_with("rotate") { "POST" } else { "PATCH" };
+        let field = if method == "POST" { "access_token" } else { "credway.tokens" };
+        let no = rig.ask(method, &path, Some(&json!({ "credentials": { field: "canary" } }))).await;
+        no.problem(422, "INVALID_REQUEST");
+    }
+    let viewer = rig.api.token(Role::Viewer).await;
+    rig.api.ask(&viewer, "POST", &format!("/v1/connections/{id}/reconnect"), None).await.problem(403, "PERMISSION_DENIED");
+}
+
+/// The stand-in refuses what Google does: otherwise the tests above show little.
+#[tokio::test]
+async fn the_stand_in_is_strict() {
+    let rig = Rig::embedded().await;
+    let post = async |form: &[(&str, &str)]| {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([reqwest::Certificate::from_pem(rig.authority.as_bytes()).unwrap()])
+            .resolve("oauth2.googleapis.com", rig.google.address())
+            .build()
+            .unwrap();
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let request = http.post("https://oauth2.googleapis.com/token").body(body);
+        let answer = request.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
+        let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+        (status, body["error"].as_str().unwrap_or("none").to_owned())
+    };
+    // RFC 7636, appendix B.
+    let (verifier, challenge) = ("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    let code = rig.google.code(Some(challenge));
+    let good = [
+        ("client_id", CLIENT.0),
+        ("client_secret", CLIENT.1),
+        ("grant_type", "authorization_code"),
+        ("code", &code),
+        ("redirect_uri", CALLBACK),
+        ("code_verifier", verifier),
+    ];
+    let with = |name: &str, value: &'static str| good.map(|(known, held)| (known, if known == name { value } else { held }));
+    let table = [
+        ("client_secret", "wrong", 401, "invalid_client"),
+        ("grant_type", "password", 400, "unsupported_grant_type"),
+        ("code", "wrong", 400, "invalid_grant"),
+        ("redirect_uri", "https://credway.example.com/oauth/callback/", 400, "redirect_uri_mismatch"),
+        ("code_verifier", "wrong", 400, "invalid_grant"),
+    ];
+    for (name, value, status, error) in table {
+        assert_eq!(post(&with(name, value)).await, (status, error.to_owned()), "{name}");
+    }
+    assert_eq!(post(&good[..5]).await, (400, "invalid_grant".to_owned()), "without a verifier");
+    assert_eq!(post(&good).await, (200, "none".to_owned()));
+    assert_eq!(post(&good).await, (400, "invalid_grant".to_owned()), "a code is good once");
+}

@@ -1,0 +1,128 @@
+//! A browser as far as sign-ins need one: cookies by origin, redirects followed one by one, pages read.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use reqwest::Certificate;
+use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
+use url::Url;
+
+/// A person's browser, which finds some hosts where the test says.
+pub(crate) struct Browser {
+    http: reqwest::Client,
+    /// The daemon, which tests reach without TLS, though it is told that there is some.
+    daemon: (String, SocketAddr),
+    cookies: Mutex<BTreeMap<(String, String), String>>,
+}
+
+/// What was shown in the end.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    /// Each address on the way, the page's own last.
+    pub(crate) way: Vec<Url>,
+}
+
+impl Browser {
+    pub(crate) fn new(authority: &str, daemon: (&str, SocketAddr), hosts: &BTreeMap<String, SocketAddr>) -> Self {
+        let authority = Certificate::from_pem(authority.as_bytes()).unwrap();
+        let mut http =
+            reqwest::Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([authority]);
+        for (host, address) in hosts {
+            http = http.resolve(host, *address);
+        }
+        Self {
+            http: http.build().unwrap(),
+            daemon: (daemon.0.to_owned(), daemon.1),
+            cookies: Mutex::default(),
+        }
+    }
+
+    /// One page without what it redirects to.
+    pub(crate) async fn look(&self, url: &Url) -> Page {
+        let host = url.host_str().unwrap().to_owned();
+        let mut reached = url.clone();
+        if host == self.daemon.0 {
+            reached.set_scheme("http").unwrap();
+            reached.set_ip_host(self.daemon.1.ip()).unwrap();
+            reached.set_port(Some(self.daemon.1.port())).unwrap();
+        }
+        let held: Vec<String> = {
+            let cookies = self.cookies.lock().unwrap();
+            cookies.iter().filter(|((of, _), _)| *of == host).map(|((_, name), value)| format!("{name}={value}")).collect()
+        };
+        let mut request = self.http.get(reached);
+        if !held.is_empty() {
+            request = request.header("cookie", held.join("; "));
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        for cookie in headers.get_all("set-cookie") {
+            self.keep(&host, cookie.to_str().unwrap());
+        }
+        Page { status, headers, text: response.text().await.unwrap(), way: vec![url.clone()] }
+    }
+
+    fn keep(&self, host: &str, cookie: &str) {
+        let (pair, attributes) = cookie.split_once("; ").unwrap_or((cookie, ""));
+        let (name, value) = pair.split_once('=').unwrap();
+        if name.starts_with("__Host-") {
+            assert!(attributes.contains("Secure") && attributes.contains("Path=/"), "browsers refuse {cookie}");
+        }
+        let mut cookies = self.cookies.lock().unwrap();
+        let key = (host.to_owned(), name.to_owned());
+        match attributes.contains("Max-Age=0") {
+            true => drop(cookies.remove(&key)),
+            false => drop(cookies.insert(key, value.to_owned())),
+        }
+    }
+
+    /// The page that an address leads to.
+    pub(crate) async fn open(&self, url: &Url) -> Page {
+        let mut page = self.look(url).await;
+        while let Some(next) = page.location() {
+            assert!(page.way.len() < 10, "redirected in circles: {:?}", page.way);
+            let mut way = page.way;
+            page = self.look(&next).await;
+            way.append(&mut page.way);
+            page.way = way;
+        }
+        page
+    }
+
+    pub(crate) fn cookies(&self) -> usize {
+        self.cookies.lock().unwrap().len()
+    }
+}
+
+impl Page {
+    /// Where it sends the browser on.
+    pub(crate) fn location(&self) -> Option<Url> {
+        let here = self.way.last().unwrap();
+        let next = self.headers.get("location").filter(|_| (300..400).contains(&self.status))?;
+        Some(here.join(next.to_str().unwrap()).unwrap())
+    }
+
+    pub(crate) fn url(&self) -> &Url {
+        self.way.last().unwrap()
+    }
+
+    /// What stands between two texts for the first time.
+    fn between(&self, start: &str, end: &str) -> Option<&str> {
+        let (_, rest) = self.text.split_once(start)?;
+        Some(rest.split_once(end)?.0)
+    }
+
+    pub(crate) fn heading(&self) -> &str {
+        self.between("<h1>", "</h1>").unwrap_or_else(|| panic!("no heading: {self:?}"))
+    }
+
+    /// The link on it.
+    pub(crate) fn link(&self) -> Option<Url> {
+        Some(self.url().join(self.between("<a href=\"", "\"")?).unwrap())
+    }
+}
