@@ -150,12 +150,7 @@ impl OAuth {
     }
 
     /// Asks the provider's API one thing, as whoever has these fields: a GET with the template's header.
-    pub async fn look(
-        &self,
-        template: &Template,
-        url: &Pattern,
-        fields: &SecretFields,
-    ) -> Result<Seen, TokenError> {
+    pub async fn look(&self, template: &Template, url: &Pattern, fields: &SecretFields) -> Result<Seen, TokenError> {
         account::look(self, template, url, fields).await
     }
 

@@ -81,8 +81,7 @@ impl Control {
             home(template, oauth)?;
         }
         let (on, off): (BTreeSet<String>, BTreeSet<String>) = (turned(true).collect(), turned(false).collect());
-        let enabled: BTreeSet<String> =
-            held.enabled.union(&on).filter(|name| !off.contains(*name)).cloned().collect();
+        let enabled: BTreeSet<String> = held.enabled.union(&on).filter(|name| !off.contains(*name)).cloned().collect();
         let enabled = enabled.difference(&missing).cloned().collect();
         if connection.services.as_ref().is_none_or(|services| services.enabled != enabled) {
             connection.services = Some(AccountServices { enabled, scopes_granted: held.scopes_granted.clone() });
@@ -136,11 +135,7 @@ impl Control {
         })
     }
 
-    async fn account_record(
-        &self,
-        template: &Template,
-        connection: Connection,
-    ) -> Result<AccountRecord, ControlError> {
+    async fn account_record(&self, template: &Template, connection: Connection) -> Result<AccountRecord, ControlError> {
         let grant = self.store.grant_get(connection.id).await?;
         let held = connection.services.clone().unwrap_or_default();
         let services = template.services.iter().map(|known| ServiceRecord {
@@ -148,21 +143,26 @@ impl Control {
             label: known.label.clone(),
             is_enabled: held.enabled.contains(known.service.as_str()),
             scopes: known.scopes.clone(),
-            scopes_missing: known.scopes.iter().filter(|scope| !held.scopes_granted.contains(*scope)).cloned().collect(),
+            scopes_missing: known
+                .scopes
+                .iter()
+                .filter(|scope| !held.scopes_granted.contains(*scope))
+                .cloned()
+                .collect(),
         });
         Ok(AccountRecord { services: services.collect(), connection, grant })
     }
 }
 
 /// Whether the template has each of these services.
-pub(super) fn known<'a>(
-    template: &Template,
-    names: impl Iterator<Item = &'a String>,
-) -> Result<(), ControlError> {
+pub(super) fn known<'a>(template: &Template, names: impl Iterator<Item = &'a String>) -> Result<(), ControlError> {
     let unknown = names.filter(|name| template.scopes_of(name).is_none());
     let wrong = |name: &String| {
         let services: Vec<&str> = template.services.iter().map(|known| known.service.as_str()).collect();
-        mistake(format!("services/{name}"), format!("{} has the services {}", template.display_name, services.join(", ")))
+        mistake(
+            format!("services/{name}"),
+            format!("{} has the services {}", template.display_name, services.join(", ")),
+        )
     };
     let mistakes: Vec<Mistake> = unknown.map(wrong).collect();
     if mistakes.is_empty() { Ok(()) } else { Err(ControlError::Mistakes(mistakes)) }

@@ -72,7 +72,9 @@ impl Off {
                 "set oauth.public_url to where people reach this server, such as https://credway.example.com".to_owned()
             }
             Self::Client => {
-                format!("set oauth.clients.{template} (client_id, client_secret), or give a client of your own: `client`")
+                format!(
+                    "set oauth.clients.{template} (client_id, client_secret), or give a client of your own: `client`"
+                )
             }
         }
     }
@@ -196,10 +198,9 @@ impl ConnectFault {
     pub(super) fn of_token(error: &TokenError, provider: &str) -> Self {
         let provider = provider.to_owned();
         let refused = match &error.kind {
-            TokenErrorKind::NotSent
-            | TokenErrorKind::MaybeSent
-            | TokenErrorKind::Busy
-            | TokenErrorKind::Unreadable => return Self::Unavailable { provider },
+            TokenErrorKind::NotSent | TokenErrorKind::MaybeSent | TokenErrorKind::Busy | TokenErrorKind::Unreadable => {
+                return Self::Unavailable { provider };
+            }
             TokenErrorKind::NotAllowed(inner) => return Self::AddressNotAllowed { provider, inner: inner.word() },
             TokenErrorKind::GrantDead => Refused::Code,
             TokenErrorKind::ClientRefused | TokenErrorKind::Setup(_) => Refused::Client,

@@ -321,7 +321,10 @@ impl SignIn<'_> {
         let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
         let redirect_uri = oauth.redirect_uri().ok_or(ConnectFault::Expired)?;
         let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri: Some(redirect_uri) };
-        let reply = oauth.token(provider, &client, &fields, ask).await.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
+        let reply = oauth
+            .token(provider, &client, &fields, ask)
+            .await
+            .map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
         let account = oauth.account(template, &fields, &reply).await;
         let unknown = |_: TokenError| ConnectFault::AccountUnknown { provider: template.display_name.clone() };
         let account = account.map_err(unknown)?;

@@ -4,12 +4,12 @@
 use serde_json::Value;
 
 use super::{ConnectFault, asked};
-use crate::control::{Control, ControlError, SavedConnection, ConnectionSpec, Workspace, mistake};
+use crate::control::{ConnectionSpec, Control, ControlError, SavedConnection, Workspace, mistake};
 use crate::limits;
+use crate::model::address::NoAddress;
 use crate::model::oauth::field;
 use crate::model::secret::{SecretFields, SecretString};
 use crate::model::template::Template;
-use crate::model::address::NoAddress;
 use crate::oauth::{Ask, OAuth, Seen, Setup, TokenError, TokenErrorKind};
 use crate::store::Once;
 
@@ -80,7 +80,8 @@ impl Control {
         let template = self.template(WHATSAPP)?;
         let nothing = SecretFields::new();
         let client = oauth.client(template, &nothing).map_err(|no| asked::no_client(template, &no))?;
-        let provider = template.oauth.as_ref().ok_or_else(|| ConnectFault::NoSignIn { template: WHATSAPP.to_owned() })?;
+        let provider =
+            template.oauth.as_ref().ok_or_else(|| ConnectFault::NoSignIn { template: WHATSAPP.to_owned() })?;
         // A code that was handed to a script has no redirect URI.
         let ask = Ask::Code { code, verifier: None, redirect_uri: None };
         let reply = oauth.token(provider, &client, &nothing, ask).await;
@@ -222,7 +223,9 @@ fn fault(template: &Template, untold: &Untold, asked: &str) -> ControlError {
             field::ACCESS_TOKEN,
             "lacks a permission: it needs whatsapp_business_management and whatsapp_business_messaging",
         ),
-        Untold::Invisible => (asked, "is not visible to this token: check that it is the ID that Meta shows, and this one's"),
+        Untold::Invisible => {
+            (asked, "is not visible to this token: check that it is the ID that Meta shows, and this one's")
+        }
         Untold::Unavailable => {
             return ConnectFault::Unavailable { provider: template.display_name.clone() }.into();
         }

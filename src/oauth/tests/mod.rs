@@ -85,7 +85,8 @@ async fn read(stream: &mut TcpStream) -> Option<Asked> {
 /// A client that may reach this machine.
 fn oauth() -> OAuth {
     let allow = vec![EgressRule::Network("127.0.0.0/8".parse().unwrap())];
-    OAuth::new(&config::OAuth::default(), &Egress { allow, ca_file: None, ..config::Egress::default() }, Clock::System).unwrap()
+    OAuth::new(&config::OAuth::default(), &Egress { allow, ca_file: None, ..config::Egress::default() }, Clock::System)
+        .unwrap()
 }
 
 fn client() -> Client {

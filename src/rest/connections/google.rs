@@ -16,7 +16,9 @@ use super::super::body::{JsonBody, PathOf};
 use super::super::problem::{Problem, ProblemBody};
 use super::super::tags::{IfMatch, Tagged};
 use super::ConnectionView;
-use super::oauth::{AnswerBody, BegunView, ClientBody, ConnectedView, answered, begun_answer, finished, pointer, target};
+use super::oauth::{
+    AnswerBody, BegunView, ClientBody, ConnectedView, answered, begun_answer, finished, pointer, target,
+};
 use crate::control::connect::{AccountRecord, ConnectSpec, Consent, Off, ServiceRecord, ServicesChanged};
 use crate::model::secret::SecretFields;
 

@@ -106,7 +106,8 @@ struct NumberView {
 
 impl From<Business> for BusinessView {
     fn from(Business { name, phone_numbers }: Business) -> Self {
-        let view = |PhoneNumber { id, shown, verified_name }| NumberView { id, display_phone_number: shown, verified_name };
+        let view =
+            |PhoneNumber { id, shown, verified_name }| NumberView { id, display_phone_number: shown, verified_name };
         Self { name, phone_numbers: phone_numbers.into_iter().map(view).collect() }
     }
 }
@@ -121,7 +122,8 @@ async fn config(asker: Asker<Read>, State(rest): State<Rest>) -> Result<Json<Con
     Ok(Json(ConfigView {
         enabled: off.is_none(),
         reason: off.map(Off::code),
-        message: off.map(|_| "set oauth.clients.whatsapp (client_id, client_secret), or give a token of your own".to_owned()),
+        message: off
+            .map(|_| "set oauth.clients.whatsapp (client_id, client_secret), or give a token of your own".to_owned()),
         app_id: client.map(|client| client.id),
     }))
 }
@@ -131,19 +133,11 @@ async fn config(asker: Asker<Read>, State(rest): State<Rest>) -> Result<Json<Con
     security(("token" = ["mcp:write"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
     responses((status = 201, body = SavedView), (status = "4XX", body = ProblemBody)))]
-async fn complete(
-    asker: Asker<Write>,
-    State(rest): State<Rest>,
-    body: JsonBody<Signup>,
-) -> Result<Response, Problem> {
+async fn complete(asker: Asker<Write>, State(rest): State<Rest>, body: JsonBody<Signup>) -> Result<Response, Problem> {
     let once = asker.once("whatsapp.complete", &body.bytes)?;
     let Signup { display_name, environment, code, waba_id, phone_number_id } = body.value;
-    let spec = WhatsAppSpec {
-        name: display_name,
-        environment,
-        business_account: waba_id,
-        phone_number: phone_number_id,
-    };
+    let spec =
+        WhatsAppSpec { name: display_name, environment, business_account: waba_id, phone_number: phone_number_id };
     let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
     // To its end, whoever goes away: the code is good once.
     let saving = async move { control.whatsapp_complete(&workspace, &oauth, spec, &code, once.as_ref()).await };
@@ -161,11 +155,7 @@ async fn complete(
     security(("token" = ["mcp:write"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
     responses((status = 201, body = SavedView), (status = "4XX", body = ProblemBody)))]
-async fn manual(
-    asker: Asker<Write>,
-    State(rest): State<Rest>,
-    body: JsonBody<Manual>,
-) -> Result<Response, Problem> {
+async fn manual(asker: Asker<Write>, State(rest): State<Rest>, body: JsonBody<Manual>) -> Result<Response, Problem> {
     let once = asker.once("whatsapp.manual", &body.bytes)?;
     let Manual { display_name, environment, access_token, business_account_id, phone_number_id } = body.value;
     let spec = WhatsAppSpec {

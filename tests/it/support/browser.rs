@@ -30,16 +30,11 @@ pub(crate) struct Page {
 impl Browser {
     pub(crate) fn new(authority: &str, daemon: (&str, SocketAddr), hosts: &BTreeMap<String, SocketAddr>) -> Self {
         let authority = Certificate::from_pem(authority.as_bytes()).unwrap();
-        let mut http =
-            reqwest::Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([authority]);
+        let mut http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([authority]);
         for (host, address) in hosts {
             http = http.resolve(host, *address);
         }
-        Self {
-            http: http.build().unwrap(),
-            daemon: (daemon.0.to_owned(), daemon.1),
-            cookies: Mutex::default(),
-        }
+        Self { http: http.build().unwrap(), daemon: (daemon.0.to_owned(), daemon.1), cookies: Mutex::default() }
     }
 
     /// One page without what it redirects to.
@@ -53,7 +48,11 @@ impl Browser {
         }
         let held: Vec<String> = {
             let cookies = self.cookies.lock().unwrap();
-            cookies.iter().filter(|((of, _), _)| *of == host).map(|((_, name), value)| format!("{name}={value}")).collect()
+            cookies
+                .iter()
+                .filter(|((of, _), _)| *of == host)
+                .map(|((_, name), value)| format!("{name}={value}"))
+                .collect()
         };
         let mut request = self.http.get(reached);
         if !held.is_empty() {

@@ -161,7 +161,8 @@ async fn authorize(State(state): Shared, Query(asked): Query<BTreeMap<String, St
     // Error 400: invalid_scope, "Some requested scopes were invalid" (Google's list of scopes).
     let scopes: BTreeSet<String> = said("scope").unwrap_or_default().split(' ').map(str::to_owned).collect();
     let is_known = |scope: &String| {
-        ["openid", "email", "profile"].contains(&scope.as_str()) || scope.starts_with("https://www.googleapis.com/auth/")
+        ["openid", "email", "profile"].contains(&scope.as_str())
+            || scope.starts_with("https://www.googleapis.com/auth/")
     };
     if scopes.is_empty() || !scopes.iter().all(is_known) {
         return page(StatusCode::BAD_REQUEST, "invalid_scope");
@@ -277,7 +278,8 @@ async fn revoke(State(state): Shared, body: String) -> Response {
     if books.is_down {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    let token = form_urlencoded::parse(body.as_bytes()).find(|(name, _)| name == "token").map(|(_, token)| token.into_owned());
+    let token =
+        form_urlencoded::parse(body.as_bytes()).find(|(name, _)| name == "token").map(|(_, token)| token.into_owned());
     match token.and_then(|token| books.refresh_tokens.remove(&token).map(|email| (token, email))) {
         Some((token, email)) => {
             books.grants.remove(&email);

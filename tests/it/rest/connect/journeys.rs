@@ -44,7 +44,10 @@ async fn a_person_signs_in_and_the_tokens_are_stored(rig: Rig) {
     let admin = rig.api.token(Role::Admin).await;
     let audit = rig.api.ask(&admin, "GET", "/v1/audit", None).await.ok();
     let lines: Vec<_> = audit["items"].as_array().unwrap().iter().filter(|line| line["entity_id"] == *id).collect();
-    assert!(lines.len() >= 2 && lines.iter().all(|line| line["actor"].as_str().unwrap().starts_with("tok_")), "{lines:#?}");
+    assert!(
+        lines.len() >= 2 && lines.iter().all(|line| line["actor"].as_str().unwrap().starts_with("tok_")),
+        "{lines:#?}"
+    );
     rig.api.sidecar.stop().await;
 }
 
@@ -69,7 +72,8 @@ async fn what_was_used_once_is_not_taken_again() {
     for url in [page.url(), &link] {
         let again = browser.open(url).await;
         sound(&again);
-        let expected = if url == &link { "This sign-in was finished before" } else { "This sign-in belongs to another browser" };
+        let expected =
+            if url == &link { "This sign-in was finished before" } else { "This sign-in belongs to another browser" };
         assert_eq!(again.heading(), expected, "{url}");
     }
     assert_eq!(rig.google.exchanges(), 1);
@@ -131,12 +135,12 @@ async fn links_that_nobody_made_lead_nowhere() {
     let base: Url = format!("https://{PUBLIC}").parse().unwrap();
     let mut urls = vec![without, forged];
     let others = [
-        "/oauth/start/nothing?k=x",
-        "/oauth/start/flow_0199a6b2f3e07c4d8a1b2c3d4e5f6071?k=x",
+        "/oauth/start/nothing?k=canary-link",
+        "/oauth/start/flow_0199a6b2f3e07c4d8a1b2c3d4e5f6071?k=canary-link",
         "/oauth/callback",
         "/oauth/callback?code=canary",
         "/oauth/callback?state=forged&code=canary",
-        "/oauth/callback?state=%00&error=%3Cscript%3E",
+        "/oauth/callback?state=%00forged&error=%3Cscript%3E",
     ];
     urls.extend(others.map(|path| base.join(path).unwrap()));
     for url in urls {
@@ -343,7 +347,10 @@ async fn a_program_finishes_what_it_began_and_nobody_else_does() {
     rig.ask("POST", complete, Some(&foreign)).await.problem(409, "CONNECT_WRONG_ISSUER");
     assert_eq!(rig.google.exchanges(), 0);
     let connected = rig.ask("POST", complete, Some(&answer)).await.ok();
-    assert_eq!((&connected["id"], &connected["status"], &connected["missing_scopes"]), (&json!(id), &json!("active"), &json!([])));
+    assert_eq!(
+        (&connected["id"], &connected["status"], &connected["missing_scopes"]),
+        (&json!(id), &json!("active"), &json!([]))
+    );
     assert!(!connected.to_string().contains("canary"), "{connected}");
     rig.ask("POST", complete, Some(&answer)).await.problem(410, "CONNECT_USED");
 }

@@ -1,6 +1,6 @@
 //! Connections that people sign in for: over REST and by the pages, at strict stand-ins of Google and Meta.
 
-mod google;
+mod accounts;
 mod journeys;
 mod whatsapp;
 
@@ -139,11 +139,17 @@ fn begun(answer: Answer) -> (String, Url) {
 fn sound(page: &Page) {
     let text = &page.text;
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
-    assert_eq!((&page.headers["cache-control"], &page.headers["referrer-policy"]), (&"no-store".parse().unwrap(), &"no-referrer".parse().unwrap()));
+    assert_eq!(
+        (&page.headers["cache-control"], &page.headers["referrer-policy"]),
+        (&"no-store".parse().unwrap(), &"no-referrer".parse().unwrap())
+    );
     let policy = page.headers["content-security-policy"].to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
     assert!(text.starts_with("<!doctype html>\n<html lang=\"en\">"), "{text}");
-    assert_eq!((text.matches("<h1>").count(), text.matches("<title>").count(), text.matches("<main>").count()), (1, 1, 1));
+    assert_eq!(
+        (text.matches("<h1>").count(), text.matches("<title>").count(), text.matches("<main>").count()),
+        (1, 1, 1)
+    );
     assert!(!text.contains("<script") && !text.contains("canary"), "{text}");
     let secrets = page.way.iter().flat_map(|url| url.query_pairs().into_owned().collect::<Vec<_>>());
     for (name, value) in secrets.filter(|(name, _)| ["code", "state", "k"].contains(&name.as_str())) {

@@ -33,12 +33,16 @@ async fn services_are_enabled_one_by_one_as_far_as_they_are_granted() {
     let service = |account: &serde_json::Value, name: &str| {
         account["services"].as_array().unwrap().iter().find(|known| known["service"] == name).unwrap().clone()
     };
-    assert_eq!((&service(&seen, "gmail")["enabled"], &service(&seen, "gmail")["missing_scopes"]), (&json!(true), &json!([])));
+    assert_eq!(
+        (&service(&seen, "gmail")["enabled"], &service(&seen, "gmail")["missing_scopes"]),
+        (&json!(true), &json!([]))
+    );
     assert_eq!(service(&seen, "google-drive")["enabled"], false);
     assert_eq!(seen["account_label"], "alice@example.com");
 
     // Off and on again costs nothing.
-    let off = rig.api.ask_if(&rig.token, &etag, "PATCH", &services, &json!({ "services": { "gmail": false } })).await.ok();
+    let off =
+        rig.api.ask_if(&rig.token, &etag, "PATCH", &services, &json!({ "services": { "gmail": false } })).await.ok();
     assert_eq!((&service(&off, "gmail")["enabled"], off.get("consent")), (&json!(false), None));
     let stale = rig.api.ask_if(&rig.token, &etag, "PATCH", &services, &json!({ "services": { "gmail": true } })).await;
     stale.problem(412, "CHANGED_MEANWHILE");
@@ -154,7 +158,10 @@ async fn tokens_that_are_saved_by_hand_are_a_new_set() {
         no.problem(422, "INVALID_REQUEST");
     }
     let viewer = rig.api.token(Role::Viewer).await;
-    rig.api.ask(&viewer, "POST", &format!("/v1/connections/{id}/reconnect"), None).await.problem(403, "PERMISSION_DENIED");
+    rig.api
+        .ask(&viewer, "POST", &format!("/v1/connections/{id}/reconnect"), None)
+        .await
+        .problem(403, "PERMISSION_DENIED");
 }
 
 /// The stand-in refuses what Google does: otherwise the tests above show little.
@@ -176,7 +183,8 @@ async fn the_stand_in_is_strict() {
         (status, body["error"].as_str().unwrap_or("none").to_owned())
     };
     // RFC 7636, appendix B.
-    let (verifier, challenge) = ("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    let (verifier, challenge) =
+        ("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     let code = rig.google.code(Some(challenge));
     let good = [
         ("client_id", CLIENT.0),
@@ -186,7 +194,8 @@ async fn the_stand_in_is_strict() {
         ("redirect_uri", CALLBACK),
         ("code_verifier", verifier),
     ];
-    let with = |name: &str, value: &'static str| good.map(|(known, held)| (known, if known == name { value } else { held }));
+    let with =
+        |name: &str, value: &'static str| good.map(|(known, held)| (known, if known == name { value } else { held }));
     let table = [
         ("client_secret", "wrong", 401, "invalid_client"),
         ("grant_type", "password", 400, "unsupported_grant_type"),
