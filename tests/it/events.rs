@@ -68,7 +68,7 @@ impl Scene {
 
     /// A daemon's part that tells these webhooks.
     fn events(&self, webhooks: &[Webhook]) -> Events {
-        let egress = Egress { allow: vec![EgressRule::Network("127.0.0.1/32".parse().unwrap())], ca_file: None };
+        let egress = Egress { allow: vec![EgressRule::Network("127.0.0.1/32".parse().unwrap())], ..Egress::default() };
         let clock = Clock::Manual(self.clock.clone());
         Events::new(webhooks, &egress, self.store.clone(), clock, self.metrics.clone()).unwrap()
     }
@@ -210,7 +210,7 @@ async fn what_becomes_of_refreshes_is_told_once(scene: Scene) {
     let degraded = status(ConnectionState::Degraded, "PROVIDER_UNAVAILABLE");
     let revoked = status(ConnectionState::Reconnect, "GRANT_REVOKED");
     for trouble in [Some(&degraded), Some(&degraded), None, Some(&revoked), None] {
-        let generation = scene.store.tokens_find(id).await.unwrap().unwrap().generation;
+        let generation = scene.store.connection_tokens(id).await.unwrap().unwrap().generation;
         let mut tx = scene.store.begin().await.unwrap();
         match trouble {
             Some(status) => tx.connection_troubled(project, id, generation, status).await.unwrap(),
