@@ -235,7 +235,8 @@ async fn of_two_daemons_one_tells(scene: Scene) {
     scene.receiver.answer([Answer::Slow(Duration::from_millis(300)); 6]);
     let (a, b) = tokio::join!(one.round(), other.round());
     // SQLite lets one write at a time, and the other waits.
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     let told = scene.receiver.told();
     let ids: std::collections::BTreeSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
     assert_eq!((told.len(), ids.len()), (6, 6));
