@@ -291,7 +291,7 @@ impl Tx {
         Ok(true)
     }
 
-    /// A connection as it is before this transaction changes it. Asked once the change has its place in the log: whoever else
+    /// A connection as it is at this point of the transaction. Asked once the change has its place in the log: whoever else
     /// changes it comes before that lock or after.
     pub(super) async fn connection_held(
         &mut self,

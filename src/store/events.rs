@@ -122,6 +122,19 @@ impl Tx {
         state.map(|state| parsed("connections.status", &state)).transpose()
     }
 
+    /// Notes what a change means that was just made by a statement which decides by itself. `before` was asked before it.
+    pub(super) async fn event_of(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        before: Option<ConnectionState>,
+    ) -> Result<(), StoreError> {
+        match self.connection_held(project, id).await? {
+            Some(now) => self.event_insert(project, &now, before, Some(&now.status)).await,
+            None => Ok(()),
+        }
+    }
+
     /// Notes what a change means that brings `connection` from one state to `status`; without one it does not exist, and then
     /// `connection` is as it last was.
     pub(super) async fn event_insert(

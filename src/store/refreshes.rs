@@ -7,7 +7,7 @@ use super::records::{Act, Entity, ProjectRecord, TokensFound};
 use super::rows::{counted, parsed, stored_version, timestamp};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
-use crate::model::connection::{ConnectionState, Status};
+use crate::model::connection::Status;
 use crate::model::id::ConnectionId;
 
 const TOKENS_GET: &str =
@@ -100,7 +100,7 @@ impl Tx {
         expires_at: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        let before = self.state_before(project, id).await?;
         let now = self.now.as_microsecond();
         let changed = execute!(
             self,
@@ -113,10 +113,7 @@ impl Tx {
         )?;
         let is_news = changed > 0;
         if is_news {
-            let is_mended = matches!(held.status.state, ConnectionState::Degraded | ConnectionState::Reconnect);
-            let mended = Status { state: ConnectionState::Active, reason: None, since: self.now };
-            let status = if is_mended { &mended } else { &held.status };
-            self.event_insert(project, &held, Some(held.status.state), Some(status)).await?;
+            self.event_of(project, id, before).await?;
             self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         }
         Ok(is_news)
@@ -132,7 +129,7 @@ impl Tx {
         status: &Status,
     ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        let before = self.state_before(project, id).await?;
         let now = self.now.as_microsecond();
         let changed = execute!(
             self,
@@ -147,7 +144,7 @@ impl Tx {
         )?;
         let is_news = changed > 0;
         if is_news {
-            self.event_insert(project, &held, Some(held.status.state), Some(status)).await?;
+            self.event_of(project, id, before).await?;
             self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         }
         Ok(is_news)

@@ -44,6 +44,7 @@ on_both! {
     a_receiver_that_fails_twice_is_told_the_same_a_third_time,
     a_receiver_that_is_down_is_given_up_after_three_days,
     a_receiver_that_asks_for_a_pause_gets_it,
+    what_becomes_of_refreshes_is_told_once,
     of_two_daemons_one_tells,
     what_a_dead_daemon_had_is_told_by_another,
     a_change_that_is_not_committed_is_not_told,
@@ -67,8 +68,7 @@ impl Scene {
 
     /// A daemon's part that tells these webhooks.
     fn events(&self, webhooks: &[Webhook]) -> Events {
-        let allow = vec![EgressRule::Network("127.0.0.1/32".parse().unwrap())];
-        let egress = Egress { allow, ..Egress::default() };
+        let egress = Egress { allow: vec![EgressRule::Network("127.0.0.1/32".parse().unwrap())], ..Egress::default() };
         let clock = Clock::Manual(self.clock.clone());
         Events::new(webhooks, &egress, self.store.clone(), clock, self.metrics.clone()).unwrap()
     }
@@ -202,6 +202,28 @@ async fn a_receiver_that_asks_for_a_pause_gets_it(scene: Scene) {
     assert_eq!(scene.receiver.told().len(), 2);
 }
 
+async fn what_becomes_of_refreshes_is_told_once(scene: Scene) {
+    let (events, id, project) =
+        (scene.teller(), scene.world.connection("production").await, &scene.world.workspace.project);
+    let since = Clock::Manual(scene.clock.clone()).now();
+    let status = |state, reason: &str| Status { state, reason: Some(reason.to_owned()), since };
+    let degraded = status(ConnectionState::Degraded, "PROVIDER_UNAVAILABLE");
+    let revoked = status(ConnectionState::Reconnect, "GRANT_REVOKED");
+    for trouble in [Some(&degraded), Some(&degraded), None, Some(&revoked), None] {
+        let generation = scene.store.connection_tokens(id).await.unwrap().unwrap().generation;
+        let mut tx = scene.store.begin().await.unwrap();
+        match trouble {
+            Some(status) => tx.connection_troubled(project, id, generation, status).await.unwrap(),
+            None => tx.connection_refreshed(project, id, generation + 1, None).await.unwrap(),
+        };
+        tx.commit().await.unwrap();
+        scene.clock.advance(Duration::from_secs(1));
+        events.round().await.unwrap();
+    }
+    let told: Vec<String> = scene.receiver.taken().into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(told, ["connection.degraded", "connection.reconnect_needed", "connection.reconnected"]);
+}
+
 async fn of_two_daemons_one_tells(scene: Scene) {
     let (one, other) = (scene.teller(), scene.teller());
     for state in [ConnectionState::Degraded, ConnectionState::Reconnect] {
@@ -213,7 +235,8 @@ async fn of_two_daemons_one_tells(scene: Scene) {
     scene.receiver.answer([Answer::Slow(Duration::from_millis(300)); 6]);
     let (a, b) = tokio::join!(one.round(), other.round());
     // SQLite lets one write at a time, and the other waits.
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     let told = scene.receiver.told();
     let ids: std::collections::BTreeSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
     assert_eq!((told.len(), ids.len()), (6, 6));

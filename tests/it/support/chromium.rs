@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::Deserialize;
@@ -26,6 +26,7 @@ pub(crate) struct Seen {
 
 /// The browser's process, which ends when this one does and its standard input with it.
 struct Browser {
+    _process: Child,
     asks: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
@@ -89,6 +90,7 @@ impl Browser {
         let mut command = Command::new("node");
         command.arg(script).arg(node_module("playwright-core/index.js")).arg(program("/usr/bin/chromium"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        Self { asks: child.stdin.take().unwrap(), answers: BufReader::new(child.stdout.take().unwrap()) }
+        let (asks, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { _process: child, asks, answers }
     }
 }
