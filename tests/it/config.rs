@@ -129,6 +129,13 @@ fn the_whole_file_is_understood() {
         url = "https://hooks.acme.example/credway?key=canary"
         secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         events = ["connection.reconnect_needed", "connection.deleted"]
+        [oauth]
+        public_url = "https://credway.acme.example/"
+        [oauth.clients.github-oauth]
+        client_id = "Iv1.8a61"
+        client_secret = "hush"
+        [oauth.clients.linear-oauth]
+        client_id = "public"
         [telemetry]
         log_level = "info,credway=debug"
         log_format = "text"
@@ -149,6 +156,11 @@ fn the_whole_file_is_understood() {
     assert_eq!(config.grpc.call_deadline, Duration::from_millis(500));
     assert!(config.grpc.tls.is_some() && config.http.address.is_none());
     assert_eq!(config.catalogue_base_url.as_str(), "https://mcp.acme.example/v1");
+    assert_eq!(config.oauth.public_url.as_ref().map(url::Url::as_str), Some("https://credway.acme.example/"));
+    let github = &config.oauth.clients["github-oauth"];
+    let secret = github.secret.as_ref().map(ExposeSecret::expose_secret);
+    assert_eq!((github.id.as_str(), secret, github.key.is_none()), ("Iv1.8a61", Some("hush"), true));
+    assert!(config.oauth.clients["linear-oauth"].secret.is_none());
     assert_eq!(config.known_callers[0].identity, Identity::Uid(1000));
     assert_eq!(config.known_callers[1].identity, Identity::CertificateName("spiffe://acme/executor".into()));
     assert_eq!(config.known_callers[1].role.to_string(), "project_admin");
@@ -274,6 +286,36 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[[webhooks]]\nevents = [\"connection.renamed\"]", "webhooks[0].events 2: is not a list of events; choose of"),
     ("[[webhooks]]\nsecret_file = \"/nowhere\"", "webhooks[0].secret_file 2: the file does not exist; name a readable"),
     ("[[webhooks]]\nsecret = 1\nsecret_file = \"a\"", "webhooks[0].secret_file 3: is given beside secret; keep one"),
+    ("[oauth]\npublic_url = \"http://credway.example\"", "oauth.public_url 2: is http, and not on this machine; serve"),
+    (
+        "[oauth]\npublic_url = \"https://c.example/?a=b\"",
+        "oauth.public_url 2: holds a query or fragment; write it like",
+    ),
+    ("[oauth]\nclients = \"x\"", "oauth.clients 2: is not a table of clients; write [oauth.clients.slack] above"),
+    (
+        "[oauth.clients]\nclient_id = \"x\"",
+        "oauth.clients 2: holds something that is not a client; write [oauth.clients",
+    ),
+    (
+        "[oauth.clients.a]\nclient_secret = \"x\"",
+        "oauth.clients.a.client_id 1: is missing; write the id that the provider",
+    ),
+    (
+        "[oauth.clients.a]\nclient_id = \"x\"\nclient_secert = \"y\"",
+        "oauth.clients.a.client_secert 3: is not a setting; did you mean client_secret?",
+    ),
+    (
+        "[oauth.clients.a]\nclient_id = \"x\"\nclient_secret = \"y\"\nclient_secret_file = \"/z\"",
+        "oauth.clients.a.client_secret_file 4: is given beside client_secret; keep one of them",
+    ),
+    (
+        "[oauth.clients.a]\nclient_id = \"x\"\nclient_secret_file = \"/nowhere/at/all\"",
+        "oauth.clients.a.client_secret_file 3: the file does not exist; name a readable file",
+    ),
+    (
+        "[oauth.clients.a]\nclient_id = \"x\"\nkey_id = \"k\"",
+        "oauth.clients.a.key_id 3: is given, but no key is; give private_key_file too",
+    ),
     ("a = 1\na = 2", " 2: is not TOML: duplicate key; correct that line"),
     ("[http\naddress = 1", " 1: is not TOML: unclosed table, expected `]`; correct that line"),
 ];
@@ -353,6 +395,9 @@ fn no_mistake_repeats_what_was_typed() {
     for file in [
         format!("\"{CANARY}\" = 1"),
         format!("[[callers]]\nuid = \"{CANARY}\"\n\"{CANARY}\" = 1\nrole = \"{CANARY}\"\nscopes = [\"{CANARY}\"]"),
+        format!("[oauth.clients.a]\nclient_secret = \"{CANARY}\"\n\"{CANARY}\" = 1"),
+        format!("[oauth.clients.\"{CANARY}\"]\nclient_id = 1"),
+        format!("[oauth.clients]\na = \"{CANARY}\""),
         format!("{CANARY}\n"),
         format!("a = 'x\n{CANARY}"),
         format!("[database]\nurl_file = {holder:?}"),
@@ -374,6 +419,26 @@ fn secrets_are_shown_as_set_and_debug_hides_them() {
     let loaded = of_file(&file).unwrap();
     let shown = |path: &str| loaded.settings.iter().find(|setting| setting.path == path).unwrap().shown.clone();
     assert_eq!((shown("database.url"), shown("secret_store.vault.auth.token")), ("set".into(), "set".into()));
+    assert!(!format!("{loaded:?}").contains("CANARY7d1f"));
+}
+
+#[test]
+fn the_secrets_of_oauth_clients_may_lie_in_files_and_are_not_shown() {
+    let dir = TempDir::new().unwrap();
+    let holder = dir.path().join("secret");
+    std::fs::write(&holder, format!("{CANARY}\n")).unwrap();
+    let file = format!(
+        "[oauth.clients.google]\nclient_id = \"g\"\nclient_secret_file = {holder:?}\n\
+         [oauth.clients.box-oauth]\nclient_id = \"b\"\nprivate_key_file = {holder:?}\nkey_id = \"k1\""
+    );
+    let loaded = of_file(&file).unwrap();
+    let clients = &loaded.config.oauth.clients;
+    assert_eq!(clients["google"].secret.as_ref().unwrap().expose_secret(), CANARY);
+    let key = clients["box-oauth"].key.as_ref().unwrap();
+    assert_eq!((key.pem.expose_secret(), key.id.as_deref()), (CANARY, Some("k1")));
+    let shown = |path: &str| loaded.settings.iter().find(|setting| setting.path == path).unwrap().shown.clone();
+    assert_eq!(shown("oauth.clients.google"), "client g, a secret");
+    assert_eq!(shown("oauth.clients.box-oauth"), "client b, a private key");
     assert!(!format!("{loaded:?}").contains("CANARY7d1f"));
 }
 

@@ -212,7 +212,7 @@ fn people_are_sent_with_all_that_the_provider_asks_for() {
 #[test]
 fn the_challenge_is_that_of_the_standard() {
     let pkce = Pkce { verifier: "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into() };
-    assert_eq!(pkce.challenge(), "E9Melhoa2OwvFrEMTJCguCHaoeK1t8URWbuGJSstw-cM");
+    assert_eq!(pkce.challenge(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     let (one, other) = (Pkce::new().unwrap(), Pkce::new().unwrap());
     assert!(one.verifier.expose_secret().len() == 43 && one.challenge() != other.challenge());
 }

@@ -98,7 +98,7 @@ async fn the_platforms_servers_are_listed_with_their_templates_and_are_nobodys_t
     let entries = catalog["items"].as_array().unwrap();
     assert_eq!((entries.len(), catalog.get("next_page_token")), (40, None));
     let entry = |service: &str| entries.iter().find(|entry| entry["service"] == service).unwrap();
-    assert_eq!(entry("gmail")["templates"], json!(["google"]));
+    assert_eq!(entry("gmail")["templates"], json!(["google", "google-service-account"]));
     assert_eq!(entry("resend")["canonical_url"], "https://mcp.credway.invalid/resend");
     assert_eq!(entry("resend")["config_schema"]["APIKey"]["secret"], true);
     let path = format!("/v1/mcp/servers/{}", entry("resend")["id"].as_str().unwrap());
