@@ -80,69 +80,70 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     }
 }
 
+/// A file with most of what one can hold.
+const WHOLE: &str = r#"
+data_dir = "/srv/credway"
+[database]
+url = "postgres://credway:pw@db/credway"
+[secret_store]
+kind = "vault"
+[secret_store.vault]
+address = "https://vault.internal:8200"
+namespace = "platform"
+mount = "team/secret"
+[secret_store.vault.auth]
+method = "approle"
+role_id = "credway"
+secret_id_file = "/run/secret-id"
+[cache]
+secret_ttl = "1m"
+entries_max = 500
+bytes_max = "16MiB"
+[grpc]
+socket = "/run/credway/credway.sock"
+socket_mode = "0600"
+socket_group = 1000
+address = "0.0.0.0:8421"
+call_deadline = "500ms"
+[grpc.tls]
+cert_file = "/tls/cert.pem"
+key_file = "/tls/key.pem"
+client_ca_file = "/tls/ca.pem"
+[http]
+address = "off"
+[catalogue]
+base_url = "https://MCP.acme.example/v1/"
+[[callers]]
+uid = 1000
+tenant = "acme"
+project = "prod"
+scopes = ["mcp:execute", "mcp:read"]
+[[callers]]
+certificate_name = "spiffe://acme/executor"
+tenant = "acme"
+role = "project_admin"
+scopes = "mcp:execute"
+[[webhooks]]
+url = "https://hooks.acme.example/credway?key=canary"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+events = ["connection.reconnect_needed", "connection.deleted"]
+[oauth]
+public_url = "https://credway.acme.example/"
+[oauth.clients.github-oauth]
+client_id = "Iv1.8a61"
+client_secret = "hush"
+[oauth.clients.linear-oauth]
+client_id = "public"
+[telemetry]
+log_level = "info,credway=debug"
+log_format = "text"
+otlp_endpoint = "http://127.0.0.1:4317"
+trace_sample_ratio = 0.25
+"#;
+
 #[test]
 fn the_whole_file_is_understood() {
-    let config = config(
-        r#"
-        data_dir = "/srv/credway"
-        [database]
-        url = "postgres://credway:pw@db/credway"
-        [secret_store]
-        kind = "vault"
-        [secret_store.vault]
-        address = "https://vault.internal:8200"
-        namespace = "platform"
-        mount = "team/secret"
-        [secret_store.vault.auth]
-        method = "approle"
-        role_id = "credway"
-        secret_id_file = "/run/secret-id"
-        [cache]
-        secret_ttl = "1m"
-        entries_max = 500
-        bytes_max = "16MiB"
-        [grpc]
-        socket = "/run/credway/credway.sock"
-        socket_mode = "0600"
-        socket_group = 1000
-        address = "0.0.0.0:8421"
-        call_deadline = "500ms"
-        [grpc.tls]
-        cert_file = "/tls/cert.pem"
-        key_file = "/tls/key.pem"
-        client_ca_file = "/tls/ca.pem"
-        [http]
-        address = "off"
-        [catalogue]
-        base_url = "https://MCP.acme.example/v1/"
-        [[callers]]
-        uid = 1000
-        tenant = "acme"
-        project = "prod"
-        scopes = ["mcp:execute", "mcp:read"]
-        [[callers]]
-        certificate_name = "spiffe://acme/executor"
-        tenant = "acme"
-        role = "project_admin"
-        scopes = "mcp:execute"
-        [[webhooks]]
-        url = "https://hooks.acme.example/credway?key=canary"
-        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-        events = ["connection.reconnect_needed", "connection.deleted"]
-        [oauth]
-        public_url = "https://credway.acme.example/"
-        [oauth.clients.github-oauth]
-        client_id = "Iv1.8a61"
-        client_secret = "hush"
-        [oauth.clients.linear-oauth]
-        client_id = "public"
-        [telemetry]
-        log_level = "info,credway=debug"
-        log_format = "text"
-        otlp_endpoint = "http://127.0.0.1:4317"
-        trace_sample_ratio = 0.25
-        "#,
-    );
+    let config = config(WHOLE);
     let Database::Postgres { url } = &config.database else { panic!("not PostgreSQL") };
     assert_eq!(url.expose_secret(), "postgres://credway:pw@db/credway");
     let SecretStore::Vault(vault) = &config.secret_store else { panic!("not Vault") };

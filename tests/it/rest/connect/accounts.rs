@@ -86,8 +86,8 @@ async fn a_server_gets_the_token_if_its_service_is_enabled_and_granted() {
     assert_eq!(reason(&refused), "SERVICE_NOT_ENABLED");
 
     // Who reconnects leaves out what it had granted before, after the app was removed at Google.
-    rig.google.forget("alice@example.com");
-    rig.google.grants("alice@example.com", &["gmail.send"]);
+    rig.providers.google.forget("alice@example.com");
+    rig.providers.google.grants("alice@example.com", &["gmail.send"]);
     let page = rig.browser().open(&rig.reconnect(&id).await).await;
     assert_eq!(page.heading(), "Connected, but not everything was granted");
     rig.api.sidecar.caught_up().await;
@@ -124,19 +124,19 @@ async fn the_grant_is_given_back_when_that_is_asked_for() {
     let rig = Rig::embedded().await;
     let id = rig.connect("Alice", &[]).await;
     let path = format!("/v1/connections/{id}");
-    rig.google.is_down(true);
+    rig.providers.google.is_down(true);
     rig.ask("DELETE", &format!("{path}?revoke=true"), None).await.problem(503, "PROVIDER_UNAVAILABLE");
     assert_eq!(rig.connection(&id).await["status"], "active", "nothing is deleted that was not given back");
-    rig.google.is_down(false);
+    rig.providers.google.is_down(false);
     rig.ask("DELETE", &format!("{path}?revoke=true"), None).await.ok();
-    assert_eq!(rig.google.revoked(), 1);
+    assert_eq!(rig.providers.google.revoked(), 1);
     let restored = rig.ask("POST", &format!("{path}/restore"), None).await.ok();
     assert_eq!((&restored["status"], &restored["status_reason"]), (&json!("reconnect"), &json!("GRANT_REVOKED")));
     let page = rig.browser().open(&rig.reconnect(&id).await).await;
     assert_eq!(page.heading(), "Connected");
     // Without being asked nothing is given back, and a key cannot be.
     rig.ask("DELETE", &path, None).await.ok();
-    assert_eq!(rig.google.revoked(), 1);
+    assert_eq!(rig.providers.google.revoked(), 1);
     let key = rig.api.world.connection("Key").await;
     rig.ask("DELETE", &format!("/v1/connections/{key}?revoke=true"), None).await.problem(422, "INVALID_REQUEST");
 }
@@ -171,8 +171,8 @@ async fn the_stand_in_is_strict() {
     let post = async |form: &[(&str, &str)]| {
         let http = reqwest::Client::builder()
             .no_proxy()
-            .tls_certs_only([reqwest::Certificate::from_pem(rig.authority.as_bytes()).unwrap()])
-            .resolve("oauth2.googleapis.com", rig.google.address())
+            .tls_certs_only([reqwest::Certificate::from_pem(rig.providers.authority.as_bytes()).unwrap()])
+            .resolve("oauth2.googleapis.com", rig.providers.google.address())
             .build()
             .unwrap();
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
@@ -185,7 +185,7 @@ async fn the_stand_in_is_strict() {
     // RFC 7636, appendix B.
     let (verifier, challenge) =
         ("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
-    let code = rig.google.code(Some(challenge));
+    let code = rig.providers.google.code(Some(challenge));
     let good = [
         ("client_id", CLIENT.0),
         ("client_secret", CLIENT.1),

@@ -76,7 +76,7 @@ async fn what_was_used_once_is_not_taken_again() {
             if url == &link { "This sign-in was finished before" } else { "This sign-in belongs to another browser" };
         assert_eq!(again.heading(), expected, "{url}");
     }
-    assert_eq!(rig.google.exchanges(), 1);
+    assert_eq!(rig.providers.google.exchanges(), 1);
 }
 
 #[tokio::test]
@@ -85,14 +85,14 @@ async fn of_two_who_come_back_with_one_state_one_gets_through() {
     let (_, link) = rig.begin("Alice", &["gmail"]).await;
     let browser = rig.browser();
     // A scope is left out, so that the browser keeps its cookie.
-    rig.google.grants("alice@example.com", &["gmail.send"]);
+    rig.providers.google.grants("alice@example.com", &["gmail.send"]);
     let consent = browser.look(&link).await.location().unwrap();
     let back = browser.look(&consent).await.location().unwrap();
     let (one, two) = tokio::join!(browser.look(&back), browser.look(&back));
     let mut statuses = [one.status, two.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 410], "{one:?} {two:?}");
-    assert_eq!(rig.google.exchanges(), 1);
+    assert_eq!(rig.providers.google.exchanges(), 1);
     let again = browser.look(&back).await;
     sound(&again);
     assert_eq!((again.status, again.heading()), (410, "This sign-in was used before"));
@@ -119,7 +119,7 @@ async fn a_sign_in_belongs_to_the_browser_that_opened_its_link() {
     let planted = other.open(&back).await;
     sound(&planted);
     assert_eq!((planted.status, planted.heading()), (400, "This sign-in belongs to another browser"));
-    assert_eq!((rig.google.exchanges(), rig.connection(&id).await["status"].as_str()), (0, Some("pending")));
+    assert_eq!((rig.providers.google.exchanges(), rig.connection(&id).await["status"].as_str()), (0, Some("pending")));
     // Which takes nothing from whom it belongs to.
     assert_eq!(mine.open(&back).await.heading(), "Connected");
 }
@@ -148,7 +148,7 @@ async fn links_that_nobody_made_lead_nowhere() {
         sound(&page);
         assert_eq!((page.status, page.heading()), (400, "This link does not work"), "{url}");
     }
-    assert_eq!(rig.google.exchanges(), 0);
+    assert_eq!(rig.providers.google.exchanges(), 0);
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn whoever_cancels_changes_nothing_and_may_start_again() {
     ];
     let mut next = link;
     for (error, status, heading) in table {
-        rig.google.person(Person::Errs(error));
+        rig.providers.google.person(Person::Errs(error));
         let page = browser.open(&next).await;
         sound(&page);
         assert_eq!((page.status, page.heading()), (status, heading), "{error}");
@@ -174,9 +174,9 @@ async fn whoever_cancels_changes_nothing_and_may_start_again() {
     }
     // Only in the same browser.
     assert_eq!(rig.browser().open(&next).await.heading(), "This link does not work");
-    rig.google.grants("alice@example.com", &[]);
+    rig.providers.google.grants("alice@example.com", &[]);
     assert_eq!(browser.open(&next).await.heading(), "Connected");
-    assert_eq!(rig.google.exchanges(), 1);
+    assert_eq!(rig.providers.google.exchanges(), 1);
 }
 
 #[tokio::test]
@@ -184,16 +184,16 @@ async fn a_provider_that_is_down_costs_a_new_consent_and_nothing_else() {
     let rig = Rig::embedded().await;
     let (id, link) = rig.begin("Alice", &[]).await;
     let browser = rig.browser();
-    rig.google.is_down(true);
+    rig.providers.google.is_down(true);
     let page = browser.open(&link).await;
     sound(&page);
     assert_eq!((page.status, page.heading()), (503, "Google account does not answer"));
     assert_eq!(rig.connection(&id).await["status"], "pending");
-    rig.google.is_down(false);
+    rig.providers.google.is_down(false);
     // What was used before the error is not used again.
     assert_eq!(browser.open(page.url()).await.heading(), "This sign-in was used before");
     assert_eq!(browser.open(&page.link().unwrap()).await.heading(), "Connected");
-    assert_eq!(rig.google.exchanges(), 2);
+    assert_eq!(rig.providers.google.exchanges(), 2);
 }
 
 #[tokio::test]
@@ -201,14 +201,14 @@ async fn a_scope_that_was_left_out_is_told_and_can_be_granted_at_once() {
     let rig = Rig::embedded().await;
     let (id, link) = rig.begin("Alice", &["gmail", "google-drive"]).await;
     let browser = rig.browser();
-    rig.google.grants("alice@example.com", &["/drive"]);
+    rig.providers.google.grants("alice@example.com", &["/drive"]);
     let page = browser.open(&link).await;
     sound(&page);
     assert_eq!((page.status, page.heading()), (200, "Connected, but not everything was granted"));
     assert!(page.text.contains("google-drive") && page.text.contains("auth/drive"), "{}", page.text);
     let connected = rig.connection(&id).await;
     assert_eq!((&connected["status"], &connected["enabled_services"]), (&json!("active"), &json!(["gmail"])));
-    rig.google.grants("alice@example.com", &[]);
+    rig.providers.google.grants("alice@example.com", &[]);
     let page = browser.open(&page.link().unwrap()).await;
     assert_eq!(page.heading(), "Connected", "{page:?}");
     assert_eq!(rig.connection(&id).await["enabled_services"], json!(["gmail", "google-drive"]));
@@ -220,7 +220,7 @@ async fn whoever_reconnects_keeps_the_id_and_the_account(rig: Rig) {
     let link = rig.reconnect(&id).await;
     assert_eq!(rig.connection(&id).await["status"], "active", "it works on while somebody signs in");
     let browser = rig.browser();
-    rig.google.grants("bob@example.com", &[]);
+    rig.providers.google.grants("bob@example.com", &[]);
     let page = browser.open(&link).await;
     sound(&page);
     assert_eq!((page.status, page.heading()), (400, "This is another account"));
@@ -228,7 +228,7 @@ async fn whoever_reconnects_keeps_the_id_and_the_account(rig: Rig) {
     assert_eq!(rig.secret(&id).await, (before.clone(), version), "the old tokens stay");
     assert_eq!(rig.connection(&id).await["account_label"], "alice@example.com");
 
-    rig.google.grants("alice@example.com", &[]);
+    rig.providers.google.grants("alice@example.com", &[]);
     let page = browser.open(&page.link().unwrap()).await;
     assert!(page.text.contains("Alice is connected again"), "{}", page.text);
     let (after, _) = rig.secret(&id).await;
@@ -274,7 +274,7 @@ async fn whatever_happens_to_the_connection_meanwhile_is_heeded() {
     // Restored, it still knows its account.
     rig.ask("POST", &format!("{path}/restore"), None).await.ok();
     let link = rig.reconnect(&id).await;
-    rig.google.grants("bob@example.com", &[]);
+    rig.providers.google.grants("bob@example.com", &[]);
     assert_eq!(browser.open(&link).await.heading(), "This is another account");
 }
 
@@ -284,8 +284,6 @@ async fn at(clock: &ManualClock) -> Rig {
     let Rig { api, .. } = rig;
     let Api { world, sidecar, .. } = api;
     sidecar.stop().await;
-    let mut world = world;
-    world.config.egress.hosts.clone_from(&rig.hosts);
     rig.api = Api::at(world, Clock::Manual(clock.clone())).await;
     rig
 }
@@ -305,7 +303,7 @@ async fn whoever_comes_too_late_is_told_so_and_nothing_is_left_behind() {
         sound(&page);
         assert_eq!((page.status, page.heading()), (410, "This sign-in has expired"), "{url}");
     }
-    assert_eq!(rig.google.exchanges(), 0);
+    assert_eq!(rig.providers.google.exchanges(), 0);
 
     // Its secrets go, and later what was never connected.
     let (store, secrets) = (rig.api.world.store.clone(), rig.api.world.secrets.clone());
@@ -345,7 +343,7 @@ async fn a_program_finishes_what_it_began_and_nobody_else_does() {
     foreign.set_query(Some(&back.query().unwrap().replace("accounts.google.com", "accounts.evil.example")));
     let foreign = json!({ "url": foreign.as_str() });
     rig.ask("POST", complete, Some(&foreign)).await.problem(409, "CONNECT_WRONG_ISSUER");
-    assert_eq!(rig.google.exchanges(), 0);
+    assert_eq!(rig.providers.google.exchanges(), 0);
     let connected = rig.ask("POST", complete, Some(&answer)).await.ok();
     assert_eq!(
         (&connected["id"], &connected["status"], &connected["missing_scopes"]),

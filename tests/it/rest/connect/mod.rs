@@ -37,15 +37,42 @@ projects: [{project: payments}]
 const PUBLIC: &str = "credway.example.com";
 const CALLBACK: &str = "https://credway.example.com/oauth/callback";
 
+/// Stand-ins of providers, reached by the names of those.
+pub(super) struct Providers {
+    google: Google,
+    meta: Meta,
+    authority: String,
+    hosts: BTreeMap<String, SocketAddr>,
+    dir: tempfile::TempDir,
+}
+
+impl Providers {
+    pub(super) async fn start() -> Self {
+        let authority = Authority::named("providers");
+        let names: Vec<&str> = google::HOSTS.into_iter().chain([meta::HOST]).collect();
+        let leaf = authority.server_at(&names);
+        let (google, meta) = (Google::start(&leaf, CALLBACK).await, Meta::start(&leaf).await);
+        let mut hosts: BTreeMap<String, SocketAddr> =
+            google::HOSTS.into_iter().map(|host| (host.to_owned(), google.address())).collect();
+        hosts.insert(meta::HOST.to_owned(), meta.address());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("authority.pem"), &authority.pem).unwrap();
+        Self { google, meta, authority: authority.pem, hosts, dir }
+    }
+
+    /// Daemons of this world meet them instead of the real ones.
+    pub(super) fn known_to(&self, world: &mut World) {
+        world.config.egress.allow = vec![EgressRule::Network("127.0.0.0/8".parse().unwrap())];
+        world.config.egress.ca_file = Some(self.dir.path().join("authority.pem"));
+        world.config.egress.hosts.clone_from(&self.hosts);
+    }
+}
+
 /// A daemon, the providers it knows, and people's browsers.
 struct Rig {
     api: Api,
-    google: Google,
-    meta: Meta,
+    providers: Providers,
     token: String,
-    authority: String,
-    hosts: BTreeMap<String, SocketAddr>,
-    _dir: tempfile::TempDir,
 }
 
 impl Rig {
@@ -58,19 +85,8 @@ impl Rig {
     }
 
     async fn with_clients(mut world: World, has_clients: bool) -> Self {
-        let authority = Authority::named("providers");
-        let names: Vec<&str> = google::HOSTS.into_iter().chain([meta::HOST]).collect();
-        let leaf = authority.server_at(&names);
-        let (google, meta) = (Google::start(&leaf, CALLBACK).await, Meta::start(&leaf).await);
-        let dir = tempfile::tempdir().unwrap();
-        let ca_file = dir.path().join("authority.pem");
-        std::fs::write(&ca_file, &authority.pem).unwrap();
-        let mut hosts: BTreeMap<String, SocketAddr> =
-            google::HOSTS.into_iter().map(|host| (host.to_owned(), google.address())).collect();
-        hosts.insert(meta::HOST.to_owned(), meta.address());
-        world.config.egress.allow = vec![EgressRule::Network("127.0.0.0/8".parse().unwrap())];
-        world.config.egress.ca_file = Some(ca_file);
-        world.config.egress.hosts = hosts.clone();
+        let providers = Providers::start().await;
+        providers.known_to(&mut world);
         if has_clients {
             world.config.oauth.public_url = Some(format!("https://{PUBLIC}").parse().unwrap());
             for (template, (id, secret)) in [("google", google::CLIENT), ("whatsapp", meta::CLIENT)] {
@@ -80,11 +96,11 @@ impl Rig {
         }
         let api = Api::of(world).await;
         let token = api.token(Role::Contributor).await;
-        Self { api, google, meta, token, authority: authority.pem, hosts, _dir: dir }
+        Self { api, providers, token }
     }
 
     fn browser(&self) -> Browser {
-        Browser::new(&self.authority, (PUBLIC, self.api.address), &self.hosts)
+        Browser::new(&self.providers.authority, (PUBLIC, self.api.address), &self.providers.hosts)
     }
 
     async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {

@@ -12,7 +12,7 @@ const MANUAL: &str = "/v1/connections/whatsapp/manual";
 async fn an_account_is_signed_up(rig: Rig) {
     let config = rig.ask("GET", "/v1/connections/whatsapp/config", None).await.ok();
     assert_eq!((&config["enabled"], &config["app_id"]), (&json!(true), &json!("8400")));
-    let code = rig.meta.code();
+    let code = rig.providers.meta.code();
     let signup = json!({ "display_name": "Shop", "code": code, "waba_id": WABA, "phone_number_id": NUMBERS[0] });
     let saved = rig.ask("POST", COMPLETE, Some(&signup)).await;
     assert_eq!(saved.status.as_u16(), 201, "{saved:?}");
@@ -62,13 +62,13 @@ async fn a_token_is_looked_at_before_it_is_saved() {
         assert_eq!(no["errors"][0]["pointer"], pointer, "{no}");
         assert!(!no.to_string().contains("canary"), "{no}");
     }
-    rig.meta.is_down(true);
+    rig.providers.meta.is_down(true);
     rig.ask("POST", MANUAL, Some(&manual("A", TOKEN, WABA, None))).await.problem(503, "PROVIDER_UNAVAILABLE");
-    rig.meta.is_down(false);
+    rig.providers.meta.is_down(false);
     // The only number is the one that is meant; of two, none is.
     let saved = rig.ask("POST", MANUAL, Some(&manual("One", TOKEN, WABA, None))).await.ok();
     assert!(saved["credential_keys"].as_array().unwrap().contains(&json!("phone_number_id")), "{saved}");
-    rig.meta.numbers(2);
+    rig.providers.meta.numbers(2);
     let saved = rig.ask("POST", MANUAL, Some(&manual("Two", TOKEN, WABA, None))).await.ok();
     assert_eq!(saved["business"]["phone_numbers"].as_array().unwrap().len(), 2);
     assert!(!saved["credential_keys"].as_array().unwrap().contains(&json!("phone_number_id")), "{saved}");
