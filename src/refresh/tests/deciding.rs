@@ -71,7 +71,7 @@ fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
         ("held off by our clock alone", DIES, 3590, Some(intent(2500)), 20, unknown, life, "wait 40 Unknown"),
         ("the old one works still", DIES, 3000, Some(intent(2500)), 500, unknown, ahead, "wait 540 Unknown"),
         ("for some seconds yet", DIES, 3530, Some(intent(2500)), 500, unknown, ahead, "wait 10 Unknown"),
-        ("nobody gets it any more", DIES, 3540, Some(intent(2500)), 500, unknown, life, "send Probe"),
+        ("nobody gets it any more", DIES, 3541, Some(intent(2500)), 500, unknown, life, "send Probe"),
         ("nor if it is rejected", DIES, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "send Probe"),
         ("once more", DIES, 3600, probed(2), 60, unknown, life, "send Probe"),
         ("and no more", DIES, 3600, probed(3), 60, unknown, life, "give up Token"),

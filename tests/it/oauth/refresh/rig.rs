@@ -17,8 +17,7 @@ const LIFE: Duration = Duration::from_secs(3600);
 
 /// Connections `c0`, `c1`, … of one project, each wired to an instance of the same name.
 pub(super) struct Site<'a> {
-    pub(super) oidc: &'a Oidc,
-    pub(super) bao: &'a Bao,
+    bao: &'a Bao,
     /// Before the provider's token endpoint, open at first.
     pub(super) gate: Gate,
     pub(super) minted: Vec<Minted>,
@@ -43,7 +42,7 @@ pub(super) async fn provider() -> Oidc {
 
 impl<'a> Site<'a> {
     /// With a provider that does what `rotation` says, as TOML, in a database at `url`; SQLite where there is none.
-    pub(super) async fn new(oidc: &'a Oidc, bao: &'a Bao, rotation: &str, url: Option<String>, count: usize) -> Self {
+    pub(super) async fn new(oidc: &Oidc, bao: &'a Bao, rotation: &str, url: Option<String>, count: usize) -> Self {
         let gate = Gate::before(oidc.issuer(), "POST /token ").await;
         gate.open();
         let (home, mount) = (Home::new(), bao.fresh_mount().await);
@@ -63,7 +62,7 @@ impl<'a> Site<'a> {
             ("telemetry.log_level", "info,credway=debug".to_owned()),
         ];
         let minted = oidc.mint_many("app", "ann", "openid offline_access", count).await;
-        let site = Self { oidc, bao, gate, minted, mount, settings, home };
+        let site = Self { bao, gate, minted, mount, settings, home };
         site.home.config(&lent(&site.settings));
         site.home.write("manifest.yaml", site.manifest());
         site.home.apply().await.ok();
