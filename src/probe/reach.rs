@@ -1,6 +1,5 @@
 //! The way to a host: its checked addresses, TLS on them, and an HTTP client that knows no other address.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
