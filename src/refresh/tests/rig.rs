@@ -73,10 +73,13 @@ impl Rig {
         let templates = dir.path().join("templates");
         std::fs::create_dir(&templates).unwrap();
         for (name, grant, rotation) in TEMPLATES {
+            let authorize = match grant {
+                "authorization_code" => "authorize_url = \"https://idp.example/authorize\"",
+                _ => "",
+            };
             let text = format!(
                 "name = \"{name}\"\ndisplay_name = \"X\"\nprovider = \"x\"\nauth_kind = \"oauth2\"\nopen = true\n[oauth]\n\
-                 grant = \"{grant}\"\nauthorize_url = \"https://idp.example/authorize\"\ntoken_url = \"https://idp.example/token\"\n\
-                 rotation = {rotation}\n"
+                 grant = \"{grant}\"\n{authorize}\ntoken_url = \"https://idp.example/token\"\nrotation = {rotation}\n"
             );
             std::fs::write(templates.join(format!("{name}.toml")), text).unwrap();
         }

@@ -1,4 +1,5 @@
 //! OAuth against a server that nobody here wrote.
 
 mod browser;
+mod refresh;
 mod server;

@@ -1,0 +1,6 @@
+//! Refreshes by real daemons over OpenBao, at npm's `oidc-provider` behind a gate that counts and holds back.
+
+mod kills;
+mod once;
+mod outages;
+mod rig;

@@ -1,0 +1,216 @@
+//! A provider, a secret store, and daemons that share connections to it.
+
+use std::time::Duration;
+
+use credway::clock::Clock;
+use credway::grpc::proto::{ReportCredentialRejectedRequest, ReportCredentialRejectedResponse};
+use credway::model::oauth::{TOKEN_STATE_FIELD, TokenState};
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Client, Daemon, Home, Refused, key_of, lent, refused};
+use crate::support::gate::Gate;
+use crate::support::oidc::{ClientProof, Minted, Oidc};
+use crate::support::openbao::Bao;
+
+/// The life that is told of each first token.
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// How long a token may be waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Connections `c0`, `c1`, … of one project, each wired to an instance of the same name.
+pub(super) struct Site<'a> {
+    bao: &'a Bao,
+    /// Before the provider's token endpoint, open at first.
+    pub(super) gate: Gate,
+    pub(super) minted: Vec<Minted>,
+    mount: String,
+    /// The settings of every daemon of the site.
+    settings: Vec<(&'static str, String)>,
+    home: Home,
+}
+
+/// A daemon with a home of its own.
+pub(super) struct Sidecar {
+    pub(super) home: Home,
+    pub(super) daemon: Daemon,
+    pub(super) client: Client,
+}
+
+pub(super) async fn provider() -> Oidc {
+    let oidc = Oidc::start().await;
+    oidc.client("app", ClientProof::Post("secret"), "http://127.0.0.1:9/oauth/callback").await;
+    oidc
+}
+
+impl<'a> Site<'a> {
+    /// With a provider that does what `rotation` says, as TOML, in a database at `url`; SQLite where there is none.
+    pub(super) async fn new(oidc: &Oidc, bao: &'a Bao, rotation: &str, url: Option<String>, count: usize) -> Self {
+        let gate = Gate::before(oidc.issuer(), "POST /token ").await;
+        gate.open();
+        let (home, mount) = (Home::new(), bao.fresh_mount().await);
+        std::fs::create_dir(home.path("templates")).unwrap();
+        home.write("templates/idp.toml", template(&gate, rotation));
+        let token_file = home.write("vault-token", bao.root_token());
+        let settings = vec![
+            ("database.url", url.unwrap_or_else(|| format!("sqlite:{}", home.text("credway.db")))),
+            ("secret_store.kind", "vault".to_owned()),
+            ("secret_store.vault.address", bao.url().to_owned()),
+            ("secret_store.vault.mount", mount.clone()),
+            ("secret_store.vault.auth.method", "token_file".to_owned()),
+            ("secret_store.vault.auth.token_file", token_file.display().to_string()),
+            ("templates.dir", home.text("templates")),
+            ("egress.allow", "127.0.0.1/32".to_owned()),
+            ("grpc.call_deadline", "10s".to_owned()),
+            ("telemetry.log_level", "info,credway=debug".to_owned()),
+        ];
+        let minted = oidc.mint_many("app", "ann", "openid offline_access", count).await;
+        let site = Self { bao, gate, minted, mount, settings, home };
+        site.home.config(&lent(&site.settings));
+        site.home.write("manifest.yaml", site.manifest());
+        site.home.apply().await.ok();
+        site
+    }
+
+    /// Starts a daemon, its settings changed.
+    pub(super) async fn sidecar(&self, change: &[(&'static str, &str)]) -> Sidecar {
+        let home = Home::new();
+        home.config(&[lent(&self.settings).as_slice(), change].concat());
+        let daemon = home.start().await;
+        let client = daemon.client(&self.home.token()).await;
+        Sidecar { home, daemon, client }
+    }
+
+    /// The token of callers.
+    pub(super) fn token(&self) -> String {
+        self.home.token()
+    }
+
+    /// Tells of every connection's token that it lives for so much longer.
+    pub(super) async fn tokens_live(&self, left: Duration) {
+        let now = Clock::System.now();
+        for id in self.connections().await {
+            let path = format!("{}/data/credway/acme/pay/connections/{id}", self.mount);
+            let held = self.bao.must("GET", &path, Value::Null).await;
+            let mut fields = held["data"]["data"].clone();
+            let state = TokenState {
+                generation: self.generation(&fields).unwrap_or(1),
+                obtained_at: now + left - LIFE,
+                expires_at: Some(now + left),
+                ..TokenState::none()
+            };
+            fields[TOKEN_STATE_FIELD] = serde_json::to_string(&state).unwrap().into();
+            let cas = held["data"]["metadata"]["version"].clone();
+            self.bao.must("POST", &path, json!({ "data": fields, "options": { "cas": cas } })).await;
+        }
+    }
+
+    /// What lies in the secret of the first connection.
+    pub(super) async fn fields(&self) -> Value {
+        let id = self.connections().await.remove(0);
+        let path = format!("{}/data/credway/acme/pay/connections/{id}", self.mount);
+        self.bao.must("GET", &path, Value::Null).await["data"]["data"].clone()
+    }
+
+    pub(super) fn generation(&self, fields: &Value) -> Option<u64> {
+        let state: TokenState = serde_json::from_str(fields[TOKEN_STATE_FIELD].as_str()?).unwrap();
+        Some(state.generation)
+    }
+
+    /// The ids of all connections.
+    pub(super) async fn connections(&self) -> Vec<String> {
+        let path = format!("{}/metadata/credway/acme/pay/connections", self.mount);
+        let listed = self.bao.must("LIST", &path, Value::Null).await;
+        let keys = listed["data"]["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned());
+        // The project's own key lies at the id of no connection.
+        keys.filter(|key| !key.ends_with(&"0".repeat(32))).collect()
+    }
+
+    /// The name by which a gate before OpenBao knows writes of connections' secrets.
+    pub(super) fn writes(&self) -> String {
+        format!("POST /v1/{}/data/credway/acme/pay/connections/", self.mount)
+    }
+
+    fn manifest(&self) -> String {
+        let connection = |(nth, minted): (usize, &Minted)| {
+            let credentials = json!({
+                "access_token": { "value": minted.access_token },
+                "refresh_token": { "value": minted.refresh_token },
+                "client_id": { "value": "app" },
+                "client_secret": { "value": "secret" },
+            });
+            json!({ "name": format!("c{nth}"), "template": "idp", "credentials": credentials })
+        };
+        let instance = |nth: usize| {
+            let wiring = json!({ "API_KEY": { "connection": format!("c{nth}"), "credential": "access_token" } });
+            let profile = json!({ "name": "default", "wiring": wiring });
+            json!({ "name": format!("c{nth}"), "server": "echo", "active": "default", "profiles": [profile] })
+        };
+        let field = json!({ "type": "string", "required": true, "secret": true });
+        let project = json!({
+            "project": "pay",
+            "servers": [{ "service": "echo", "url": "https://mcp.example.com/echo", "config": { "API_KEY": field } }],
+            "connections": self.minted.iter().enumerate().map(connection).collect::<Vec<_>>(),
+            "instances": (0..self.minted.len()).map(instance).collect::<Vec<_>>(),
+            "tokens": [{ "name": "tests", "role": "project_contributor", "scopes": ["mcp:execute"], "file": "token" }],
+        });
+        json!({ "tenant": "acme", "projects": [project] }).to_string()
+    }
+}
+
+impl Sidecar {
+    /// The access token that an instance resolves to.
+    pub(super) async fn token(&self, instance: &str) -> Result<String, Refused> {
+        key_of(&mut self.client.clone(), instance).await
+    }
+
+    /// The same, asked for again while it is to be.
+    pub(super) async fn token_in_time(&self, instance: &str) -> String {
+        let began = tokio::time::Instant::now();
+        loop {
+            match self.token(instance).await {
+                Ok(token) => return token,
+                Err(Refused { retry: Some(pause), .. }) if began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(pause.min(Duration::from_millis(500))).await;
+                }
+                // Five daemons and their servers share this machine.
+                Err(Refused { reason, .. }) if reason == "DEADLINE_EXCEEDED" && began.elapsed() < PATIENCE => {}
+                Err(refused) => panic!("{instance}: {refused:?}"),
+            }
+        }
+    }
+
+    pub(super) async fn report(&self, connection: &str, version: u64) -> ReportCredentialRejectedResponse {
+        let request = ReportCredentialRejectedRequest { connection_id: connection.to_owned(), secret_version: version };
+        let told = self.client.clone().report_credential_rejected(request).await;
+        told.map_err(|status| refused(&status)).unwrap().into_inner()
+    }
+}
+
+fn template(gate: &Gate, rotation: &str) -> String {
+    let url = &gate.url;
+    format!(
+        r#"
+name = "idp"
+display_name = "The tests' provider"
+provider = "idp"
+auth_kind = "oauth2"
+fields = [
+  {{ name = "access_token", label = "Access token" }},
+  {{ name = "refresh_token", label = "Refresh token", required = false }},
+  {{ name = "client_id", label = "Client ID", secret = false, required = false }},
+  {{ name = "client_secret", label = "Client secret", required = false }},
+]
+
+[oauth]
+authorize_url = "{url}auth"
+token_url = "{url}token"
+rotation = {rotation}
+"#
+    )
+}
+
+/// How long ago that was, in whole seconds.
+pub(super) fn seconds(began: tokio::time::Instant) -> u64 {
+    began.elapsed().as_secs()
+}
