@@ -316,7 +316,7 @@ mod tests {
             |name: &str| format!("name = {name:?}\ndisplay_name = \"X\"\nprovider = \"x\"\nauth_kind = \"token\"\n");
         let files = [
             ("a.toml", head("k") + "open = true\n"),
-            ("j.toml", head("k") + "open = true\n"),
+            ("m.toml", head("k") + "open = true\n"),
             ("b.toml", head("b") + "colour = \"red\"\n"),
             ("c.toml", head("C") + "[[fields]]\nname = \"a b\"\nlabel = \"x\"\ndefault = \"1\"\n"),
             ("d.toml", head("d") + "[header]\nname = \"X\"\nvalue = \"{token}\"\n"),
@@ -349,7 +349,7 @@ mod tests {
         }
         let shown = Catalogue::with_directory(directory.path()).unwrap_err().to_string();
         for expected in [
-            "j.toml: the name \"k\" is taken by",
+            "m.toml: the name \"k\" is taken by",
             "b.toml: line 5: unknown field `colour`",
             "c.toml: the name \"C\" is not lower-case letters, digits and dashes",
             "c.toml: the field name \"a b\" is not lower-case",

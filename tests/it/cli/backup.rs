@@ -65,8 +65,8 @@ fn a_copy_that_is_damaged_or_lies_under_another_key_is_named_and_nothing_is_chan
     assert!(told.contains("key"), "{told}");
 
     let mut bytes = std::fs::read(home.path("copy.db")).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle..middle + 2048].fill(0xff);
+    let (quarter, end) = (bytes.len() / 4, bytes.len() / 4 * 3);
+    bytes[quarter..end].fill(0xff);
     std::fs::write(home.path("damaged.db"), bytes).unwrap();
     home.refused(1, "credway backup restore --data-dir data damaged.db");
     assert!(resolved(&home).contains("one"));

@@ -7,7 +7,8 @@ use std::process::Stdio;
 use credway::grpc::proto::{
     BatchResolveCredentialsRequest, BatchStep, ExplainResolutionRequest, ResolveCredentialsRequest,
 };
-use credway::model::template::TemplateField;
+use credway::model::oauth::Grant;
+use credway::model::template::{Template, TemplateField};
 use credway::model::token::TokenText;
 use credway::templates::Catalogue;
 use data_encoding::BASE64;
@@ -30,7 +31,13 @@ pub(super) struct Stage {
 /// Instances that resolve: one for each template whose credentials people give, wired to all its fields.
 pub(super) fn templates() -> Vec<String> {
     let catalogue = Catalogue::built_in();
-    catalogue.iter().filter(|template| !template.is_leased()).map(|template| template.name.clone()).collect()
+    catalogue.iter().filter(|template| is_told(template)).map(|template| template.name.clone()).collect()
+}
+
+/// Whether what is stored is what is told: leased credentials and tokens that a provider gives to a client are not.
+fn is_told(template: &Template) -> bool {
+    let has_tokens_given = template.oauth.as_ref().is_none_or(|oauth| oauth.grant == Grant::AuthorizationCode);
+    !template.is_leased() && has_tokens_given
 }
 
 /// Instances that are refused, and why.
@@ -84,7 +91,7 @@ impl Stage {
     /// Writes the manifest with a canary in every field of every template, and one for each way to be refused.
     pub(super) fn declare(&mut self) {
         let (mut servers, mut connections, mut instances) = (Vec::new(), Vec::new(), Vec::new());
-        for template in Catalogue::built_in().iter().filter(|template| !template.is_leased()) {
+        for template in Catalogue::built_in().iter().filter(|template| is_told(template)) {
             let name = &template.name;
             let (mut schema, mut credentials, mut wiring) = (json!({}), json!({}), json!({}));
             for field in &template.fields {
@@ -153,7 +160,7 @@ impl Stage {
             answers.extend(resolve(&mut client, name).await.unwrap().encode_to_vec());
         }
         let served = self.canaries.caught_in(&answers);
-        for template in Catalogue::built_in().iter().filter(|template| !template.is_leased()) {
+        for template in Catalogue::built_in().iter().filter(|template| is_told(template)) {
             for field in &template.fields {
                 let place = format!("{} of {}", field.name, template.name);
                 assert!(served.contains(place.as_str()), "the {place} did not come out");

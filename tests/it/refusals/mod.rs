@@ -50,6 +50,9 @@ projects:
   - {name: lost, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
   - {name: garbled, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
   - {name: uncached, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
+  - name: tokenless
+    template: generic-client-credentials
+    credentials: {token_url: {value: "https://127.0.0.1:9/token"}, client_id: {value: us}, client_secret: {value: canary-secret}, access_token: {value: canary-token}}
   instances:
   - {name: pay, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: production, credential: api_key}}}]}
   - {name: twin-a, server: twin}
@@ -65,6 +68,7 @@ projects:
   - {name: lost, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: lost, credential: api_key}}}]}
   - {name: garbled, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: garbled, credential: api_key}}}]}
   - {name: uncached, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: uncached, credential: api_key}}}]}
+  - {name: tokenless, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: tokenless, credential: access_token}}}]}
   - {name: empty, server: pay, active: live, profiles: [{name: live}]}
   - {name: mistyped, server: pay, active: live, profiles: [{name: live, values: {TIMEOUT: 5}, wiring: {API_KEY: {connection: production, credential: api_key}}}]}
 "#;
@@ -185,6 +189,7 @@ async fn every_refusal_tells_its_reason_what_was_refused_and_what_to_do() {
         asking("halved"),
         asking("lost"),
         asking("garbled"),
+        asking("tokenless"),
         asking("empty"),
         asking("mistyped"),
     ] {

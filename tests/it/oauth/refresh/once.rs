@@ -13,7 +13,11 @@ const DIES: &str = r#"{ kind = "old_dies" }"#;
 const SHORT: Duration = Duration::from_secs(40);
 
 async fn sidecars(site: &Site<'_>, count: usize) -> Vec<Sidecar> {
-    join_all((0..count).map(|_| site.sidecar(&[]))).await
+    sidecars_with(site, count, &[]).await
+}
+
+async fn sidecars_with(site: &Site<'_>, count: usize, change: &[(&'static str, &str)]) -> Vec<Sidecar> {
+    join_all((0..count).map(|_| site.sidecar(change))).await
 }
 
 /// How often a round is run: `CREDWAY_TEST_ROUNDS`, or a few.
@@ -27,7 +31,8 @@ async fn two_daemons_send_each_refresh_token_once() {
     // As long as it takes to look up an account, the provider would let others in.
     oidc.accounts_take(Duration::from_millis(50)).await;
     let site = Site::new(&oidc, bao, DIES, Some(Postgres::fresh_database().await), 1).await;
-    let sidecars = sidecars(&site, 2).await;
+    // What the test does to the secret is seen at once.
+    let sidecars = sidecars_with(&site, 2, &[("cache.secret_ttl", "0s")]).await;
     for round in 1..=rounds() {
         site.tokens_live(SHORT).await;
         let asked = sidecars.iter().flat_map(|sidecar| (0..8).map(|_| sidecar.token_in_time("c0")));

@@ -24,7 +24,7 @@ const SERVED: &str = r#"
 tenant: acme
 projects:
 - project: payments
-  connections: [{name: Key, template: github, credentials: {token: {value: canary-github-token}}}]
+  connections: [{name: Key, template: github, credentials: {token: {value: ghp_canary-github-token}}}]
   instances:
   - {name: mail, server: gmail}
   - {name: drive, server: google-drive}
