@@ -7,7 +7,7 @@
 //! An MCP process comes in by `http/mcp_config/` and gets its answer there; what its token is bound to is held in
 //! `resolve/bound.rs`. People and scripts come in by `http/mod.rs` → `rest/front.rs` → `rest/asker.rs` (who, for which project) → the
 //! handler in `rest/` → the operation in `control/`, which the commands in `cli/` share → `store/` and `secrets/`; what is tried
-//! from outside goes by `probe/`. That something changed is heard by `changes/`, and outdates whatever was made of it.
+//! from outside goes by `probe/`. Who signs in at a provider comes in by `rest/pages/` and goes to `control/connect/` → `oauth/`. That something changed is heard by `changes/`, and outdates whatever was made of it.
 //!
 //! # The map
 //! Each module may import those that its row names, all of which stand above it: no cycle can be written.
@@ -30,7 +30,7 @@
 //! | events | webhooks: what happens to connections, told to others until they take it | limits, clock, model, config, metrics, probe, store |
 //! | changes | what changed lately, for whoever keeps what was read | limits, clock, model, metrics, store |
 //! | secrets | secret stores, and the cache in front | limits, clock, model, config, metrics, store |
-//! | refresh | keeps OAuth tokens fresh across all daemons, and never loses one | limits, clock, model, metrics, templates, store, secrets, oauth |
+//! | refresh | keeps OAuth tokens fresh across all daemons, and never loses one | limits, clock, model, config, metrics, templates, store, secrets, oauth |
 //! | auth | who is asking | limits, clock, model, config, metrics, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets, refresh |
 //! | control | what people and manifests change | limits, clock, model, templates, probe, oauth, store, secrets, resolve |
