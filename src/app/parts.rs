@@ -175,6 +175,7 @@ impl Parts {
             store: self.store.clone(),
             secrets: Arc::clone(&self.secrets),
             cache: self.cache.clone(),
+            refresher: self.refresher.clone(),
             run_tokens: Arc::clone(&self.run_tokens),
             events: self.events.clone(),
         };
@@ -227,6 +228,7 @@ struct Caches {
     store: Store,
     secrets: Arc<dyn SecretStore>,
     cache: SecretCache,
+    refresher: Refresher,
     run_tokens: Arc<RunTokens>,
     events: Events,
 }
@@ -238,6 +240,7 @@ impl Heard for Caches {
         }
         for connection in connections(records) {
             self.cache.revalidate(connection);
+            self.refresher.changed(connection);
         }
         if connections(records).next().is_some() {
             self.events.changed();

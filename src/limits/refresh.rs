@@ -61,8 +61,9 @@ pub const REFRESH_FLIGHTS_MAX: usize = 20_000;
 /// How long a refresh waits in memory for its next try. For longer pauses the next reader of the token begins anew.
 pub const REFRESH_NAP_MAX: Duration = Duration::from_secs(5);
 
-/// The pauses between two looks at a token that another daemon is refreshing: the first, and the longest.
-pub const REFRESH_LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The pauses between two looks at a token that another daemon is refreshing, unless the change log tells of it before: the
+/// first, and the longest.
+pub const REFRESH_LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// How long the answer "not now" is given again without looking.
 pub const REFRESH_REST: Duration = Duration::from_secs(1);

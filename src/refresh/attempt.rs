@@ -53,6 +53,8 @@ pub(super) struct Engine {
 pub(super) struct Memory {
     seen: Mutex<HashMap<ConnectionId, Sighting>>,
     rows: Mutex<HashMap<ConnectionId, TokensFound>>,
+    /// The generation at which a connection was left to another daemon.
+    left: Mutex<HashMap<ConnectionId, u64>>,
     intents: AtomicU64,
 }
 
@@ -133,7 +135,7 @@ impl Engine {
         let now = self.clock.now();
         let ends_at = now.checked_add(limits::REFRESH_LEASE).unwrap_or(now);
         match self.store.refresh_lease_take(address.connection, &self.owner, (now, ends_at)).await {
-            Ok(true) => {}
+            Ok(true) => self.memory.hold(address.connection),
             Ok(false) => return self.without_lease(&subject).await,
             Err(error) => tracing::debug!(%error, "a refresh goes on without its lease, which only saves requests"),
         }
@@ -146,10 +148,18 @@ impl Engine {
 
     /// Another daemon is at it, and may be done.
     async fn without_lease(&self, subject: &Subject<'_>) -> Attempted {
+        let wait = later(limits::REFRESH_LOOKS.1, Cause::Other);
+        if self.memory.is_left(subject.address.connection, subject.row.generation) {
+            // The database will know when it is done; the secret store is left in peace.
+            return wait;
+        }
         let Ok(held) = self.read(subject).await else { return later(limits::REFRESH_PAUSE_STORE, Cause::Store) };
         match self.judge(subject, &held) {
             Verdict::Enough => self.enough(subject, &held).await,
-            _ => later(limits::REFRESH_LOOKS.1, Cause::Other),
+            _ => {
+                self.memory.leave(subject.address.connection, subject.row.generation);
+                wait
+            }
         }
     }
 
@@ -470,6 +480,22 @@ impl Memory {
 
     fn restore(&self, connection: ConnectionId, known: Sighting) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(connection, known);
+    }
+
+    fn is_left(&self, connection: ConnectionId, generation: u64) -> bool {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).get(&connection) == Some(&generation)
+    }
+
+    fn leave(&self, connection: ConnectionId, generation: u64) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() >= limits::REFRESH_FLIGHTS_MAX {
+            left.clear();
+        }
+        left.insert(connection, generation);
+    }
+
+    fn hold(&self, connection: ConnectionId) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
     }
 
     /// The template of a connection that was looked at before.

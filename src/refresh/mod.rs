@@ -81,8 +81,8 @@ pub struct Means {
 
 /// The refresh of one connection.
 enum Flight {
-    /// Under way; what it came to so far is told.
-    Flying(watch::Receiver<Option<Attempted>>),
+    /// Under way; what it came to so far is told. It looks at once when it is called.
+    Flying(watch::Receiver<Option<Attempted>>, Arc<Notify>),
     /// It came to nothing, and is not looked at again before then.
     Resting(Moment, Attempted),
 }
@@ -180,6 +180,13 @@ impl Refresher {
         self.0.commits.depth()
     }
 
+    /// A connection has changed: whoever waits for another daemon's refresh of it looks at once.
+    pub fn changed(&self, connection: ConnectionId) {
+        if let Some(Flight::Flying(_, call)) = self.0.flights().get(&connection) {
+            call.notify_one();
+        }
+    }
+
     /// Begins nothing new, and returns once every new token is stored. The caller sets the deadline; what is left then lies in the
     /// spool.
     pub async fn close(&self) {
@@ -242,7 +249,7 @@ impl Refresher {
         let mut flights = shared.flights();
         match flights.get(&address.connection) {
             // One whose sender is gone was cut off.
-            Some(Flight::Flying(told)) if told.has_changed().is_ok() => {
+            Some(Flight::Flying(told, _)) if told.has_changed().is_ok() => {
                 return Boarded::Flying { told: told.clone(), is_own: false };
             }
             Some(Flight::Resting(until, attempted)) if now < *until => return Boarded::Told(*attempted),
@@ -255,29 +262,36 @@ impl Refresher {
             return Boarded::Told(Attempted::Later(Wait { pause: limits::REFRESH_REST, cause: Cause::Other }));
         }
         let (tell, told) = watch::channel(None);
-        flights.insert(address.connection, Flight::Flying(told.clone()));
+        let call = Arc::new(Notify::new());
+        flights.insert(address.connection, Flight::Flying(told.clone(), Arc::clone(&call)));
         drop(flights);
         let (shared, address) = (Arc::clone(shared), address.clone());
         // On a task of its own: a caller that goes away must not stop a request half-way.
-        self.0.tasks.spawn_on(async move { shared.fly(&address, want, &tell).await }, &self.0.runtime);
+        self.0.tasks.spawn_on(async move { shared.fly(&address, want, (&tell, &call)).await }, &self.0.runtime);
         Boarded::Flying { told, is_own: true }
     }
 }
 
 impl Shared {
     /// Attempts until it came to something, or to a pause that is too long to be waited for here.
-    async fn fly(&self, address: &SecretAddress, want: Want, tell: &watch::Sender<Option<Attempted>>) {
+    async fn fly(
+        &self,
+        address: &SecretAddress,
+        want: Want,
+        (tell, call): (&watch::Sender<Option<Attempted>>, &Notify),
+    ) {
         const NAPS_MAX: u32 = 40;
-        let (first_look, last_look) = limits::REFRESH_LOOKS;
-        let (mut look, mut naps) = (first_look, 0);
+        let (mut look, last_look) = limits::REFRESH_LOOKS;
+        let mut naps = 0;
         let landed = loop {
             let attempted = self.attempt(address, want).await;
             let Attempted::Later(Wait { pause, cause }) = attempted else { break attempted };
             naps += 1;
             let nap = match cause {
                 Cause::Other => {
+                    let nap = look.min(pause);
                     look = (look * 2).min(last_look);
-                    look.min(pause)
+                    nap
                 }
                 Cause::Pause | Cause::Unknown | Cause::Store if pause <= limits::REFRESH_NAP_MAX => {
                     // Who waits is to be told that it takes a while.
@@ -286,8 +300,12 @@ impl Shared {
                 }
                 _ => break attempted,
             };
-            let is_woken = self.closing.run_until_cancelled(sleep(nap)).await.is_none();
-            if is_woken || naps >= NAPS_MAX {
+            let is_over = tokio::select! {
+                () = self.closing.cancelled() => true,
+                () = call.notified() => false,
+                () = sleep(nap) => false,
+            };
+            if is_over || naps >= NAPS_MAX {
                 break attempted;
             }
             tell.send_replace(None);
@@ -359,7 +377,7 @@ impl Shared {
     async fn finish_flights(&self) {
         loop {
             let flying = self.flights().values().find_map(|flight| match flight {
-                Flight::Flying(told) if told.has_changed().is_ok() => Some(told.clone()),
+                Flight::Flying(told, _) if told.has_changed().is_ok() => Some(told.clone()),
                 _ => None,
             });
             let Some(mut told) = flying else { return };
