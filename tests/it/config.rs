@@ -125,13 +125,6 @@ fn the_whole_file_is_understood() {
         tenant = "acme"
         role = "project_admin"
         scopes = "mcp:execute"
-        [oauth]
-        public_url = "https://credway.acme.example/"
-        [oauth.clients.github-oauth]
-        client_id = "Iv1.8a61"
-        client_secret = "hush"
-        [oauth.clients.linear-oauth]
-        client_id = "public"
         [telemetry]
         log_level = "info,credway=debug"
         log_format = "text"
@@ -152,11 +145,6 @@ fn the_whole_file_is_understood() {
     assert_eq!(config.grpc.call_deadline, Duration::from_millis(500));
     assert!(config.grpc.tls.is_some() && config.http.address.is_none());
     assert_eq!(config.catalogue_base_url.as_str(), "https://mcp.acme.example/v1");
-    assert_eq!(config.oauth.public_url.as_ref().map(url::Url::as_str), Some("https://credway.acme.example/"));
-    let github = &config.oauth.clients["github-oauth"];
-    let secret = github.secret.as_ref().map(ExposeSecret::expose_secret);
-    assert_eq!((github.id.as_str(), secret, github.key.is_none()), ("Iv1.8a61", Some("hush"), true));
-    assert!(config.oauth.clients["linear-oauth"].secret.is_none());
     assert_eq!(config.known_callers[0].identity, Identity::Uid(1000));
     assert_eq!(config.known_callers[1].identity, Identity::CertificateName("spiffe://acme/executor".into()));
     assert_eq!(config.known_callers[1].role.to_string(), "project_admin");
@@ -402,6 +390,26 @@ fn secrets_are_shown_as_set_and_debug_hides_them() {
     let shown = |path: &str| loaded.settings.iter().find(|setting| setting.path == path).unwrap().shown.clone();
     assert_eq!((shown("database.url"), shown("secret_store.vault.auth.token")), ("set".into(), "set".into()));
     assert!(!format!("{loaded:?}").contains("CANARY7d1f"));
+}
+
+#[test]
+fn oauth_clients_are_tables_by_template() {
+    let config = config(
+        r#"
+        [oauth]
+        public_url = "https://credway.acme.example/"
+        [oauth.clients.github-oauth]
+        client_id = "Iv1.8a61"
+        client_secret = "hush"
+        [oauth.clients.linear-oauth]
+        client_id = "public"
+        "#,
+    );
+    assert_eq!(config.oauth.public_url.as_ref().map(url::Url::as_str), Some("https://credway.acme.example/"));
+    let github = &config.oauth.clients["github-oauth"];
+    let secret = github.secret.as_ref().map(ExposeSecret::expose_secret);
+    assert_eq!((github.id.as_str(), secret, github.key.is_none()), ("Iv1.8a61", Some("hush"), true));
+    assert!(config.oauth.clients["linear-oauth"].secret.is_none());
 }
 
 #[test]
