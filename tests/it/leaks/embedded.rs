@@ -35,7 +35,7 @@ pub(super) fn templates() -> Vec<String> {
 }
 
 /// Whether what is stored is what is told: leased credentials and tokens that a provider gives to a client are not.
-fn is_told(template: &Template) -> bool {
+pub(super) fn is_told(template: &Template) -> bool {
     let has_tokens_given = template.oauth.as_ref().is_none_or(|oauth| oauth.grant == Grant::AuthorizationCode);
     !template.is_leased() && has_tokens_given
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::embedded::{Stage, loud};
+use super::embedded::{Stage, is_told, loud};
 use crate::support::daemon::{Daemon, key_of, lent, on_servers, on_servers_by_app_role, refused, resolve};
 use crate::support::openbao::Bao;
 use crate::support::otlp::Collector;
@@ -70,7 +70,7 @@ async fn a_daemon_on_postgres_and_openbao_shows_secrets_in_answers_only() {
 async fn resolve_all_in_vain(stage: &mut Stage, daemon: &Daemon, reason: &str) {
     let mut client = daemon.client(&stage.home.token()).await;
     // The blank one asks for nothing that could be missing.
-    let asks = |template: &&Template| !template.is_leased() && !template.fields.is_empty();
+    let asks = |template: &&Template| is_told(template) && !template.fields.is_empty();
     for template in Catalogue::built_in().iter().filter(asks) {
         let status = resolve(&mut client, &template.name).await.unwrap_err();
         assert_eq!(refused(&status).reason, reason);

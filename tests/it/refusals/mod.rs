@@ -131,7 +131,12 @@ fn read(status: &Status) -> String {
         writeln!(text, "  {kind}: {value}").unwrap();
     }
     if let Some(retry) = status.get_details_retry_info() {
-        writeln!(text, "  retry after: {:?}", retry.retry_delay.unwrap()).unwrap();
+        let pause = retry.retry_delay.unwrap();
+        // Pauses after a provider's failure are spread by chance.
+        let is_spread = pause.subsec_nanos() != 0;
+        let shown = if is_spread { "about half a minute".to_owned() } else { format!("{pause:?}") };
+        assert!(!is_spread || (15..60).contains(&pause.as_secs()), "{pause:?}");
+        writeln!(text, "  retry after: {shown}").unwrap();
     }
     if let Some(request) = status.get_details_bad_request() {
         let fields: Vec<String> = request.field_violations.into_iter().map(|violation| violation.field).collect();
