@@ -133,7 +133,7 @@ fn read(status: &Status) -> String {
     if let Some(retry) = status.get_details_retry_info() {
         let pause = retry.retry_delay.unwrap();
         // Pauses after a provider's failure are spread by chance.
-        let is_spread = pause.subsec_nanos() != 0;
+        let is_spread = text.starts_with("TOKEN_REFRESH_FAILED");
         let shown = if is_spread { "about half a minute".to_owned() } else { format!("{pause:?}") };
         assert!(!is_spread || (15..60).contains(&pause.as_secs()), "{pause:?}");
         writeln!(text, "  retry after: {shown}").unwrap();
