@@ -34,7 +34,7 @@ use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::Template;
 use crate::model::token::NoRandomness;
 use crate::oauth::{Authorize, Client, OAuth, OAuthError, Pkce};
-use crate::store::{FlowRecord, Once};
+use crate::store::{FlowRecord, GrantRecord, Once};
 
 pub use accounts::{AccountRecord, Consent, ServiceRecord, ServicesChanged};
 pub use fault::{ConnectFault, Off, Refused};
@@ -150,6 +150,11 @@ impl Control {
         };
         let authorize_url = start_url(&home, flow.id, &link);
         Ok(Begun { connection, authorize_url, expires_at: flow.expires_at })
+    }
+
+    /// What a connection's provider granted; `None` if nobody ever signed in for it.
+    pub async fn connection_grant(&self, connection: &Connection) -> Result<Option<GrantRecord>, ControlError> {
+        Ok(self.store.grant_get(connection.id).await?)
     }
 
     /// Why nobody can sign in with the operator's client; `None` if everybody can.

@@ -29,7 +29,7 @@ use crate::model::connection::{AccountServices, Connection, ConnectionState};
 use crate::model::id::ConnectionId;
 use crate::model::refusal::Refusal;
 use crate::model::secret::SecretFields;
-use crate::store::ConnectionsPage;
+use crate::store::{ConnectionsPage, GrantRecord};
 use lifecycle::RotationView;
 pub(super) use oauth::answer_of;
 
@@ -72,6 +72,9 @@ pub(super) struct ConnectionView {
     enabled_services: Option<BTreeSet<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     granted_scopes: Option<BTreeSet<String>>,
+    /// What was asked for when somebody last signed in, and not granted; where one connection is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_scopes: Option<BTreeSet<String>>,
     /// While its credential is being rotated, where one connection is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation: Option<RotationView>,
@@ -100,9 +103,18 @@ impl From<Connection> for ConnectionView {
             lease_path: connection.source.lease_path().map(ToString::to_string),
             enabled_services,
             granted_scopes,
+            missing_scopes: None,
             rotation: None,
             version: connection.version,
         }
+    }
+}
+
+impl ConnectionView {
+    /// With what its provider granted.
+    fn with_grant(self, grant: Option<GrantRecord>) -> Self {
+        let Some(grant) = grant else { return self };
+        Self { missing_scopes: Some(grant.scopes_missing()), granted_scopes: Some(grant.scopes_granted), ..self }
     }
 }
 
@@ -245,7 +257,9 @@ async fn create(asker: Asker<Write>, body: JsonBody<NewConnection>) -> Result<Re
 async fn get(asker: Asker<Read>, PathOf(id): PathOf<String>) -> Result<Response, Problem> {
     let connection = asker.control.connection_get(&asker.workspace, &id).await?;
     let rotation = asker.control.connection_rotation(&asker.workspace, &connection).await?.map(RotationView::from);
-    Ok(Tagged(connection.version, Json(ConnectionView { rotation, ..connection.into() })).into_response())
+    let grant = asker.control.connection_grant(&connection).await?;
+    let view = ConnectionView { rotation, ..connection.into() };
+    Ok(Tagged(view.version, Json(view.with_grant(grant))).into_response())
 }
 
 /// Changes a connection: its name, its labels, its credentials, or whether it is on.

@@ -110,8 +110,6 @@ pub(super) struct AnswerBody {
 pub(super) struct ConnectedView {
     #[serde(flatten)]
     connection: ConnectionView,
-    /// What was asked for, and not granted.
-    missing_scopes: BTreeSet<String>,
     /// The services that are not enabled, as their scopes were not granted.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     missing_services: BTreeSet<String>,
@@ -120,8 +118,10 @@ pub(super) struct ConnectedView {
 impl From<Connected> for ConnectedView {
     fn from(connected: Connected) -> Self {
         Self {
-            connection: connected.connection.into(),
-            missing_scopes: connected.scopes_missing,
+            connection: ConnectionView {
+                missing_scopes: Some(connected.scopes_missing),
+                ..connected.connection.into()
+            },
             missing_services: connected.services_missing,
         }
     }

@@ -208,6 +208,7 @@ async fn a_scope_that_was_left_out_is_told_and_can_be_granted_at_once() {
     assert!(page.text.contains("google-drive") && page.text.contains("auth/drive"), "{}", page.text);
     let connected = rig.connection(&id).await;
     assert_eq!((&connected["status"], &connected["enabled_services"]), (&json!("active"), &json!(["gmail"])));
+    assert_eq!(connected["missing_scopes"], json!(["https://www.googleapis.com/auth/drive"]));
     rig.providers.google.grants("alice@example.com", &[]);
     let page = browser.open(&page.link().unwrap()).await;
     assert_eq!(page.heading(), "Connected", "{page:?}");
