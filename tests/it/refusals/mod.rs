@@ -7,9 +7,11 @@ use std::fmt::Write;
 use credway::clock::Clock;
 use credway::config::SecretStore;
 use credway::grpc::proto::{ReportCredentialRejectedRequest, ResolveCredentialsRequest};
+use credway::limits;
 use credway::model::caller::Scope;
 use credway::model::connection::{AccountServices, ConnectionState, Status as State};
 use credway::model::id::ConnectionId;
+use credway::model::oauth::TokenState;
 use credway::model::overrides::Override;
 use credway::model::reason::Reason;
 use credway::model::schema::ConfigValue;
@@ -49,6 +51,7 @@ projects:
   - {name: halved, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
   - {name: lost, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
   - {name: garbled, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
+  - {name: ended, template: linkedin, credentials: {access_token: {value: canary-access}, refresh_token: {value: canary-refresh}}}
   - {name: uncached, template: generic-api-key, credentials: {api_key: {value: canary-key}}}
   instances:
   - {name: pay, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: production, credential: api_key}}}]}
@@ -64,6 +67,7 @@ projects:
   - {name: halved, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: halved, credential: api_key}}}]}
   - {name: lost, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: lost, credential: api_key}}}]}
   - {name: garbled, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: garbled, credential: api_key}}}]}
+  - {name: ended, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: ended, credential: access_token}}}]}
   - {name: uncached, server: pay, active: live, profiles: [{name: live, wiring: {API_KEY: {connection: uncached, credential: api_key}}}]}
   - {name: empty, server: pay, active: live, profiles: [{name: live}]}
   - {name: mistyped, server: pay, active: live, profiles: [{name: live, values: {TIMEOUT: 5}, wiring: {API_KEY: {connection: production, credential: api_key}}}]}
@@ -115,6 +119,13 @@ async fn spoil(world: &World, bao: &Bao) {
     let SecretStore::Vault(vault) = &world.config.secret_store else { panic!("not in OpenBao") };
     let garbled = format!("{}/data/{}/{}", vault.mount, vault.prefix, world.address("garbled").await);
     bao.must("POST", &garbled, json!({ "data": { "api_key": { "nested": "canary-key" } } })).await;
+    let address = world.address("ended").await;
+    let held = world.secrets.read(&address).await.unwrap();
+    let (mut fields, now) = (held.fields, Clock::System.now());
+    // Its provider has asked for time.
+    let retry_at = Some(now + limits::RETRY_AFTER_MAX * 2);
+    TokenState { generation: 1, expires_at: Some(now), retry_at, ..TokenState::none() }.put(&mut fields);
+    world.secrets.write(&address, &fields, held.version).await.unwrap();
 }
 
 /// What a person reads of a refusal, without the ids, which are never the same.
@@ -185,6 +196,7 @@ async fn every_refusal_tells_its_reason_what_was_refused_and_what_to_do() {
         asking("halved"),
         asking("lost"),
         asking("garbled"),
+        asking("ended"),
         asking("empty"),
         asking("mistyped"),
     ] {
