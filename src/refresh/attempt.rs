@@ -4,17 +4,17 @@
 //! What never happens here: a refresh token is sent that could not be followed by a write; a second time where that may end the
 //! grant; an answer is looked at for anything else before it is on the disk; tokens are deleted.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::Commits;
-use super::decide::{self, Cause, Facts, Lost, Means, Seen, Send, Sender, Verdict, Wait, Want};
+use super::decide::{self, Cause, Facts, Lost, Means, Seen, Send, Verdict, Wait, Want};
 use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
+use super::memory::{Doubt, Memory};
 use super::outcome::{Failure, code};
 use super::pair::{Pair, token_digest};
 use super::rows::{RowNews, Rows};
@@ -46,35 +46,6 @@ pub(super) struct Engine {
     /// Nothing new is begun once it is cancelled.
     pub closing: CancellationToken,
     pub memory: Memory,
-}
-
-/// What this process remembers between attempts.
-#[derive(Default)]
-pub(super) struct Memory {
-    seen: Mutex<HashMap<ConnectionId, Sighting>>,
-    rows: Mutex<HashMap<ConnectionId, TokensFound>>,
-    /// The generation at which a connection was left to another daemon.
-    left: Mutex<HashMap<ConnectionId, u64>>,
-    intents: AtomicU64,
-}
-
-/// An intent that may have been carried out, as this process knows it.
-#[derive(Clone)]
-struct Doubt {
-    intent: Intent,
-    /// When this process saw it first.
-    at: Moment,
-    sender: Sender,
-}
-
-/// The last intent that was seen of a connection.
-struct Sighting {
-    id: String,
-    at: Moment,
-    sender: Sender,
-    /// Of one of our own: nothing was sent by it, so that it means nothing, and what it took the place of does.
-    is_unsent: bool,
-    replaced: Option<Doubt>,
 }
 
 /// What came of an attempt.
@@ -469,98 +440,9 @@ impl Engine {
             }
             Err(error) => {
                 tracing::debug!(%connection, %error, "a refresh goes on with what is remembered");
-                self.memory.rows.lock().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
+                self.memory.row(connection)
             }
         }
-    }
-}
-
-impl Memory {
-    /// What is in doubt, where `intent` lies in the secret: it, or what one of our own took the place of that was not carried out.
-    fn doubt(&self, connection: ConnectionId, intent: Option<Intent>, now: Moment) -> Option<Doubt> {
-        let mut seen = self.seen();
-        let Some(intent) = intent else {
-            seen.remove(&connection);
-            return None;
-        };
-        if seen.len() >= limits::REFRESH_FLIGHTS_MAX && !seen.contains_key(&connection) {
-            // Whatever is forgotten is waited for once more.
-            seen.clear();
-        }
-        let new =
-            || Sighting { id: intent.id.clone(), at: now, sender: Sender::Unknown, is_unsent: false, replaced: None };
-        let known = seen.entry(connection).or_insert_with(new);
-        if known.id != intent.id {
-            *known = match known.replaced.take() {
-                // Ours was not written after all.
-                Some(Doubt { intent: before, at, sender }) if before.id == intent.id => {
-                    Sighting { at, sender, ..new() }
-                }
-                _ => new(),
-            };
-        }
-        if known.is_unsent {
-            known.replaced.clone()
-        } else {
-            Some(Doubt { intent, at: known.at, sender: known.sender })
-        }
-    }
-
-    /// We write an intent. Until it is sent it means nothing.
-    fn writes(&self, connection: ConnectionId, intent: &str, at: Moment, replaced: Option<Doubt>) {
-        let own = Sighting { id: intent.to_owned(), at, sender: Sender::Gone, is_unsent: true, replaced };
-        self.seen().insert(connection, own);
-    }
-
-    /// Whether it was sent, so that the provider may have carried it out.
-    fn sends(&self, connection: ConnectionId, intent: &str, is_sent: bool) {
-        if let Some(known) = self.seen().get_mut(&connection).filter(|known| known.id == intent) {
-            known.is_unsent = !is_sent;
-        }
-    }
-
-    /// What was in doubt before lies in the secret again.
-    fn restore(&self, connection: ConnectionId, doubt: &Doubt) {
-        let Doubt { intent, at, sender } = doubt.clone();
-        self.seen().insert(connection, Sighting { id: intent.id, at, sender, is_unsent: false, replaced: None });
-    }
-
-    fn seen(&self) -> MutexGuard<'_, HashMap<ConnectionId, Sighting>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_left(&self, connection: ConnectionId, generation: u64) -> bool {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).get(&connection) == Some(&generation)
-    }
-
-    fn leave(&self, connection: ConnectionId, generation: u64) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.len() >= limits::REFRESH_FLIGHTS_MAX {
-            left.clear();
-        }
-        left.insert(connection, generation);
-    }
-
-    fn hold(&self, connection: ConnectionId) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
-    }
-
-    /// The template of a connection that was looked at before.
-    pub(super) fn template(&self, connection: ConnectionId) -> Option<String> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.get(&connection).map(|found| found.template.clone())
-    }
-
-    fn remember(&self, connection: ConnectionId, found: Option<TokensFound>) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = found else {
-            rows.remove(&connection);
-            return;
-        };
-        if rows.len() >= limits::REFRESH_ROWS_REMEMBERED && !rows.contains_key(&connection) {
-            rows.clear();
-        }
-        rows.insert(connection, found);
     }
 }
 
