@@ -9,8 +9,8 @@ use super::{MIN_TOKEN_TTL_DEFAULT, TOKEN_DEADLINE};
 pub const REFRESH_LEASE: Duration = Duration::from_secs(20);
 
 /// From the beginning of the write that says "this refresh token is about to be sent" to the sending. Whoever was stopped for
-/// longer begins anew: the others may have given it up.
-pub const INTENT_FRESH: Duration = Duration::from_secs(2);
+/// longer begins anew: the others may have given it up. A write takes milliseconds, at a store that is overloaded some seconds.
+pub const INTENT_FRESH: Duration = Duration::from_secs(4);
 
 /// How long whoever wrote that may still be waiting for the provider's answer.
 pub const INTENT_BUSY: Duration = Duration::from_secs(15);

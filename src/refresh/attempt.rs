@@ -4,17 +4,17 @@
 //! What never happens here: a refresh token is sent that could not be followed by a write; a second time where that may end the
 //! grant; an answer is looked at for anything else before it is on the disk; tokens are deleted.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::Commits;
-use super::decide::{self, Cause, Facts, Lost, Means, Seen, Send, Sender, Verdict, Wait, Want};
+use super::decide::{self, Cause, Facts, Lost, Means, Seen, Send, Verdict, Wait, Want};
 use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
+use super::memory::{Doubt, Memory};
 use super::outcome::{Failure, code};
 use super::pair::{Pair, token_digest};
 use super::rows::{RowNews, Rows};
@@ -48,26 +48,6 @@ pub(super) struct Engine {
     pub memory: Memory,
 }
 
-/// What this process remembers between attempts.
-#[derive(Default)]
-pub(super) struct Memory {
-    seen: Mutex<HashMap<ConnectionId, Sighting>>,
-    rows: Mutex<HashMap<ConnectionId, TokensFound>>,
-    /// The generation at which a connection was left to another daemon.
-    left: Mutex<HashMap<ConnectionId, u64>>,
-    intents: AtomicU64,
-}
-
-/// An intent, when this process saw it first, and what became of its sender.
-type Sighting = (String, Moment, Sender);
-
-/// What was the case before an attempt wrote its intent.
-struct Before {
-    /// An earlier intent about the same token.
-    doubt: Option<Intent>,
-    known: Option<Sighting>,
-}
-
 /// What came of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempted {
@@ -95,7 +75,10 @@ struct Subject<'a> {
 /// The secret as it was read.
 struct Held {
     document: SecretDocument,
+    /// Without an intent of our own by which nothing was sent.
     state: TokenState,
+    /// Its intent.
+    doubt: Option<Doubt>,
     /// The digest of its refresh token.
     token: String,
 }
@@ -205,16 +188,12 @@ impl Engine {
             Err(error) => {
                 tracing::debug!(connection = %subject.address.connection, %error, "no tokens were asked for");
                 let failure = Failure::of_not_asked(&error);
-                let before = Before { doubt: held.state.intent.clone(), known: None };
-                return Step::End(self.failed(subject, &held, (before, None), failure, started).await);
+                return Step::End(self.failed(subject, &held, None, failure, started).await);
             }
         };
-        let intent = self.intent(&held, send);
-        let before = Before {
-            doubt: held.state.intent.clone().filter(|_| send != Send::First),
-            known: self.memory.known(subject.address.connection),
-        };
-        let version = match self.write_intent(subject, &held, &intent).await {
+        let doubt = held.doubt.clone().filter(|_| send != Send::First);
+        let intent = self.intent(&held, doubt.as_ref(), send);
+        let version = match self.write_intent(subject, &held, (&intent, doubt.clone())).await {
             Step::Next(version) => version,
             Step::Again => return Step::Again,
             Step::End(attempted) => return Step::End(attempted),
@@ -222,22 +201,28 @@ impl Engine {
         let held = Held {
             document: SecretDocument { version, ..held.document },
             state: TokenState { intent: Some(intent.clone()), ..held.state.clone() },
+            doubt,
             token: held.token,
         };
-        Step::End(self.ask(subject, held, (before, intent), open, started).await)
+        Step::End(self.ask(subject, held, intent, open, started).await)
     }
 
     /// Step 6. From here on the refresh token counts as spent.
-    async fn write_intent(&self, subject: &Subject<'_>, held: &Held, intent: &Intent) -> Step<u64> {
+    async fn write_intent(
+        &self,
+        subject: &Subject<'_>,
+        held: &Held,
+        (intent, replaced): (&Intent, Option<Doubt>),
+    ) -> Step<u64> {
         let mut fields = held.document.fields.clone();
         TokenState { intent: Some(intent.clone()), ..held.state.clone() }.put(&mut fields);
         let began = self.clock.moment();
-        self.memory.saw(subject.address.connection, &intent.id, began, Sender::NeverSent);
+        self.memory.writes(subject.address.connection, &intent.id, began, replaced);
         match self.secrets.write(subject.address, &fields, held.document.version).await {
             // Whoever was stopped in between may have been given up by the others.
             Ok(_) if self.clock.moment().since(began) > limits::INTENT_FRESH => Step::Again,
             Ok(version) => {
-                self.memory.saw(subject.address.connection, &intent.id, began, Sender::Gone);
+                self.memory.sends(subject.address.connection, &intent.id, true);
                 Step::Next(version)
             }
             Err(SecretError::Conflict { .. }) => Step::Again,
@@ -253,7 +238,7 @@ impl Engine {
         &self,
         subject: &Subject<'_>,
         held: Held,
-        (before, intent): (Before, Intent),
+        intent: Intent,
         open: Box<dyn OpenEndpoint + '_>,
         started: Moment,
     ) -> Attempted {
@@ -275,17 +260,18 @@ impl Engine {
             Err(error) => {
                 tracing::debug!(connection = %subject.address.connection, %error, "no tokens came back");
                 let failure = Failure::of(&error);
-                self.failed(subject, &held, (before, Some(intent)), failure, started).await
+                self.failed(subject, &held, Some(intent), failure, started).await
             }
         }
     }
 
-    /// What is known after a request that brought nothing. `sent`: the intent by which it was sent, which lies in the secret now.
+    /// What is known after a request that brought nothing. `sent`: the intent by which it was sent, which lies in the secret now; what
+    /// was in doubt before still is.
     async fn failed(
         &self,
         subject: &Subject<'_>,
         held: &Held,
-        (before, sent): (Before, Option<Intent>),
+        sent: Option<Intent>,
         failure: Failure,
         started: Moment,
     ) -> Attempted {
@@ -294,17 +280,18 @@ impl Engine {
             return self.dead(subject, held, sent.as_ref(), seconds).await;
         }
         self.metrics.token_refreshed(failure.outcome(), seconds);
-        let Before { doubt, known } = before;
+        let connection = subject.address.connection;
         if let (Some(sent), Failure::Unspent { .. }) = (&sent, failure) {
             // Should the note be lost, this process still knows.
-            self.memory.correct(subject.address.connection, &sent.id, Sender::NeverSent);
+            self.memory.sends(connection, &sent.id, false);
         }
+        let doubt = held.doubt.as_ref().map(|doubt| doubt.intent.clone());
         let state = failure.leaves(&held.state, (doubt, sent), self.clock.now(), self.chance(subject, held));
         let pause =
             state.retry_at.map(|at| Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default());
         let is_noted = self.note(subject, held, &state).await.is_ok();
-        if let (true, Some(known), Failure::Unspent { .. }) = (is_noted, known, failure) {
-            self.memory.restore(subject.address.connection, known);
+        if let (true, Some(doubt), Failure::Unspent { .. }) = (is_noted, &held.doubt, failure) {
+            self.memory.restore(connection, doubt);
         }
         let reason = failure.reason();
         self.tell(subject, RowNews::Degraded { generation: held.state.generation, reason }).await;
@@ -395,17 +382,19 @@ impl Engine {
                 return Err(later(limits::REFRESH_PAUSE_STORE, Cause::Store));
             }
         };
-        let state = match TokenState::of(&document.fields) {
+        let mut state = match TokenState::of(&document.fields) {
             Some(state) => state,
             None if mints(subject.provider) => TokenState::none(),
             None => return Err(Attempted::NotOurs),
         };
+        let doubt = self.memory.doubt(subject.address.connection, state.intent.take(), self.clock.moment());
+        state.intent = doubt.as_ref().map(|doubt| doubt.intent.clone());
         let token = if mints(subject.provider) {
             String::new()
         } else {
             token_digest(subject.address.connection, &document.fields)
         };
-        Ok(Held { document, state, token })
+        Ok(Held { document, state, doubt, token })
     }
 
     fn judge(&self, subject: &Subject<'_>, held: &Held) -> Verdict {
@@ -416,34 +405,18 @@ impl Engine {
             rotation: rotation(subject.provider),
             token: &held.token,
             now: self.clock.now(),
-            seen: self.seen(subject.address.connection, held.state.intent.as_ref()),
+            seen: held
+                .doubt
+                .as_ref()
+                .map_or(Seen::NOW, |doubt| Seen { since: self.clock.moment().since(doubt.at), sender: doubt.sender }),
             want: subject.want,
             chance: self.chance(subject, held),
         })
     }
 
-    /// What this process knows of the intent that lies there.
-    fn seen(&self, connection: ConnectionId, intent: Option<&Intent>) -> Seen {
-        let now = self.clock.moment();
-        let mut seen = self.memory.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(intent) = intent else {
-            seen.remove(&connection);
-            return Seen::NOW;
-        };
-        if seen.len() >= limits::REFRESH_FLIGHTS_MAX && !seen.contains_key(&connection) {
-            // Whatever is forgotten is waited for once more.
-            seen.clear();
-        }
-        let known = seen.entry(connection).or_insert_with(|| (intent.id.clone(), now, Sender::Unknown));
-        if known.0 != intent.id {
-            *known = (intent.id.clone(), now, Sender::Unknown);
-        }
-        Seen { since: now.since(known.1), sender: known.2 }
-    }
-
-    fn intent(&self, held: &Held, send: Send) -> Intent {
+    fn intent(&self, held: &Held, doubt: Option<&Doubt>, send: Send) -> Intent {
         let number = self.memory.intents.fetch_add(1, Ordering::Relaxed);
-        let before = held.state.intent.as_ref().filter(|_| send != Send::First);
+        let before = doubt.map(|doubt| &doubt.intent);
         Intent {
             id: format!("{}-{number}", self.owner),
             owner: self.owner.clone(),
@@ -467,65 +440,9 @@ impl Engine {
             }
             Err(error) => {
                 tracing::debug!(%connection, %error, "a refresh goes on with what is remembered");
-                self.memory.rows.lock().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
+                self.memory.row(connection)
             }
         }
-    }
-}
-
-impl Memory {
-    fn known(&self, connection: ConnectionId) -> Option<Sighting> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&connection).cloned()
-    }
-
-    fn restore(&self, connection: ConnectionId, known: Sighting) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(connection, known);
-    }
-
-    fn is_left(&self, connection: ConnectionId, generation: u64) -> bool {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).get(&connection) == Some(&generation)
-    }
-
-    fn leave(&self, connection: ConnectionId, generation: u64) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.len() >= limits::REFRESH_FLIGHTS_MAX {
-            left.clear();
-        }
-        left.insert(connection, generation);
-    }
-
-    fn hold(&self, connection: ConnectionId) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
-    }
-
-    /// The template of a connection that was looked at before.
-    pub(super) fn template(&self, connection: ConnectionId) -> Option<String> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.get(&connection).map(|found| found.template.clone())
-    }
-
-    fn saw(&self, connection: ConnectionId, intent: &str, at: Moment, sender: Sender) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(connection, (intent.to_owned(), at, sender));
-    }
-
-    fn correct(&self, connection: ConnectionId, intent: &str, sender: Sender) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = seen.get_mut(&connection).filter(|known| known.0 == intent) {
-            known.2 = sender;
-        }
-    }
-
-    fn remember(&self, connection: ConnectionId, found: Option<TokensFound>) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = found else {
-            rows.remove(&connection);
-            return;
-        };
-        if rows.len() >= limits::REFRESH_ROWS_REMEMBERED && !rows.contains_key(&connection) {
-            rows.clear();
-        }
-        rows.insert(connection, found);
     }
 }
 

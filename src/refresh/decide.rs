@@ -62,8 +62,6 @@ pub(super) enum Sender {
     Unknown,
     /// It was this process, which got no answer.
     Gone,
-    /// It was this process, and nothing was sent by it. There may have been others before.
-    NeverSent,
 }
 
 impl Seen {
@@ -135,9 +133,6 @@ pub(super) fn decide(facts: &Facts<'_>) -> Verdict {
         None => Verdict::Send(Send::First),
         // It is about a token that is not there any more.
         Some(intent) if intent.token != facts.token => Verdict::Send(Send::First),
-        Some(intent) if facts.seen.sender == Sender::NeverSent && intent.first_at.is_none() => {
-            Verdict::Send(Send::First)
-        }
         Some(intent) => in_doubt(facts, intent),
     }
 }

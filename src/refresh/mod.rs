@@ -7,6 +7,7 @@ mod attempt;
 mod commit;
 mod decide;
 mod endpoint;
+mod memory;
 mod outcome;
 mod pair;
 mod rows;
@@ -28,9 +29,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use attempt::{Attempted, Engine, Memory};
+use attempt::{Attempted, Engine};
 use commit::Commits;
 use decide::{Wait, Want};
+use memory::Memory;
 use rows::Rows;
 use spool::Spool;
 

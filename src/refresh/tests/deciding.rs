@@ -52,7 +52,7 @@ fn shown(verdict: Verdict) -> String {
 #[test]
 fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
     let (ahead, life) = (Want::Ahead, Want::Life(Duration::from_secs(60)));
-    let (unknown, gone, never) = (Sender::Unknown, Sender::Gone, Sender::NeverSent);
+    let (unknown, gone) = (Sender::Unknown, Sender::Gone);
     let probed = |times| Some(Intent { probes: times, ..intent(2500) });
     let long_ago = Some(Intent { first_at: Some(start() + Duration::from_secs(2400)), ..intent(2500) });
     #[rustfmt::skip]
@@ -75,7 +75,6 @@ fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
         ("nor if it is rejected", DIES, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "send Probe"),
         ("once more", DIES, 3600, probed(2), 60, unknown, life, "send Probe"),
         ("and no more", DIES, 3600, probed(3), 60, unknown, life, "give up Token"),
-        ("we know that it was not sent", DIES, 2501, Some(intent(2500)), 1, never, ahead, "send First"),
         ("it is about another token", DIES, 2501, Some(Intent { token: "old".into(), ..intent(2500) }), 1, unknown, ahead, "send First"),
         ("an old rejection", DIES, 20, None, 0, unknown, Want::Rejected(3), "enough"),
         ("rejected at once", DIES, 4, None, 0, unknown, Want::Rejected(4), "wait 6 Fresh"),
@@ -157,7 +156,7 @@ fn whatever_the_facts_the_rule_of_it_all_holds() {
             intent: intent.clone(),
             ..state()
         };
-        let sender = [Sender::Unknown, Sender::Gone, Sender::NeverSent][usize::try_from(chance.below(3)).unwrap()];
+        let sender = [Sender::Unknown, Sender::Gone][usize::try_from(chance.below(2)).unwrap()];
         let seen = Seen { since: Duration::from_secs(chance.below(120)), sender };
         let want = match chance.below(3) {
             0 => Want::Ahead,
@@ -199,7 +198,6 @@ fn may_be_sent(facts: &Facts<'_>, intent: Option<&Intent>, send: Send, told: &st
     assert!(facts.means != Means::Nothing, "{told}");
     assert!(facts.state.retry_at.is_none_or(|at| at <= facts.now), "{told}");
     let doubt = intent.filter(|intent| intent.token == facts.token);
-    let doubt = doubt.filter(|intent| facts.seen.sender != Sender::NeverSent || intent.first_at.is_some());
     let Some(doubt) = doubt else { return assert_eq!(send, Send::First, "{told}") };
     let is_left_alone = facts.seen.sender != Sender::Unknown
         || facts.seen.since >= limits::INTENT_BUSY

@@ -207,6 +207,22 @@ async fn who_was_stopped_after_the_intent_begins_anew_and_sends_once() {
     assert_eq!(rig.idp.most_sends(), 1);
 }
 
+/// A store that is overloaded, or a host that is: what was in doubt stays as it was, and no try is counted that was not made.
+#[tokio::test]
+async fn who_is_stopped_before_a_probe_probes_as_soon_as_it_goes_on() {
+    let rig = Rig::new().await;
+    let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
+    rig.clock.advance(DUE);
+    rig.idp.expect([Fault::SilentBefore]);
+    attempt(&daemon, &address).await;
+    rig.clock.advance(LIFE - DUE);
+    rig.secrets.slow_writes.lock().unwrap().extend([Duration::from_secs(5); 4]);
+    assert_eq!(pause(attempt(&daemon, &address).await).1, Cause::Other);
+    assert_eq!(rig.idp.sends(), 1);
+    assert!(is_done(attempt(&daemon, &address).await, 2));
+    assert_eq!((rig.idp.most_sends(), rig.status(&address).await.as_str()), (2, "active"));
+}
+
 #[tokio::test]
 async fn a_connection_that_is_off_or_gone_is_left_alone() {
     let rig = Rig::new().await;

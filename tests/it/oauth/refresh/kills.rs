@@ -98,7 +98,7 @@ async fn kill(
     victim.daemon = victim.home.start().await;
     victim.client = victim.daemon.client(&site.token()).await;
 
-    let mut came = None;
+    let (mut came, mut last) = (None, None);
     let _ = timeout(Duration::from_secs(120), async {
         while came.is_none() {
             for sidecar in [&victim, &other] {
@@ -109,7 +109,10 @@ async fn kill(
                     Err(refused) if refused.reason == "RECONNECT_REQUIRED" => {
                         Some("LOST, told to reconnect".to_owned())
                     }
-                    _ => None,
+                    other => {
+                        last = Some(other);
+                        None
+                    }
                 });
             }
             sleep(Duration::from_millis(250)).await;
@@ -118,5 +121,5 @@ async fn kill(
     .await;
     let after = seconds(began);
     let sends = site.gate.sends().into_iter().max().unwrap_or(0);
-    Row { rotation, step, sends, came: came.unwrap_or_else(|| "nothing".to_owned()), after }
+    Row { rotation, step, sends, came: came.unwrap_or_else(|| format!("nothing: {last:?}")), after }
 }

@@ -16,7 +16,7 @@ use crate::support::openbao::Bao;
 const LIFE: Duration = Duration::from_secs(3600);
 
 /// How long a token may be waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Connections `c0`, `c1`, … of one project, each wired to an instance of the same name.
 pub(super) struct Site<'a> {
