@@ -293,7 +293,7 @@ impl Inside<'_> {
         let mut question = self.warm.question(&headers, None).context("a call without a claim")?;
         question.complete(&message);
         let mut request = tonic::Request::new(request);
-        request.extensions_mut().insert(Arc::new(self.site.caller.clone()));
+        request.extensions_mut().insert(Arc::clone(&self.site.caller));
         request.extensions_mut().insert(self.warm.answers.slot(question));
         let answer = service.resolve_credentials(request).await?.into_inner();
         Ok(WarmCall { headers, message, answer_bytes: answer.encoded_len() })

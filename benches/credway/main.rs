@@ -91,7 +91,7 @@ const MEASURE: Plan = Plan {
     scales: &[10, 1000, 100_000],
     scaled: Amount { rounds: 9, resolves: 100 },
     listed: 20,
-    rest: Rest { settle: Duration::from_secs(130), window: Duration::from_secs(30) },
+    rest: Rest { settle: Duration::from_secs(200), window: Duration::from_secs(30) },
 };
 
 const TRY: Plan = Plan {

@@ -2,6 +2,7 @@
 //!
 //! What is counted is counted in a process of its own, this binary started again: nothing else lives on its heap.
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -97,31 +98,33 @@ async fn count(dir: &Path, Amount { held, asked }: Amount) -> Result<Figures> {
     let entries_max = held as u64;
     // An entry weighs no less than its share, and the shares of a map are never quite even: twice the room holds all.
     let roomy = config::Cache { entries_max: 2 * entries_max, bytes_max: 2 * default.bytes_max, ..default.clone() };
-    let before = live_bytes::live();
     let inside = Inside::open_with(&site, &roomy).await?;
-    let own_bytes = hold(&inside, &site, held).await?;
+    // What there is once and for all, as the room for audit records that wait: before the first answer, and with it.
+    hold(&inside, &site, 0..1).await?;
+    let before = live_bytes::live();
+    let own_bytes = hold(&inside, &site, 1..held).await?;
     ensure!(inside.answers_held() == held as f64, "{} answers are held", inside.answers_held());
     let live = live_bytes::live();
-    let overhead = ((live - before) as f64 - own_bytes as f64) / held as f64;
+    let overhead = ((live - before) as f64 - own_bytes as f64) / (held - 1) as f64;
     let rss_per_live = memory_of("self", "RssAnon")? / live as f64;
     drop(inside);
 
     let before = live_bytes::live();
     let inside = Inside::open_with(&site, &config::Cache { entries_max, ..default }).await?;
-    hold(&inside, &site, asked).await?;
+    hold(&inside, &site, 0..asked).await?;
     let (bounded, bounded_bytes) = (inside.answers_held(), (live_bytes::live() - before) as f64);
     Ok(Figures { overhead, rss_per_live, bounded, bounded_bytes })
 }
 
-/// Has `count` different questions answered, and returns the bytes of keys and answers together. They differ in the life that
-/// they ask for, so that there is one wiring and one secret behind all of them.
-async fn hold(inside: &Inside<'_>, site: &Site, count: usize) -> Result<usize> {
+/// Has different questions answered, one for each number, and returns the bytes of keys and answers together. They differ in the
+/// life that they ask for, so that there is one wiring and one secret behind all of them.
+async fn hold(inside: &Inside<'_>, site: &Site, numbers: Range<usize>) -> Result<usize> {
     /// What a key holds before the message: the kind of claim, its hash, and the length of the project's name, which is none.
     const KEY_HEAD_BYTES: usize = 1 + 32 + 8;
     let step = site.steps.first().context("a site without instances")?;
     let service = inside.service();
     let mut bytes = 0;
-    for number in 0..count {
+    for number in numbers {
         let request = ResolveCredentialsRequest {
             instance_id: step.instance.to_string(),
             min_token_ttl: Some(prost_types::Duration { seconds: 60, nanos: i32::try_from(number)? }),

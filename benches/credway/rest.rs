@@ -22,7 +22,8 @@ use crate::site::Site;
 /// How long the daemon rests.
 #[derive(Clone, Copy)]
 pub(crate) struct Rest {
-    /// Until what its start and its last call left behind is gone: idle database connections are closed after a minute.
+    /// Until what its start and its last call left behind is gone: uses are written down within a minute, and a database
+    /// connection that idles for a minute is closed within the next.
     pub settle: Duration,
     pub window: Duration,
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use credway::app::backends::{self, Backends};
@@ -45,7 +46,8 @@ pub(crate) struct Site {
     pub dir: PathBuf,
     pub config: Config,
     pub token: TokenText,
-    pub caller: Caller,
+    /// As of one verdict on the token, which all answers to it share.
+    pub caller: Arc<Caller>,
     /// How many instances there are.
     pub instances: usize,
     /// Those that are asked for.
@@ -100,7 +102,7 @@ impl Site {
         let stride = instances.div_ceil(asked.max(1)).max(1);
         steps = steps.into_iter().step_by(stride).collect();
         filling.write_secrets(&steps, opened.backends.secrets.as_ref()).await?;
-        let caller = filling.caller();
+        let caller = Arc::new(filling.caller());
         Ok(Self { name, dir, config, token, caller, instances, steps })
     }
 
