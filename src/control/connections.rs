@@ -8,6 +8,7 @@ use super::diff::status_with_new_credentials;
 use super::fingerprints::Fingerprints;
 use super::leased;
 use super::suggest::hint;
+use super::written::Written;
 use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
@@ -55,6 +56,13 @@ pub struct SavedConnection {
     pub connection: Connection,
     /// The fields around whose values white space was cut off.
     pub trimmed: Vec<String>,
+}
+
+/// What saving a credential wrote, and what its row is to be told.
+struct SavedSecret {
+    written: Written,
+    trimmed: Vec<String>,
+    fingerprints: Fingerprints,
 }
 
 /// Who uses a connection.
@@ -158,14 +166,6 @@ impl Control {
         tx.connection_insert(&workspace.project, connection).await?;
         tx.fields_put(connection.id, fingerprints).await?;
         Ok(tx.commit().await?)
-    }
-
-    /// Removes the secret of a connection whose row was refused. Not when the database went away: the row may be there then.
-    pub(super) async fn forget_unless_unsure(&self, address: &SecretAddress, error: &ControlError) {
-        if !matches!(error, ControlError::Database(_)) {
-            // If this fails too, an unused secret stays behind, which nothing resolves; the first error is the one to tell.
-            let _ = self.secrets.delete(address).await;
-        }
     }
 
     /// The connections of a project, by name.
@@ -280,12 +280,9 @@ impl Control {
         connection.name = name.unwrap_or(connection.name);
         connection.account_label = account_label.unwrap_or(connection.account_label);
         connection.environment = environment.unwrap_or(connection.environment);
-        let (trimmed, fingerprints) = match credentials.is_empty() {
-            true => (Vec::new(), None),
-            false => {
-                let (trimmed, fingerprints) = self.credentials_save(workspace, &mut connection, credentials).await?;
-                (trimmed, Some(fingerprints))
-            }
+        let saved = match credentials.is_empty() {
+            true => None,
+            false => Some(self.credentials_save(workspace, &mut connection, credentials).await?),
         };
         if let Some(is_enabled) = is_enabled {
             let (state, reason) =
@@ -294,71 +291,68 @@ impl Control {
                 connection.status = Status { state, reason, since: self.clock.now() };
             }
         }
-        let mut tx = self.begin().await?;
-        tx.connection_update(&workspace.project, &connection).await?;
-        if let Some(fingerprints) = fingerprints {
-            tx.fields_put(connection.id, &fingerprints).await?;
+        let write = async {
+            let mut tx = self.begin().await?;
+            tx.connection_update(&workspace.project, &connection).await?;
+            if let Some(saved) = &saved {
+                tx.fields_put(connection.id, &saved.fingerprints).await?;
+            }
+            Ok::<_, ControlError>(tx.commit().await?)
+        };
+        if let Err(error) = write.await {
+            if let Some(saved) = &saved {
+                self.take_back_unless_unsure(&saved.written, &error).await;
+            }
+            return Err(self.connection_raced(workspace, &connection, expected, error).await);
         }
-        tx.commit().await?;
         connection.version += 1;
-        Ok(SavedConnection { connection, trimmed })
+        Ok(SavedConnection { connection, trimmed: saved.map(|saved| saved.trimmed).unwrap_or_default() })
     }
 
-    /// Writes the secret anew; returns the fields around whose values white space was cut off, and the fingerprints of all.
+    /// Who named a version is told of the one that came between.
+    pub(super) async fn connection_raced(
+        &self,
+        workspace: &Workspace,
+        seen: &Connection,
+        expected: Option<u64>,
+        error: ControlError,
+    ) -> ControlError {
+        if expected.is_none() || !matches!(error, ControlError::ChangedMeanwhile { .. }) {
+            return error;
+        }
+        match self.connection_get(workspace, &seen.id.to_string()).await {
+            Ok(now) if now.version != seen.version => {
+                ControlError::OtherVersion { what: label(&now), version: now.version }
+            }
+            Ok(_) => error,
+            Err(gone) => gone,
+        }
+    }
+
+    /// Writes the secret anew, with its fields as they are then.
     async fn credentials_save(
         &self,
         workspace: &Workspace,
         connection: &mut Connection,
         given: SecretFields,
-    ) -> Result<(Vec<String>, Fingerprints), ControlError> {
+    ) -> Result<SavedSecret, ControlError> {
         refuse_leased(connection)?;
         self.expect_no_rotation(workspace, connection).await?;
         let template = self.template(&connection.template)?;
         let address = workspace.address(connection);
-        let stored = self.secret_find(&address).await?;
-        let previous = stored.as_ref().map_or(0, |document| document.version);
-        let mut fields = stored.map(|document| document.fields).unwrap_or_default();
-        let accepted = accept_update(template, given, &fields)?;
-        let held = fields.clone();
+        let held = self.secret_find(&address).await?;
+        let previous = held.as_ref().map_or(0, |document| document.version);
+        let before = held.as_ref().map(|document| document.fields.clone()).unwrap_or_default();
+        let accepted = accept_update(template, given, &before)?;
+        let mut fields = before.clone();
         fields.extend(accepted.fields);
-        token_fields::saved_by_hand(template, &held, &mut fields, self.clock.now());
+        token_fields::saved_by_hand(template, &before, &mut fields, self.clock.now());
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
-        self.secrets.write(&address, &fields, previous).await?;
+        let version = self.secrets.write(&address, &fields, previous).await?;
         connection.fields = token_fields::offered(&fields);
         connection.status = status_with_new_credentials(&connection.status, self.clock.now());
-        Ok((accepted.trimmed, fingerprints))
-    }
-
-    /// Deletes a connection, which can be restored for a while: its secret is kept so long. One that is still wired or overridden
-    /// to is deleted only by `force`.
-    pub async fn connection_delete(
-        &self,
-        workspace: &Workspace,
-        asked: &str,
-        expected: Option<u64>,
-        force: bool,
-    ) -> Result<Connection, ControlError> {
-        let connection = self.connection_get(workspace, asked).await?;
-        expect_version(|| label(&connection), connection.version, expected)?;
-        self.expect_unused(workspace, &connection, force).await?;
-        let mut tx = self.begin().await?;
-        tx.connection_delete(&workspace.project, connection.id).await?;
-        tx.commit().await?;
-        Ok(connection)
-    }
-
-    /// Nothing refers to it, or that does not matter.
-    pub(super) async fn expect_unused(
-        &self,
-        workspace: &Workspace,
-        connection: &Connection,
-        force: bool,
-    ) -> Result<(), ControlError> {
-        let used_by = self.connection_references(workspace, connection).await?.names();
-        match used_by.is_empty() || force {
-            true => Ok(()),
-            false => Err(ControlError::InUse { what: label(connection), by: used_by }),
-        }
+        let written = Written { address, held, version };
+        Ok(SavedSecret { written, trimmed: accepted.trimmed, fingerprints })
     }
 
     pub(super) async fn secret_find(&self, address: &SecretAddress) -> Result<Option<SecretDocument>, SecretError> {

@@ -27,6 +27,7 @@ mod suggest;
 mod tests;
 mod tokens;
 mod validation;
+mod written;
 
 use std::fmt;
 use std::sync::Arc;

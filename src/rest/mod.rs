@@ -33,8 +33,9 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::Authenticator;
-use crate::control::Control;
+use crate::control::{Control, ControlError};
 use crate::limits;
+use crate::model::refusal::Refusal;
 use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::resolve::Resolver;
@@ -70,6 +71,15 @@ impl Rest {
     ) -> Self {
         let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
         Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, places }))
+    }
+
+    /// Does something to its end, though whoever asked for it goes away or waits no longer: between a secret and its row
+    /// nothing is to stop.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        self.0.tasks.spawn(work).await.unwrap_or_else(|_| Err(Refusal::internal().into()))
     }
 
     /// Everything under `/v1`, and the pages of sign-ins.

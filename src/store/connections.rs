@@ -1,5 +1,6 @@
 //! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
 
+use super::changes::Sequence;
 use super::records::{
     Act, ConnectionFound, ConnectionsPage, Entity, ProjectRecord, ProjectScope, References, WiredProfile,
 };
@@ -26,6 +27,9 @@ const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_
     WHERE id = $1 AND project_id = $2";
 const CONNECTION_TOUCH: &str =
     "UPDATE connections SET version = version + 1, updated_at = $3 WHERE id = $1 AND project_id = $2";
+const CONNECTION_USED: &str = "SELECT EXISTS (SELECT 1 FROM profile_wires x JOIN profiles f ON f.id = x.profile_id
+        JOIN instances i ON i.id = f.instance_id WHERE x.connection_id = $1 AND i.project_id = $2)
+    OR EXISTS (SELECT 1 FROM overrides o WHERE (o.connection_id = $1 OR o.replaces = $1) AND o.project_id = $2)";
 const CONNECTION_DELETE: &str = "DELETE FROM connections WHERE id = $1 AND project_id = $2";
 
 /// One of the project's, by its id or its name.
@@ -284,11 +288,46 @@ impl Tx {
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
-        self.deleted_insert(project, &held).await?;
-        execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
-        self.event_insert(project, &held, Some(held.status.state), None).await?;
-        self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
+        self.connection_remove(sequence, project, &held).await?;
         Ok(true)
+    }
+
+    /// The same; `Conflict` if it is not there at `version`, or if it is to be unused and something refers to it.
+    pub async fn connection_delete_if(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        version: Option<u64>,
+        is_to_be_unused: bool,
+    ) -> Result<(), StoreError> {
+        // Whoever wires something takes the log's head too: they came before, and are seen, or come after.
+        let sequence = self.sequence_next().await?;
+        let held = self.connection_held(project, id).await?;
+        let held = held.filter(|held| version.is_none_or(|version| version == held.version));
+        let conflict = || StoreError::Conflict { what: format!("connection {id}") };
+        let held = held.ok_or_else(conflict)?;
+        if is_to_be_unused && self.connection_is_used(project, id).await? {
+            return Err(conflict());
+        }
+        self.connection_remove(sequence, project, &held).await
+    }
+
+    async fn connection_remove(
+        &mut self,
+        sequence: Sequence,
+        project: &ProjectRecord,
+        held: &Connection,
+    ) -> Result<(), StoreError> {
+        self.deleted_insert(project, held).await?;
+        let (id, of) = (held.id.to_string(), project.id.to_string());
+        execute!(self, sqlx::query(CONNECTION_DELETE).bind(id).bind(of))?;
+        self.event_insert(project, held, Some(held.status.state), None).await?;
+        self.project_change(sequence, project, Act::Delete, Entity::Connection, held.id).await
+    }
+
+    async fn connection_is_used(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+        let (id, of) = (id.to_string(), project.id.to_string());
+        in_tx!(self, |connection| sqlx::query_scalar(CONNECTION_USED).bind(&id).bind(&of).fetch_one(connection))
     }
 
     /// A connection as it is at this point of the transaction. Asked once the change has its place in the log: whoever else
