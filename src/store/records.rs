@@ -86,6 +86,8 @@ pub struct WiredProfile {
 pub struct ServerRecord {
     pub server: McpServer,
     pub tools: Vec<McpTool>,
+    /// The project in which somebody registered it.
+    pub registered_in: Option<ProjectId>,
     /// Counts its changes, from 1.
     pub version: u64,
 }
