@@ -37,6 +37,9 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Profiles, and workflows, that are named as referring to one connection.
 pub const REFERENCES_MAX: i64 = 200;
 
+/// Connections that one statement asks for by their ids: SQLite takes some ten thousand parameters, and plans grow with them.
+pub const CONNECTIONS_PER_STATEMENT: usize = 500;
+
 /// Connections among which the one is sought that a wrong name is a slip of. Who has more does not know them by heart.
 pub const SUGGESTED_FROM_MAX: usize = 1000;
 

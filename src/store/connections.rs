@@ -1,5 +1,9 @@
 //! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
 
+use std::collections::BTreeSet;
+
+use sqlx::AssertSqlSafe;
+
 use super::changes::Sequence;
 use super::records::{
     Act, ConnectionFound, ConnectionsPage, Entity, ProjectRecord, ProjectScope, References, WiredProfile,
@@ -38,6 +42,9 @@ const CONNECTION_GET: &str = concat!(
     connection_columns!(),
     " FROM connections c WHERE c.project_id = $1 AND (c.id = $2 OR c.name = $2) ORDER BY c.id = $2 DESC LIMIT 1"
 );
+/// Before the ids, as places.
+const CONNECTIONS_OF: &str =
+    concat!("SELECT ", connection_columns!(), " FROM connections c WHERE c.project_id = $1 AND c.id IN (");
 /// By their ids, which is in the order they were made: what is made meanwhile comes last.
 const CONNECTIONS_PAGE: &str = concat!(
     "SELECT ",
@@ -114,6 +121,27 @@ impl Store {
             sqlx::query_as(CONNECTION_GET).bind(project.to_string()).bind(asked).fetch_optional(connection)
         })?;
         Ok(row.map(ConnectionRow::read).transpose()?.flatten())
+    }
+
+    /// The connections of a project with these ids, as far as there are such.
+    pub async fn connections_of(
+        &self,
+        project: ProjectId,
+        ids: &BTreeSet<ConnectionId>,
+    ) -> Result<Vec<Connection>, StoreError> {
+        let (ids, mut found): (Vec<&ConnectionId>, _) = (ids.iter().collect(), Vec::new());
+        for some in ids.chunks(limits::CONNECTIONS_PER_STATEMENT) {
+            let places: Vec<String> = (0..some.len()).map(|nth| format!("${}", nth + 2)).collect();
+            let text = format!("{CONNECTIONS_OF}{})", places.join(", "));
+            let rows: Vec<ConnectionRow> = read!(self, |connection| {
+                let query = sqlx::query_as(AssertSqlSafe(text.clone())).persistent(false).bind(project.to_string());
+                some.iter().fold(query, |query, id| query.bind(id.to_string())).fetch_all(connection)
+            })?;
+            for row in rows {
+                found.extend(row.read()?);
+            }
+        }
+        Ok(found)
     }
 
     /// Connections of a project, in the order in which they were made.
@@ -376,7 +404,7 @@ fn label(connection: &Connection) -> String {
 #[cfg(test)]
 mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
-    use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+    use sqlx::{ConnectOptions, Row};
 
     use super::*;
     use crate::clock::Clock;
