@@ -95,7 +95,7 @@ impl Control {
         ];
         let faults = names.into_iter().filter_map(|(place, text)| Some(mistake(place, name_fault(text?)?)));
         let mut mistakes: Vec<Mistake> = faults.collect();
-        let source = self.source_of(&template, &spec, &mut mistakes);
+        let source = self.source_of(workspace, &template, &spec, &mut mistakes);
         let accepted = accept_new(&template, spec.credentials).unwrap_or_else(|found| {
             mistakes.extend(found.into_iter().map(of_field));
             Accepted::default()
@@ -138,13 +138,22 @@ impl Control {
         Ok(SavedConnection { connection, trimmed: accepted.trimmed })
     }
 
-    fn source_of(&self, template: &Template, spec: &ConnectionSpec, mistakes: &mut Vec<Mistake>) -> SecretSource {
+    fn source_of(
+        &self,
+        workspace: &Workspace,
+        template: &Template,
+        spec: &ConnectionSpec,
+        mistakes: &mut Vec<Mistake>,
+    ) -> SecretSource {
         let asked = leased::Asked {
             template,
             lease_path: spec.lease_path.as_deref(),
             held: None,
             gives_credentials: !spec.credentials.is_empty(),
             issues_leases: self.secrets.issues_leases(),
+            patterns: &self.lease_paths,
+            tenant: &workspace.tenant.slug,
+            project: &workspace.project.slug,
         };
         leased::source(&asked).unwrap_or_else(|found| {
             mistakes.extend(found.into_iter().map(|(key, reason)| mistake(key, reason)));
@@ -440,15 +449,6 @@ pub(super) fn accept_update(
         ControlError::Mistakes(mistakes.clone())
     })?;
     if mistakes.is_empty() { Ok(accepted) } else { Err(ControlError::Mistakes(mistakes)) }
-}
-
-impl References {
-    /// Each by what people call it.
-    fn names(&self) -> Vec<String> {
-        let profiles =
-            self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
-        profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
-    }
 }
 
 /// Only credentials that were stored can be saved anew.

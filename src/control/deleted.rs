@@ -8,7 +8,7 @@ use super::{Control, ControlError, Workspace, expect_version};
 use crate::limits;
 use crate::model::connection::{Connection, ConnectionState};
 use crate::model::id::ConnectionId;
-use crate::store::{Actor, DeletedConnection, Due, DueKind, DueUntil, StoreError, TenantRecord};
+use crate::store::{Actor, DeletedConnection, Due, DueKind, DueUntil, References, StoreError, TenantRecord};
 
 /// What a daemon is called that ends what is due.
 const DAEMON: &str = "credway";
@@ -148,6 +148,15 @@ impl Control {
             Err(error) => return Err(error.into()),
         }
         Ok(true)
+    }
+}
+
+impl References {
+    /// Each by what people call it.
+    fn names(&self) -> Vec<String> {
+        let profiles =
+            self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
+        profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
     }
 }
 

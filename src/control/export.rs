@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
+
 use super::manifest::{
     Connection, CredentialSource, Document, Instance, Override, Profile, Project, Server, Services, Token, Wire,
     Workflow,
@@ -18,7 +20,7 @@ impl Control {
     /// The project as a manifest. Applied where it came from, it changes nothing; applied elsewhere, it asks for each credential.
     pub async fn export(&self, workspace: &Workspace) -> Result<Document, ControlError> {
         let state = self.store.project_state(workspace.project.id).await?;
-        let project = Names::of(&state).project(workspace.project.slug.to_string(), &state);
+        let project = Names::of(&state).project(workspace.project.slug.to_string(), &state, self.clock.now());
         Ok(Document { tenant: workspace.tenant.slug.to_string(), projects: vec![project] })
     }
 }
@@ -39,9 +41,10 @@ impl Names {
         }
     }
 
-    fn project(&self, name: String, state: &ProjectState) -> Project {
+    fn project(&self, name: String, state: &ProjectState, now: Timestamp) -> Project {
         let own = state.servers.iter().filter(|server| server.tenant.is_some());
-        let live = state.tokens.iter().filter(|token| token.revoked_at.is_none() && token.instance.is_none());
+        let is_live = |token: &&TokenRecord| token.revoked_at.is_none() && token.expires_at.is_none_or(|end| end > now);
+        let live = state.tokens.iter().filter(is_live).filter(|token| token.instance.is_none());
         Project {
             project: name,
             servers: own.map(server).collect(),
@@ -134,6 +137,7 @@ fn token(token: &TokenRecord) -> Token {
         name: token.name.clone(),
         role: token.role.to_string(),
         scopes: scopes.map(|(_, word)| (*word).to_owned()).collect(),
+        expires_at: token.expires_at,
         file: None,
     }
 }

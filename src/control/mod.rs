@@ -37,6 +37,7 @@ use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
 use crate::model::reason::Reason;
 use crate::model::refusal::Refusal;
+use crate::model::secret::LeasePattern;
 use crate::model::token::NoRandomness;
 use crate::secrets::{SecretError, SecretStore};
 use crate::store::{Actor, Once, ProjectRecord, Store, StoreError, TenantRecord, Tx};
@@ -70,6 +71,8 @@ pub struct Control {
     catalogue: Arc<Catalogue>,
     clock: Clock,
     by: Arc<Actor>,
+    /// What connections may be leased from; everything if there is none.
+    lease_paths: Arc<[LeasePattern]>,
 }
 
 /// A project and its tenant.
@@ -275,7 +278,12 @@ impl fmt::Display for MistakeLines<'_> {
 impl Control {
     pub fn new(store: Store, secrets: Arc<dyn SecretStore>, catalogue: Catalogue, clock: Clock) -> Self {
         let by = Arc::new(Actor { name: LOCAL.to_owned(), request_id: None });
-        Self { store, secrets, catalogue: Arc::new(catalogue), clock, by }
+        Self { store, secrets, catalogue: Arc::new(catalogue), clock, by, lease_paths: Arc::default() }
+    }
+
+    /// The same operations, by which connections are leased from these paths only; from any if there is none.
+    pub fn leasing_from(self, paths: &[LeasePattern]) -> Self {
+        Self { lease_paths: paths.into(), ..self }
     }
 
     /// The same operations, done by `actor`: so the audit names them.

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credway::clock::Clock;
-use credway::control::{ConnectionPatch, ConnectionSpec, Control, ControlError, Reach, RotationSpec, TokenSpec, Workspace};
+use credway::control::{
+    ConnectionPatch, ConnectionSpec, Control, ControlError, Reach, RotationSpec, TokenSpec, Workspace,
+};
 use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
+use credway::model::id::TokenId;
 use credway::model::secret::{SecretFields, SecretString};
-use credway::store::{DueUntil, Store, StoreError, WorkflowRecord};
+use credway::store::{DueUntil, Store, StoreError, TokenRecord, WorkflowRecord};
 use credway::templates::Catalogue;
 use futures_util::FutureExt;
 
@@ -240,6 +243,21 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
     assert!(control.token_list(&workspace).await.unwrap().iter().all(|held| held.revoked_at.is_some()));
     let gone = control.token_revoke(&workspace, Reach::Tenant, "ci").await.unwrap_err();
     assert_eq!(gone.to_string(), "there is no live token \"ci\"");
+
+    // Nobody shields a token by calling another one as it is called.
+    let (shown, _) = control.token_create(&workspace.tenant, spec.clone(), None).await.unwrap();
+    for name in [shown.id.to_string(), shown.shown_prefix.clone()] {
+        let named = TokenSpec { name: name.clone(), ..spec.clone() };
+        let refused = control.token_create(&workspace.tenant, named, None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "name: the name has the form of a token's id or prefix");
+        let (id, shown_prefix) = (TokenId::generate(), "pat_00000000".to_owned());
+        let held = TokenRecord { id, shown_prefix, name: name.clone(), hash: [name.len() as u8; 32], ..shown.clone() };
+        let mut tx = fresh.store.begin().await.unwrap();
+        tx.token_insert(&held).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let revoked = control.token_revoke(&workspace, Reach::Project, &shown.id.to_string()).await.unwrap();
+    assert_eq!(revoked.id, shown.id);
 
     let amiss = TokenSpec {
         role: Role::TenantAdmin,
