@@ -8,6 +8,7 @@ mod audit;
 mod body;
 mod connections;
 mod front;
+mod in_flight;
 mod instances;
 mod openapi;
 mod overrides;
@@ -40,6 +41,7 @@ use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::resolve::Resolver;
 use asker::Rates;
+use in_flight::InFlight;
 use problem::Problem;
 
 pub use status::{status_of, whole_seconds};
@@ -57,6 +59,7 @@ struct Shared {
     /// What is done to its end although whoever asked for it went away.
     tasks: TaskTracker,
     rates: Rates,
+    in_flight: Arc<InFlight>,
     places: Semaphore,
 }
 
@@ -69,8 +72,8 @@ impl Rest {
         oauth: OAuth,
         tasks: TaskTracker,
     ) -> Self {
-        let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, places }))
+        let (rates, in_flight, places) = (asker::rates(), Arc::default(), Semaphore::new(limits::REST_CALLS_MAX));
+        Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, in_flight, places }))
     }
 
     /// Does something to its end, though whoever asked for it goes away or waits no longer: between a secret and its row
