@@ -11,7 +11,7 @@ use crate::model::connection::Connection;
 use crate::model::id::ConnectionId;
 use crate::model::oauth::TokenState;
 use crate::model::secret::SecretFields;
-use crate::store::{Once, RotationRecord};
+use crate::store::{Act, Once, RotationRecord};
 
 /// What a rotation is begun with.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Control {
             if let Some(once) = once {
                 tx.once_insert(once, &made(&record)).await?;
             }
-            tx.connection_update(&workspace.project, &connection).await?;
+            tx.connection_update_by(&workspace.project, &connection, Act::Rotate).await?;
             tx.fields_put(connection.id, &fingerprints).await?;
             tx.rotation_insert(&workspace.project, &record).await?;
             Ok(tx.commit().await?)
@@ -148,7 +148,7 @@ impl Control {
         self.secrets.destroy_version(&workspace.stored_address(connection), old_version).await?;
         let mut tx = self.begin().await?;
         // Also of a deleted connection, which then is restored without its old version.
-        tx.connection_touch(&workspace.project, connection).await?;
+        tx.connection_touch(&workspace.project, connection, Act::Finish).await?;
         if !tx.rotation_delete(connection, old_version).await? {
             return Ok(false);
         }
@@ -172,7 +172,7 @@ impl Control {
         connection.fields = old.fields.keys().cloned().collect();
         let aborted = async {
             let mut tx = self.begin().await?;
-            tx.connection_update(&workspace.project, &connection).await?;
+            tx.connection_update_by(&workspace.project, &connection, Act::Abort).await?;
             tx.fields_put(connection.id, &fingerprints).await?;
             if !tx.rotation_delete(connection.id, rotation.old_version).await? {
                 return Err(ControlError::NotRotating { what: label(&connection) });

@@ -259,6 +259,16 @@ impl Tx {
         project: &ProjectRecord,
         connection: &Connection,
     ) -> Result<(), StoreError> {
+        self.connection_update_by(project, connection, Act::Update).await
+    }
+
+    /// The same, as part of an act that the audit has a word of its own for.
+    pub async fn connection_update_by(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+        act: Act,
+    ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
         let before = self.state_before(project, connection.id).await?;
         let json = json_columns(connection)?;
@@ -271,7 +281,7 @@ impl Tx {
             return Err(StoreError::Conflict { what: label(connection) });
         }
         self.event_insert(project, connection, before, Some(&connection.status)).await?;
-        self.project_change(sequence, project, Act::Update, Entity::Connection, connection.id).await
+        self.project_change(sequence, project, act, Entity::Connection, connection.id).await
     }
 
     /// Changes a connection's status, whatever its version, and counts the version up; `false` if it does not exist.
@@ -299,14 +309,19 @@ impl Tx {
     }
 
     /// Counts the version of a connection up, as something that is shown with it has changed; `false` if it does not exist.
-    pub async fn connection_touch(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+    pub async fn connection_touch(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        act: Act,
+    ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let now = self.now.as_microsecond();
         let query =
             execute!(self, sqlx::query(CONNECTION_TOUCH).bind(id.to_string()).bind(project.id.to_string()).bind(now));
         let touched = query? > 0;
         if touched {
-            self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
+            self.project_change(sequence, project, act, Entity::Connection, id).await?;
         }
         Ok(touched)
     }

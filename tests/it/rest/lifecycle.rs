@@ -218,6 +218,7 @@ async fn an_aborted_rotation_leaves_what_was_before(scene: Scene) {
     scene.api.ask(&scene.token, "POST", &format!("{rotate}/abort"), None).await.ok();
     assert_eq!(scene.key().await.unwrap(), "\"canary-production-key\"");
     assert_eq!(scene.fingerprints(&credentials).await[0].2, before[0].2);
+    assert!(scene.acts().await.iter().any(|(act, _)| act == "abort"));
     scene.api.ask(&scene.token, "POST", &format!("{rotate}/abort"), None).await.problem(409, "NO_ROTATION");
     // And another one can begin.
     assert_eq!(scene.post(&rotate, &json!({ "credentials": { "api_key": "next" } })).await.ok()["old_version"], 3);
@@ -235,7 +236,8 @@ async fn a_rotation_whose_time_is_over_is_finished(scene: Scene) {
     scene.control().lifecycle_round().await.unwrap();
     assert!(scene.api.world.secrets.read_version(&address, 1).await.is_err());
     assert!(scene.get(&path).await.get("rotation").is_none());
-    assert_eq!(scene.acts().await[0], ("update".to_owned(), "credway".to_owned()));
+    assert_eq!(scene.acts().await[0], ("finish".to_owned(), "credway".to_owned()));
+    assert_eq!(scene.acts().await[1].0, "rotate");
     assert_eq!(scene.key().await.unwrap(), "\"canary-second-key\"");
     scene.api.sidecar.stop().await;
 }
