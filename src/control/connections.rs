@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use super::check::name_fault;
 use super::connect::token_fields;
 use super::diff::status_with_new_credentials;
@@ -294,11 +296,7 @@ impl Control {
             false => Some(self.credentials_save(workspace, &mut connection, credentials).await?),
         };
         if let Some(is_enabled) = is_enabled {
-            let (state, reason) =
-                if is_enabled { turned_on(&connection.status) } else { turned_off(&connection.status) };
-            if state != connection.status.state {
-                connection.status = Status { state, reason, since: self.clock.now() };
-            }
+            switch(&mut connection.status, is_enabled, self.clock.now());
         }
         let write = async {
             let mut tx = self.begin().await?;
@@ -404,6 +402,14 @@ impl Workspace {
     pub(super) fn stored_address(&self, connection: ConnectionId) -> SecretAddress {
         let (tenant, project) = (self.tenant.slug.clone(), self.project.slug.clone());
         SecretAddress { tenant, project, connection, source: SecretSource::Stored }
+    }
+}
+
+/// Turns a connection on or off. What is so already stays as it is.
+pub(super) fn switch(status: &mut Status, is_enabled: bool, now: Timestamp) {
+    let (state, reason) = if is_enabled { turned_on(status) } else { turned_off(status) };
+    if state != status.state {
+        *status = Status { state, reason, since: now };
     }
 }
 

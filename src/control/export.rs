@@ -10,7 +10,7 @@ use super::manifest::{
 };
 use super::{Control, ControlError, Workspace};
 use crate::model::caller::Scope;
-use crate::model::connection;
+use crate::model::connection::{self, ConnectionState};
 use crate::model::id::{ConnectionId, InstanceId, ServerId};
 use crate::model::profile::ConfigProfile;
 use crate::model::server::McpServer;
@@ -126,6 +126,7 @@ fn connection(held: &connection::Connection) -> Connection {
         environment: held.environment.clone(),
         account: held.account_label.clone(),
         services,
+        enabled: (held.status.state == ConnectionState::Disabled).then_some(false),
         lease_path,
         credentials,
     }

@@ -80,6 +80,9 @@ pub struct Connection {
     pub account: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
+    /// Whether it is turned on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// Where its credentials are leased from, in place of `credentials`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_path: Option<String>,

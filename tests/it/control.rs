@@ -12,6 +12,7 @@ use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
 use credway::model::id::TokenId;
 use credway::model::secret::{SecretFields, SecretString};
+use credway::model::token::TokenText;
 use credway::store::{DueUntil, Store, StoreError, TokenRecord, WorkflowRecord};
 use credway::templates::Catalogue;
 use futures_util::FutureExt;
@@ -251,7 +252,13 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
         let refused = control.token_create(&workspace.tenant, named, None).await.unwrap_err();
         assert_eq!(refused.to_string(), "name: the name has the form of a token's id or prefix");
         let (id, shown_prefix) = (TokenId::generate(), "pat_00000000".to_owned());
-        let held = TokenRecord { id, shown_prefix, name: name.clone(), hash: [name.len() as u8; 32], ..shown.clone() };
+        let held = TokenRecord {
+            id,
+            shown_prefix,
+            name: name.clone(),
+            hash: TokenText::generate().unwrap().hash(),
+            ..shown.clone()
+        };
         let mut tx = fresh.store.begin().await.unwrap();
         tx.token_insert(&held).await.unwrap();
         tx.commit().await.unwrap();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{DesiredConnection, Findings, Site, Target};
+use crate::control::connections::switch;
 use crate::control::leased;
 use crate::control::manifest::{self, CredentialSource};
 use crate::control::suggest::hint;
@@ -42,6 +43,9 @@ pub(super) fn check(
             check_credentials(declared, &place, template, held, findings);
         }
         set_labels(&mut connection, declared, &place, findings);
+        if let Some(is_enabled) = declared.enabled {
+            switch(&mut connection.status, is_enabled, site.now);
+        }
         desired.push(DesiredConnection { connection, credentials: declared.credentials.clone(), place });
     }
     desired

@@ -244,6 +244,9 @@ async fn templates_tell_what_to_ask_for_and_what_it_feeds() {
         }])
     );
     assert!(count > 30, "{count}");
+    // What no build of ours tries out is not said to be.
+    let mongodb = all["items"].as_array().unwrap().iter().find(|template| template["name"] == "mongodb").unwrap();
+    assert_eq!(mongodb["testable"], false);
 }
 
 #[tokio::test]
