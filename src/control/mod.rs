@@ -2,7 +2,8 @@
 //!
 //! Order of writes: the secret first (check-and-set), then the database row; destruction too. A run that ends in between leaves
 //! a secret that no row names, a row whose secret is the new one already, and in use, or the row of a deleted connection whose
-//! secret is gone. Doing the same again completes it. So a new row never points to a secret that was not written yet.
+//! secret is gone. Doing the same again completes it. So a new row never points to a secret that was not written yet. Where the
+//! row is refused, as somebody else changed it meanwhile, the secret is taken back (`written`).
 
 mod apply;
 pub mod check;
