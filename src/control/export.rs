@@ -1,6 +1,6 @@
 //! `export`: a project as the manifest that would make it. Of credentials it has the names of their fields, and no value.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
@@ -45,13 +45,17 @@ impl Names {
         let own = state.servers.iter().filter(|server| server.tenant.is_some());
         let is_live = |token: &&TokenRecord| token.revoked_at.is_none() && token.expires_at.is_none_or(|end| end > now);
         let live = state.tokens.iter().filter(is_live).filter(|token| token.instance.is_none());
+        // A manifest knows tokens by their names: of several that are called alike it has the first.
+        let mut names = BTreeSet::new();
+        let named = live.filter(|token| token.project.is_some()).filter(|token| names.insert(token.name.as_str()));
+        let tokens = named.map(token).collect();
         Project {
             project: name,
             servers: own.map(server).collect(),
             connections: state.connections.iter().map(connection).collect(),
             instances: state.instances.iter().map(|held| self.instance(held, &state.profiles)).collect(),
             workflows: state.workflows.iter().map(|held| self.workflow(held)).collect(),
-            tokens: live.filter(|token| token.project.is_some()).map(token).collect(),
+            tokens,
         }
     }
 
