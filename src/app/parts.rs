@@ -39,7 +39,6 @@ use crate::rest::Rest;
 use crate::secrets::SecretStore;
 use crate::secrets::cache::SecretCache;
 use crate::store::{ChangeRecord, Entity, Store, StoreError};
-use crate::templates::Catalogue;
 
 /// Where new tokens wait for the secret store, in the data directory: it must outlive the container.
 const SPOOL: &str = "spool";
@@ -54,7 +53,7 @@ pub(super) struct Parts {
     pub refresher: Refresher,
     pub events: Events,
     secrets: Arc<dyn SecretStore>,
-    catalogue: Catalogue,
+    control: Control,
     cache: SecretCache,
     run_tokens: Arc<RunTokens>,
     resolver: Arc<Resolver>,
@@ -115,6 +114,8 @@ impl Parts {
             background.clone(),
         );
         let authenticator = authenticator.noting(Arc::clone(audit.uses()));
+        let control = Control::new(store.clone(), Arc::clone(&secrets), catalogue, clock.clone());
+        let control = control.leasing_from(config.secret_store.lease_paths());
         let answers = Answers::new(&config.cache, changes.clone(), clock.clone(), metrics.clone());
         Ok(Self {
             store,
@@ -124,7 +125,7 @@ impl Parts {
             refresher,
             events,
             secrets,
-            catalogue,
+            control,
             cache,
             run_tokens,
             resolver: Arc::new(resolver),
@@ -204,7 +205,7 @@ impl Parts {
 
     /// What people and scripts change, and what ends by itself.
     pub(super) fn control(&self) -> Control {
-        Control::new(self.store.clone(), Arc::clone(&self.secrets), self.catalogue.clone(), self.clock.clone())
+        self.control.clone()
     }
 
     /// Metrics, probes, and by its role the REST API and the config of MCP processes.

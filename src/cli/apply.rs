@@ -50,32 +50,34 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let manifest = Manifest::parse(&self.text()?).map_err(|error| {
-            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display()))
-                .why(error.to_string())
-        })?;
-        let base = self.file.parent().unwrap_or(Path::new("."));
-        let mode = if self.dry_run { Mode::DryRun } else { Mode::Carry };
-        let workspace = Workspace::open(&self.stores.load()?.config).await?;
-        let applied = workspace.control.apply(&manifest, &World::beside(base), mode).await;
-        workspace.close().await;
-        show(&applied.map_err(|error| of_control(&error))?, mode);
-        Ok(())
+        carry_out(&self.file, self.dry_run, &self.stores).await
     }
+}
 
-    fn text(&self) -> Result<String, Failure> {
-        let mut text = String::new();
-        let bytes_max = limits::MANIFEST_BYTES_MAX + 1;
-        let read = match self.file.to_str() {
-            Some("-") => std::io::stdin().take(bytes_max).read_to_string(&mut text),
-            _ => std::fs::File::open(&self.file).and_then(|file| file.take(bytes_max).read_to_string(&mut text)),
-        };
-        read.map_err(|error| {
-            Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", self.file.display()))
-                .why(error.to_string())
-        })?;
-        Ok(text)
-    }
+/// Brings projects to what the manifest in `file` says, and shows what changed.
+pub(super) async fn carry_out(file: &Path, is_dry_run: bool, stores: &Stores) -> Result<(), Failure> {
+    let unread = |error: &dyn std::error::Error| {
+        Failure::new(Exit::Usage, "MANIFEST", format!("{} cannot be read", file.display())).why(error.to_string())
+    };
+    let text = text(file).map_err(|error| unread(&error))?;
+    let manifest = Manifest::parse(&text).map_err(|error| unread(&error))?;
+    let base = file.parent().unwrap_or(Path::new("."));
+    let mode = if is_dry_run { Mode::DryRun } else { Mode::Carry };
+    let workspace = Workspace::open(&stores.load()?.config).await?;
+    let applied = workspace.control.apply(&manifest, &World::beside(base), mode).await;
+    workspace.close().await;
+    show(&applied.map_err(|error| of_control(&error))?, mode);
+    Ok(())
+}
+
+fn text(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let bytes_max = limits::MANIFEST_BYTES_MAX + 1;
+    match file.to_str() {
+        Some("-") => std::io::stdin().take(bytes_max).read_to_string(&mut text)?,
+        _ => std::fs::File::open(file).and_then(|file| file.take(bytes_max).read_to_string(&mut text))?,
+    };
+    Ok(text)
 }
 
 fn show(applied: &Applied, mode: Mode) {

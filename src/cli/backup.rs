@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::failure::{Exit, Failure};
@@ -140,24 +141,44 @@ async fn restore(file: &Path, embedded: &Embedded) -> Result<(), Failure> {
         let store = Store::lazy(&database, Clock::System).map_err(|error| unusable(&embedded.database, &error))?;
         let is_alone = store.is_alone().await;
         store.close().await;
-        if !is_alone.unwrap_or(true) {
+        // What cannot be told of a damaged file either: then it is to be moved away by a person, who knows.
+        if !matches!(is_alone, Ok(true)) {
             let told = format!("{} is in use, by a daemon or a command", embedded.database.display());
-            return Err(
-                Failure::new(Exit::Conflict, "IN_USE", told).fix("stop the daemon, restore, and start it again")
-            );
+            let failure = Failure::new(Exit::Conflict, "IN_USE", told);
+            let fix =
+                "stop the daemon, restore, and start it again; a file that is no database any more, move away first";
+            return Err(match is_alone {
+                Err(error) => failure.why(error.to_string()).fix(fix),
+                Ok(_) => failure.fix(fix),
+            });
         }
     }
     let place = directory(&embedded.database);
     let dir = copied(file)?;
     let draft = place.join(".credway-restore");
     std::fs::copy(dir.path().join("copy"), &draft).map_err(|error| unwritten(&embedded.database, &error))?;
-    set_private(&draft).map_err(|error| unwritten(&embedded.database, &error))?;
-    let kept = embedded.database.with_extension("before-restore.db");
+    // On the disk before it has the database's name.
+    let written = set_private(&draft).and_then(|()| std::fs::File::open(&draft)?.sync_all());
+    written.map_err(|error| unwritten(&embedded.database, &error))?;
+    let kept = kept_name(&embedded.database, Clock::System.now())?;
     let moved = keep_former(&embedded.database, &kept).and_then(|()| std::fs::rename(&draft, &embedded.database));
+    let moved = moved.and_then(|()| std::fs::File::open(place)?.sync_all());
     moved.map_err(|error| unwritten(&embedded.database, &error))?;
     say!("{} is in place, with {seen} versions of secrets", file.display());
-    say!("what was there before is kept in {}", kept.display());
+    if kept.exists() {
+        say!("what was there before is kept in {}", kept.display());
+    }
     Ok(())
+}
+
+/// What the former database is called: by the time, so that no restore takes the place of what an earlier one kept.
+fn kept_name(database: &Path, now: Timestamp) -> Result<PathBuf, Failure> {
+    let kept = database.with_extension(format!("before-restore-{}.db", now.strftime("%Y%m%dT%H%M%S%3fZ")));
+    if kept.exists() {
+        return Err(Failure::new(Exit::Conflict, "EXISTS", format!("{} exists already", kept.display()))
+            .fix("run it again, in a moment"));
+    }
+    Ok(kept)
 }
 
 /// Moves the database out of the way, with the log that belongs to it.

@@ -9,13 +9,13 @@ use super::workspace::of_control;
 
 /// Prints a project as the manifest that would make it, without a credential
 ///
-/// Applied to the same project it changes nothing. Applied to another one, or on another machine, it asks for each credential; edit
+/// Imported to the same project it changes nothing. Imported to another one, or on another machine, it asks for each credential; edit
 /// the manifest to take them from {env: NAME} or {file: PATH}. Its tokens are made anew there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   credway export --project acme/payments --data-dir ./data > payments.yaml
-  credway apply -f payments.yaml --dry-run --config /etc/credway/credway.toml")]
+  credway import payments.yaml --dry-run --config /etc/credway/credway.toml")]
 pub(super) struct Export {
     #[command(flatten)]
     project: Project,

@@ -10,6 +10,7 @@ mod exec;
 mod export;
 mod failure;
 mod healthcheck;
+mod import;
 mod key;
 mod out;
 mod project;
@@ -57,6 +58,7 @@ enum Command {
     Serve(serve::Serve),
     Apply(apply::Apply),
     Export(export::Export),
+    Import(import::Import),
     Resolve(resolve::Resolve),
     Exec(exec::Exec),
     #[command(subcommand)]
@@ -118,6 +120,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Serve(serve) => serve.run().await,
         Command::Apply(apply) => apply.run().await,
         Command::Export(export) => export.run().await,
+        Command::Import(import) => import.run().await,
         Command::Resolve(resolve) => resolve.run().await,
         // It ends as the command does that it ran.
         Command::Exec(exec) => return exec.run().await,

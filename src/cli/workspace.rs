@@ -58,6 +58,7 @@ impl Workspace {
             Err(_) => return Err(cannot_open(Exit::Unreachable, &last_cause.take())),
         }
         let control = Control::new(store.clone(), secrets, catalogue(config)?, clock);
+        let control = control.leasing_from(config.secret_store.lease_paths());
         Ok(Self { control, store, tasks, stop })
     }
 

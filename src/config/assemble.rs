@@ -117,11 +117,12 @@ fn vault(reader: &mut Reader) -> Option<Vault> {
     let mount = reader.defaulted("secret_store.vault.mount", values::vault_path, "secret".into(), "secret");
     let prefix = reader.defaulted("secret_store.vault.prefix", values::vault_path, "credway".into(), "credway");
     let ca_file = reader.optional("secret_store.vault.ca_file", values::path);
+    let lease_paths = reader.defaulted("secret_store.vault.lease_paths", values::lease_paths, Vec::new(), "all");
     let auth = match reader.required("secret_store.vault.auth.method", values::auth_method, why) {
         Some(method) => vault_auth(reader, method),
         None => None,
     };
-    Some(Vault { address: address?, namespace, mount, prefix, ca_file, auth: auth? })
+    Some(Vault { address: address?, namespace, mount, prefix, ca_file, lease_paths, auth: auth? })
 }
 
 fn vault_auth(reader: &mut Reader, method: AuthMethod) -> Option<VaultAuth> {

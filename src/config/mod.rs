@@ -24,6 +24,7 @@ use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
 use crate::model::event::{EventKind, WebhookSecret};
 use crate::model::name::Slug;
+use crate::model::secret::LeasePattern;
 use crate::model::server::CanonicalUrl;
 
 pub use values::is_log_filter;
@@ -102,6 +103,16 @@ pub enum SecretStore {
     Vault(Box<Vault>),
 }
 
+impl SecretStore {
+    /// What connections may be leased from; everything if there is none.
+    pub fn lease_paths(&self) -> &[LeasePattern] {
+        match self {
+            Self::Sealed { .. } => &[],
+            Self::Vault(vault) => &vault.lease_paths,
+        }
+    }
+}
+
 /// Vault or OpenBao, KV version 2.
 #[derive(Clone, Debug)]
 pub struct Vault {
@@ -114,6 +125,8 @@ pub struct Vault {
     pub prefix: String,
     /// Trusted instead of the system's certificate authorities, when given.
     pub ca_file: Option<PathBuf>,
+    /// What connections may be leased from; all that Vault's policy gives us if there is none.
+    pub lease_paths: Vec<LeasePattern>,
     pub auth: VaultAuth,
 }
 

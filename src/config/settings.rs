@@ -17,7 +17,7 @@ const fn secret(path: &'static str) -> Known {
 }
 
 /// In the order in which people read them.
-pub(super) const KNOWN: [Known; 53] = [
+pub(super) const KNOWN: [Known; 54] = [
     plain("role"),
     plain("data_dir"),
     secret("database.url"),
@@ -29,6 +29,7 @@ pub(super) const KNOWN: [Known; 53] = [
     plain("secret_store.vault.mount"),
     plain("secret_store.vault.prefix"),
     plain("secret_store.vault.ca_file"),
+    plain("secret_store.vault.lease_paths"),
     plain("secret_store.vault.auth.method"),
     secret("secret_store.vault.auth.token"),
     plain("secret_store.vault.auth.token_file"),

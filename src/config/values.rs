@@ -14,6 +14,7 @@ use super::{CachePolicy, Database, EgressRule, LogFormat, ServeRole, WhenFull};
 use crate::limits;
 use crate::model::address::crosses_a_network_in_the_clear;
 use crate::model::name::Slug;
+use crate::model::secret::LeasePattern;
 use crate::model::server::CanonicalUrl;
 
 /// What is wrong with a value, continuing a sentence about the setting, and how to write it.
@@ -181,6 +182,13 @@ pub(super) fn vault_path(text: &str) -> Result<String, Wrong> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// Patterns of the paths that credentials may be leased from.
+pub(super) fn lease_paths(text: &str) -> Result<Vec<LeasePattern>, Wrong> {
+    const FORM: &str = r#"write them like ["database/creds/{tenant}_*"]: paths with at most a * at the end; {tenant} and {project} are followed by /, _ or ., or by nothing"#;
+    let patterns = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse);
+    patterns.collect::<Result<_, _>>().map_err(|_| wrong("is not a list of paths in Vault", FORM))
 }
 
 /// What the log shows: a level, or levels by target.

@@ -114,8 +114,12 @@ impl Control {
                 check::servers::check(&of_tenant, &current.tenant, current.state.servers.clone(), findings)
             });
         }
-        let site =
-            Site { catalogue: &self.catalogue, issues_leases: self.secrets.issues_leases(), now: self.clock.now() };
+        let site = Site {
+            catalogue: &self.catalogue,
+            issues_leases: self.secrets.issues_leases(),
+            lease_paths: &self.lease_paths,
+            now: self.clock.now(),
+        };
         let pairs = targets.iter().zip(currents);
         pairs
             .map(|(target, current)| {
@@ -258,7 +262,7 @@ impl Control {
                     name: desired.name.clone(),
                     role: desired.role,
                     scopes: desired.scopes,
-                    expires_at: None,
+                    expires_at: desired.expires_at,
                 };
                 records.push(token_record(plan.workspace.tenant.id, spec, &text, now));
                 let (name, file) = (desired.name.clone(), desired.file.clone());

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use super::check::name_fault;
 use super::connect::token_fields;
 use super::diff::status_with_new_credentials;
 use super::fingerprints::Fingerprints;
 use super::leased;
 use super::suggest::hint;
+use super::written::Written;
 use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
@@ -57,6 +60,13 @@ pub struct SavedConnection {
     pub trimmed: Vec<String>,
 }
 
+/// What saving a credential wrote, and what its row is to be told.
+struct SavedSecret {
+    written: Written,
+    trimmed: Vec<String>,
+    fingerprints: Fingerprints,
+}
+
 /// Who uses a connection.
 #[derive(Clone, Debug)]
 pub struct Usage {
@@ -87,7 +97,7 @@ impl Control {
         ];
         let faults = names.into_iter().filter_map(|(place, text)| Some(mistake(place, name_fault(text?)?)));
         let mut mistakes: Vec<Mistake> = faults.collect();
-        let source = self.source_of(&template, &spec, &mut mistakes);
+        let source = self.source_of(workspace, &template, &spec, &mut mistakes);
         let accepted = accept_new(&template, spec.credentials).unwrap_or_else(|found| {
             mistakes.extend(found.into_iter().map(of_field));
             Accepted::default()
@@ -130,13 +140,22 @@ impl Control {
         Ok(SavedConnection { connection, trimmed: accepted.trimmed })
     }
 
-    fn source_of(&self, template: &Template, spec: &ConnectionSpec, mistakes: &mut Vec<Mistake>) -> SecretSource {
+    fn source_of(
+        &self,
+        workspace: &Workspace,
+        template: &Template,
+        spec: &ConnectionSpec,
+        mistakes: &mut Vec<Mistake>,
+    ) -> SecretSource {
         let asked = leased::Asked {
             template,
             lease_path: spec.lease_path.as_deref(),
             held: None,
             gives_credentials: !spec.credentials.is_empty(),
             issues_leases: self.secrets.issues_leases(),
+            patterns: &self.lease_paths,
+            tenant: &workspace.tenant.slug,
+            project: &workspace.project.slug,
         };
         leased::source(&asked).unwrap_or_else(|found| {
             mistakes.extend(found.into_iter().map(|(key, reason)| mistake(key, reason)));
@@ -158,14 +177,6 @@ impl Control {
         tx.connection_insert(&workspace.project, connection).await?;
         tx.fields_put(connection.id, fingerprints).await?;
         Ok(tx.commit().await?)
-    }
-
-    /// Removes the secret of a connection whose row was refused. Not when the database went away: the row may be there then.
-    pub(super) async fn forget_unless_unsure(&self, address: &SecretAddress, error: &ControlError) {
-        if !matches!(error, ControlError::Database(_)) {
-            // If this fails too, an unused secret stays behind, which nothing resolves; the first error is the one to tell.
-            let _ = self.secrets.delete(address).await;
-        }
     }
 
     /// The connections of a project, by name.
@@ -280,85 +291,75 @@ impl Control {
         connection.name = name.unwrap_or(connection.name);
         connection.account_label = account_label.unwrap_or(connection.account_label);
         connection.environment = environment.unwrap_or(connection.environment);
-        let (trimmed, fingerprints) = match credentials.is_empty() {
-            true => (Vec::new(), None),
-            false => {
-                let (trimmed, fingerprints) = self.credentials_save(workspace, &mut connection, credentials).await?;
-                (trimmed, Some(fingerprints))
-            }
+        let saved = match credentials.is_empty() {
+            true => None,
+            false => Some(self.credentials_save(workspace, &mut connection, credentials).await?),
         };
         if let Some(is_enabled) = is_enabled {
-            let (state, reason) =
-                if is_enabled { turned_on(&connection.status) } else { turned_off(&connection.status) };
-            if state != connection.status.state {
-                connection.status = Status { state, reason, since: self.clock.now() };
+            switch(&mut connection.status, is_enabled, self.clock.now());
+        }
+        let write = async {
+            let mut tx = self.begin().await?;
+            tx.connection_update(&workspace.project, &connection).await?;
+            if let Some(saved) = &saved {
+                tx.fields_put(connection.id, &saved.fingerprints).await?;
             }
+            Ok::<_, ControlError>(tx.commit().await?)
+        };
+        if let Err(error) = write.await {
+            if let Some(saved) = &saved {
+                self.take_back_unless_unsure(&saved.written, &error).await;
+            }
+            return Err(self.connection_raced(workspace, &connection, expected, error).await);
         }
-        let mut tx = self.begin().await?;
-        tx.connection_update(&workspace.project, &connection).await?;
-        if let Some(fingerprints) = fingerprints {
-            tx.fields_put(connection.id, &fingerprints).await?;
-        }
-        tx.commit().await?;
         connection.version += 1;
-        Ok(SavedConnection { connection, trimmed })
+        Ok(SavedConnection { connection, trimmed: saved.map(|saved| saved.trimmed).unwrap_or_default() })
     }
 
-    /// Writes the secret anew; returns the fields around whose values white space was cut off, and the fingerprints of all.
+    /// Who named a version is told of the one that came between.
+    pub(super) async fn connection_raced(
+        &self,
+        workspace: &Workspace,
+        seen: &Connection,
+        expected: Option<u64>,
+        error: ControlError,
+    ) -> ControlError {
+        if expected.is_none() || !matches!(error, ControlError::ChangedMeanwhile { .. }) {
+            return error;
+        }
+        match self.connection_get(workspace, &seen.id.to_string()).await {
+            Ok(now) if now.version != seen.version => {
+                ControlError::OtherVersion { what: label(&now), version: now.version }
+            }
+            Ok(_) => error,
+            Err(gone) => gone,
+        }
+    }
+
+    /// Writes the secret anew, with its fields as they are then.
     async fn credentials_save(
         &self,
         workspace: &Workspace,
         connection: &mut Connection,
         given: SecretFields,
-    ) -> Result<(Vec<String>, Fingerprints), ControlError> {
+    ) -> Result<SavedSecret, ControlError> {
         refuse_leased(connection)?;
         self.expect_no_rotation(workspace, connection).await?;
         let template = self.template(&connection.template)?;
         let address = workspace.address(connection);
-        let stored = self.secret_find(&address).await?;
-        let previous = stored.as_ref().map_or(0, |document| document.version);
-        let mut fields = stored.map(|document| document.fields).unwrap_or_default();
-        let accepted = accept_update(template, given, &fields)?;
-        let held = fields.clone();
+        let held = self.secret_find(&address).await?;
+        let previous = held.as_ref().map_or(0, |document| document.version);
+        let before = held.as_ref().map(|document| document.fields.clone()).unwrap_or_default();
+        let accepted = accept_update(template, given, &before)?;
+        let mut fields = before.clone();
         fields.extend(accepted.fields);
-        token_fields::saved_by_hand(template, &held, &mut fields, self.clock.now());
+        token_fields::saved_by_hand(template, &before, &mut fields, self.clock.now());
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
-        self.secrets.write(&address, &fields, previous).await?;
+        let version = self.secrets.write(&address, &fields, previous).await?;
         connection.fields = token_fields::offered(&fields);
         connection.status = status_with_new_credentials(&connection.status, self.clock.now());
-        Ok((accepted.trimmed, fingerprints))
-    }
-
-    /// Deletes a connection, which can be restored for a while: its secret is kept so long. One that is still wired or overridden
-    /// to is deleted only by `force`.
-    pub async fn connection_delete(
-        &self,
-        workspace: &Workspace,
-        asked: &str,
-        expected: Option<u64>,
-        force: bool,
-    ) -> Result<Connection, ControlError> {
-        let connection = self.connection_get(workspace, asked).await?;
-        expect_version(|| label(&connection), connection.version, expected)?;
-        self.expect_unused(workspace, &connection, force).await?;
-        let mut tx = self.begin().await?;
-        tx.connection_delete(&workspace.project, connection.id).await?;
-        tx.commit().await?;
-        Ok(connection)
-    }
-
-    /// Nothing refers to it, or that does not matter.
-    pub(super) async fn expect_unused(
-        &self,
-        workspace: &Workspace,
-        connection: &Connection,
-        force: bool,
-    ) -> Result<(), ControlError> {
-        let used_by = self.connection_references(workspace, connection).await?.names();
-        match used_by.is_empty() || force {
-            true => Ok(()),
-            false => Err(ControlError::InUse { what: label(connection), by: used_by }),
-        }
+        let written = Written { address, held, version };
+        Ok(SavedSecret { written, trimmed: accepted.trimmed, fingerprints })
     }
 
     pub(super) async fn secret_find(&self, address: &SecretAddress) -> Result<Option<SecretDocument>, SecretError> {
@@ -404,6 +405,14 @@ impl Workspace {
     }
 }
 
+/// Turns a connection on or off. What is so already stays as it is.
+pub(super) fn switch(status: &mut Status, is_enabled: bool, now: Timestamp) {
+    let (state, reason) = if is_enabled { turned_on(status) } else { turned_off(status) };
+    if state != status.state {
+        *status = Status { state, reason, since: now };
+    }
+}
+
 /// Off, and its reason is the state to come back to, unless that is active.
 fn turned_off(held: &Status) -> (ConnectionState, Option<String>) {
     let is_worth_noting = held.state != ConnectionState::Active;
@@ -446,15 +455,6 @@ pub(super) fn accept_update(
         ControlError::Mistakes(mistakes.clone())
     })?;
     if mistakes.is_empty() { Ok(accepted) } else { Err(ControlError::Mistakes(mistakes)) }
-}
-
-impl References {
-    /// Each by what people call it.
-    fn names(&self) -> Vec<String> {
-        let profiles =
-            self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
-        profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
-    }
 }
 
 /// Only credentials that were stored can be saved anew.

@@ -1,19 +1,60 @@
-//! What becomes of deleted connections: restored, or destroyed once their time is over. And the round that sees to this, and to
+//! Connections are deleted, and what becomes of them then: restored, or destroyed once their time is over. And the round that sees to this, and to
 //! whatever else ends by itself.
 
 use jiff::Timestamp;
 
 use super::connections::label;
-use super::{Control, ControlError, Workspace};
+use super::{Control, ControlError, Workspace, expect_version};
 use crate::limits;
 use crate::model::connection::{Connection, ConnectionState};
 use crate::model::id::ConnectionId;
-use crate::store::{Actor, DeletedConnection, Due, DueKind, DueUntil, StoreError, TenantRecord};
+use crate::store::{Actor, DeletedConnection, Due, DueKind, DueUntil, References, StoreError, TenantRecord};
 
 /// What a daemon is called that ends what is due.
 const DAEMON: &str = "credway";
 
 impl Control {
+    /// Deletes a connection, which can be restored for a while: its secret is kept so long. One that is still wired or overridden
+    /// to is deleted only by `force`.
+    pub async fn connection_delete(
+        &self,
+        workspace: &Workspace,
+        asked: &str,
+        expected: Option<u64>,
+        force: bool,
+    ) -> Result<Connection, ControlError> {
+        let connection = self.connection_get(workspace, asked).await?;
+        expect_version(|| label(&connection), connection.version, expected)?;
+        self.expect_unused(workspace, &connection, force).await?;
+        let write = async {
+            let mut tx = self.begin().await?;
+            tx.connection_delete_if(&workspace.project, connection.id, expected, !force).await?;
+            Ok::<_, ControlError>(tx.commit().await?)
+        };
+        match write.await {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                // Who came between may have wired it.
+                self.expect_unused(workspace, &connection, force).await?;
+                Err(self.connection_raced(workspace, &connection, expected, error).await)
+            }
+        }
+    }
+
+    /// Nothing refers to it, or that does not matter.
+    pub(super) async fn expect_unused(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+        force: bool,
+    ) -> Result<(), ControlError> {
+        let used_by = self.connection_references(workspace, connection).await?.names();
+        match used_by.is_empty() || force {
+            true => Ok(()),
+            false => Err(ControlError::InUse { what: label(connection), by: used_by }),
+        }
+    }
+
     /// The deleted connections of a project that can be restored, in the order in which they were made.
     pub async fn deleted_page(
         &self,
@@ -61,14 +102,17 @@ impl Control {
         for due in due {
             let (kind, id) = (due.kind, due.connection);
             match control.end(due).await {
-                Ok(()) => tracing::info!(connection.id = %id, "{}", done(kind)),
+                Ok(true) => tracing::info!(connection.id = %id, "{}", done(kind)),
+                // Somebody else ended it, or it is not over any more.
+                Ok(false) => {}
                 Err(error) => tracing::warn!(connection.id = %id, %error, "not yet: {}", done(kind)),
             }
         }
         Ok(())
     }
 
-    async fn end(&self, due: Due) -> Result<(), ControlError> {
+    /// `false` if there was nothing to end any more.
+    async fn end(&self, due: Due) -> Result<bool, ControlError> {
         let Due { kind, connection, tenant, project } = due;
         let tenant = TenantRecord { id: project.tenant, slug: tenant, name: String::new() };
         let workspace = Workspace { tenant, project };
@@ -79,27 +123,40 @@ impl Control {
                 self.secrets.delete(&workspace.stored_address(connection)).await?;
                 let mut tx = self.begin().await?;
                 tx.deleted_purge(&workspace.project, connection).await?;
-                Ok(tx.commit().await?)
+                tx.commit().await?;
+                Ok(true)
             }
             DueKind::SignIn => {
                 self.secrets.delete(&workspace.stored_address(connection)).await?;
                 let mut tx = self.begin().await?;
                 tx.flow_delete(connection).await?;
-                Ok(tx.commit().await?)
+                tx.commit().await?;
+                Ok(true)
             }
             DueKind::Pending => self.pending_end(&workspace, connection).await,
         }
     }
 
     /// Deletes a connection that never was connected, unless it is by now.
-    async fn pending_end(&self, workspace: &Workspace, id: ConnectionId) -> Result<(), ControlError> {
+    async fn pending_end(&self, workspace: &Workspace, id: ConnectionId) -> Result<bool, ControlError> {
         let held = self.store.connection_get(workspace.project.id, &id.to_string()).await?;
-        if held.is_some_and(|held| held.status.state == ConnectionState::Pending) {
-            let mut tx = self.begin().await?;
-            tx.connection_delete(&workspace.project, id).await?;
-            tx.commit().await?;
+        let Some(held) = held.filter(|held| held.status.state == ConnectionState::Pending) else { return Ok(false) };
+        let mut tx = self.begin().await?;
+        match tx.connection_delete_if(&workspace.project, id, Some(held.version), false).await {
+            Ok(()) => tx.commit().await?,
+            Err(StoreError::Conflict { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
-        Ok(())
+        Ok(true)
+    }
+}
+
+impl References {
+    /// Each by what people call it.
+    fn names(&self) -> Vec<String> {
+        let profiles =
+            self.profiles.iter().map(|wired| format!("profile {}/{}", wired.instance_name, wired.profile_name));
+        profiles.chain(self.workflows.iter().map(|workflow| format!("workflow {workflow}"))).collect()
     }
 }
 

@@ -153,7 +153,7 @@ impl Lines {
             return;
         };
         if write.is_some() {
-            connection.status = status_with_new_credentials(&held.status, now);
+            connection.status = status_with_new_credentials(&connection.status, now);
         }
         let mut details = Vec::new();
         details.extend(changed("environment", held.environment.as_ref(), connection.environment.as_ref()));

@@ -1,6 +1,8 @@
 //! `export`: a project as the manifest that would make it. Of credentials it has the names of their fields, and no value.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
 
 use super::manifest::{
     Connection, CredentialSource, Document, Instance, Override, Profile, Project, Server, Services, Token, Wire,
@@ -8,7 +10,7 @@ use super::manifest::{
 };
 use super::{Control, ControlError, Workspace};
 use crate::model::caller::Scope;
-use crate::model::connection;
+use crate::model::connection::{self, ConnectionState};
 use crate::model::id::{ConnectionId, InstanceId, ServerId};
 use crate::model::profile::ConfigProfile;
 use crate::model::server::McpServer;
@@ -18,7 +20,7 @@ impl Control {
     /// The project as a manifest. Applied where it came from, it changes nothing; applied elsewhere, it asks for each credential.
     pub async fn export(&self, workspace: &Workspace) -> Result<Document, ControlError> {
         let state = self.store.project_state(workspace.project.id).await?;
-        let project = Names::of(&state).project(workspace.project.slug.to_string(), &state);
+        let project = Names::of(&state).project(workspace.project.slug.to_string(), &state, self.clock.now());
         Ok(Document { tenant: workspace.tenant.slug.to_string(), projects: vec![project] })
     }
 }
@@ -39,16 +41,21 @@ impl Names {
         }
     }
 
-    fn project(&self, name: String, state: &ProjectState) -> Project {
+    fn project(&self, name: String, state: &ProjectState, now: Timestamp) -> Project {
         let own = state.servers.iter().filter(|server| server.tenant.is_some());
-        let live = state.tokens.iter().filter(|token| token.revoked_at.is_none() && token.instance.is_none());
+        let is_live = |token: &&TokenRecord| token.revoked_at.is_none() && token.expires_at.is_none_or(|end| end > now);
+        let live = state.tokens.iter().filter(is_live).filter(|token| token.instance.is_none());
+        // A manifest knows tokens by their names: of several that are called alike it has the first.
+        let mut names = BTreeSet::new();
+        let named = live.filter(|token| token.project.is_some()).filter(|token| names.insert(token.name.as_str()));
+        let tokens = named.map(token).collect();
         Project {
             project: name,
             servers: own.map(server).collect(),
             connections: state.connections.iter().map(connection).collect(),
             instances: state.instances.iter().map(|held| self.instance(held, &state.profiles)).collect(),
             workflows: state.workflows.iter().map(|held| self.workflow(held)).collect(),
-            tokens: live.filter(|token| token.project.is_some()).map(token).collect(),
+            tokens,
         }
     }
 
@@ -123,6 +130,7 @@ fn connection(held: &connection::Connection) -> Connection {
         environment: held.environment.clone(),
         account: held.account_label.clone(),
         services,
+        enabled: (held.status.state == ConnectionState::Disabled).then_some(false),
         lease_path,
         credentials,
     }
@@ -134,6 +142,7 @@ fn token(token: &TokenRecord) -> Token {
         name: token.name.clone(),
         role: token.role.to_string(),
         scopes: scopes.map(|(_, word)| (*word).to_owned()).collect(),
+        expires_at: token.expires_at,
         file: None,
     }
 }

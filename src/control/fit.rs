@@ -6,7 +6,7 @@ use super::suggest::hint;
 use crate::model::connection::Connection;
 use crate::model::id::{ConnectionId, InstanceId};
 use crate::model::overrides::{Override, deciding};
-use crate::model::profile::ConfigProfile;
+use crate::model::profile::{ConfigProfile, Wire};
 use crate::model::reason::Reason;
 use crate::model::schema::{ConfigSchema, ConfigValue};
 use crate::store::InstanceFound;
@@ -94,16 +94,17 @@ pub(super) enum Part {
 impl Scene<'_> {
     /// Everything that is wrong with the overrides of the workflow.
     pub(super) fn unfit(&self, all: &[Override]) -> Vec<Unfit> {
-        let mut found = Vec::new();
+        let mut by_instance: BTreeMap<InstanceId, Vec<Override>> = BTreeMap::new();
+        for rule in all {
+            by_instance.entry(rule.instance).or_default().push(rule.clone());
+        }
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         for (nth, rule) in all.iter().enumerate() {
             let mut note = |part, code, reason| found.push(Unfit { nth, part, code, reason });
             if let Some(reason) = self.of_other_environment(rule) {
                 note(Some(Part::Connection), Some(Reason::EnvironmentMismatch), reason);
             }
-            let same = |other: &Override| {
-                (other.instance, &other.step, other.replaces) == (rule.instance, &rule.step, rule.replaces)
-            };
-            if all[..nth].iter().any(same) {
+            if !seen.insert((rule.instance, &rule.step, rule.replaces)) {
                 let reason = "another override of the list has the same instance, step and replaced connection";
                 note(None, None, reason.to_owned());
             }
@@ -113,7 +114,8 @@ impl Scene<'_> {
                 let reason = format!("the active profile {} of {instance} does not wire {name}", profile.name);
                 note(Some(Part::Replaces), None, reason);
             }
-            if let Some(reason) = self.lacking(rule, all, instance, profile) {
+            let beside = by_instance.get(&rule.instance).map(Vec::as_slice).unwrap_or_default();
+            if let Some(reason) = self.lacking(rule, beside, instance, profile) {
                 note(Some(Part::Connection), Some(Reason::OverrideIncompatible), reason);
             }
         }
@@ -133,10 +135,10 @@ impl Scene<'_> {
     }
 
     /// An override must offer the fields that the active profile asks of the connections that it replaces.
-    fn lacking(&self, rule: &Override, all: &[Override], instance: &str, profile: &ConfigProfile) -> Option<String> {
+    fn lacking(&self, rule: &Override, beside: &[Override], instance: &str, profile: &ConfigProfile) -> Option<String> {
         let offers = self.connections.get(&rule.connection).map(|connection| &connection.offers);
         let lacks = |field: &&str| offers.is_none_or(|offers| !offers.contains(field));
-        let lacking: Vec<&str> = asked(rule, all, profile).into_iter().filter(lacks).collect();
+        let lacking: Vec<&str> = asked(rule, beside, &profile.source_spec).into_iter().filter(lacks).collect();
         (!lacking.is_empty()).then(|| {
             format!(
                 "connection {} does not offer {}, which profile {} of {instance} asks for",
@@ -152,11 +154,10 @@ impl Scene<'_> {
     }
 }
 
-/// The fields that a profile asks of the connection that an override puts in; `all` are those of the same workflow.
-pub(super) fn asked<'p>(rule: &Override, all: &[Override], profile: &'p ConfigProfile) -> BTreeSet<&'p str> {
-    let of_instance: Vec<Override> = all.iter().filter(|other| other.instance == rule.instance).cloned().collect();
-    let is_decided = |wired: ConnectionId| deciding(&of_instance, rule.step.as_deref(), wired) == Some(rule);
-    let decided = profile.source_spec.values().filter(|wire| is_decided(wire.connection));
+/// The fields that wires ask of the connection that an override puts in; `beside` are the overrides of its workflow and instance.
+pub(super) fn asked<'p>(rule: &Override, beside: &[Override], wires: &'p BTreeMap<String, Wire>) -> BTreeSet<&'p str> {
+    let is_decided = |wired: ConnectionId| deciding(beside, rule.step.as_deref(), wired) == Some(rule);
+    let decided = wires.values().filter(|wire| is_decided(wire.connection));
     decided.map(|wire| wire.credential.as_str()).collect()
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::secret::{LeasePath, LeasePathError, SecretSource};
+use crate::model::name::Slug;
+use crate::model::secret::{LeasePath, LeasePathError, LeasePattern, SecretSource};
 use crate::model::template::Template;
 
 /// What is said of a connection's source.
@@ -14,6 +15,10 @@ pub(super) struct Asked<'a> {
     pub gives_credentials: bool,
     /// Whether the secret store can issue credentials.
     pub issues_leases: bool,
+    /// What its project may lease from; everything if there is none.
+    pub patterns: &'a [LeasePattern],
+    pub tenant: &'a Slug,
+    pub project: &'a Slug,
 }
 
 /// Where the fields come from; or what is wrong, each with the key that it is about.
@@ -33,7 +38,7 @@ pub(super) fn source(asked: &Asked<'_>) -> Result<SecretSource, Vec<(&'static st
         mistakes.push(("credentials", "they are issued from its lease_path: leave them out".to_owned()));
     }
     let path = match (asked.lease_path, asked.held) {
-        (Some(text), _) => text.parse().map_err(|error: LeasePathError| error.to_string()),
+        (Some(text), _) => permitted(text, asked),
         (None, Some(held)) => Ok(held.clone()),
         (None, None) => Err(format!("template {template} requires it, such as database/creds/reporting")),
     };
@@ -45,6 +50,16 @@ pub(super) fn source(asked: &Asked<'_>) -> Result<SecretSource, Vec<(&'static st
             Err(mistakes)
         }
     }
+}
+
+/// The path, if connections of the project may lease from there. One that it has already is not asked about again.
+fn permitted(text: &str, asked: &Asked<'_>) -> Result<LeasePath, String> {
+    let path: LeasePath = text.parse().map_err(|error: LeasePathError| error.to_string())?;
+    let is_permitted = asked.patterns.is_empty()
+        || asked.held == Some(&path)
+        || asked.patterns.iter().any(|pattern| pattern.permits(&path, asked.tenant, asked.project));
+    let reason = || format!("{path} is not for this project: see secret_store.vault.lease_paths in the settings");
+    if is_permitted { Ok(path) } else { Err(reason()) }
 }
 
 /// What a leased connection offers: the fields of each lease.
@@ -62,11 +77,14 @@ mod tests {
         let catalogue = Catalogue::built_in();
         let held: LeasePath = "database/creds/old".parse().unwrap();
         let good = Some("database/creds/new");
+        let patterns: [LeasePattern; 1] = ["database/creds/*".parse().unwrap()];
+        let (tenant, project): (Slug, Slug) = ("acme".parse().unwrap(), "shop".parse().unwrap());
         type Row<'a> = (&'a str, Option<&'a str>, Option<&'a LeasePath>, bool, bool, &'a [&'a str]);
-        let table: [Row<'_>; 8] = [
+        let table: [Row<'_>; 9] = [
             ("vault-database", good, None, false, true, &[]),
             ("vault-database", None, Some(&held), false, true, &[]),
             ("vault-database", None, None, false, true, &["lease_path"]),
+            ("vault-database", Some("aws/creds/new"), None, false, true, &["lease_path"]),
             ("vault-database", Some("sys/seal"), None, false, true, &["lease_path"]),
             ("vault-database", good, None, true, true, &["credentials"]),
             ("vault-database", good, None, false, false, &["template"]),
@@ -75,7 +93,9 @@ mod tests {
         ];
         for (template, lease_path, held, gives_credentials, issues_leases, wrong) in table {
             let template = catalogue.get(template).unwrap();
-            let asked = Asked { template, lease_path, held, gives_credentials, issues_leases };
+            let (patterns, tenant, project) = (patterns.as_slice(), &tenant, &project);
+            let asked =
+                Asked { template, lease_path, held, gives_credentials, issues_leases, patterns, tenant, project };
             let mistakes = source(&asked).err().unwrap_or_default();
             let at: Vec<&str> = mistakes.iter().map(|(key, _)| *key).collect();
             assert_eq!(at, wrong, "{mistakes:?}");
@@ -86,6 +106,9 @@ mod tests {
             held: Some(&held),
             gives_credentials: false,
             issues_leases: true,
+            patterns: &[],
+            tenant: &tenant,
+            project: &project,
         };
         assert_eq!(source(&asked).unwrap().lease_path().unwrap().as_str(), "database/creds/new");
     }

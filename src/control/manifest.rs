@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::{Error as YamlError, Location};
 
@@ -79,6 +80,9 @@ pub struct Connection {
     pub account: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
+    /// Whether it is turned on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// Where its credentials are leased from, in place of `credentials`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_path: Option<String>,
@@ -171,6 +175,9 @@ pub struct Token {
     pub role: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// When a newly made token ends (RFC 3339); without one it never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     /// Where a newly made token is written, readable by its owner alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,

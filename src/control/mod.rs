@@ -2,7 +2,8 @@
 //!
 //! Order of writes: the secret first (check-and-set), then the database row; destruction too. A run that ends in between leaves
 //! a secret that no row names, a row whose secret is the new one already, and in use, or the row of a deleted connection whose
-//! secret is gone. Doing the same again completes it. So a new row never points to a secret that was not written yet.
+//! secret is gone. Doing the same again completes it. So a new row never points to a secret that was not written yet. Where the
+//! row is refused, as somebody else changed it meanwhile, the secret is taken back (`written`).
 
 mod apply;
 pub mod check;
@@ -27,6 +28,7 @@ mod suggest;
 mod tests;
 mod tokens;
 mod validation;
+mod written;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::model::id::{ProjectId, TenantId};
 use crate::model::name::Slug;
 use crate::model::reason::Reason;
 use crate::model::refusal::Refusal;
+use crate::model::secret::LeasePattern;
 use crate::model::token::NoRandomness;
 use crate::secrets::{SecretError, SecretStore};
 use crate::store::{Actor, Once, ProjectRecord, Store, StoreError, TenantRecord, Tx};
@@ -69,6 +72,8 @@ pub struct Control {
     catalogue: Arc<Catalogue>,
     clock: Clock,
     by: Arc<Actor>,
+    /// What connections may be leased from; everything if there is none.
+    lease_paths: Arc<[LeasePattern]>,
 }
 
 /// A project and its tenant.
@@ -274,7 +279,12 @@ impl fmt::Display for MistakeLines<'_> {
 impl Control {
     pub fn new(store: Store, secrets: Arc<dyn SecretStore>, catalogue: Catalogue, clock: Clock) -> Self {
         let by = Arc::new(Actor { name: LOCAL.to_owned(), request_id: None });
-        Self { store, secrets, catalogue: Arc::new(catalogue), clock, by }
+        Self { store, secrets, catalogue: Arc::new(catalogue), clock, by, lease_paths: Arc::default() }
+    }
+
+    /// The same operations, by which connections are leased from these paths only; from any if there is none.
+    pub fn leasing_from(self, paths: &[LeasePattern]) -> Self {
+        Self { lease_paths: paths.into(), ..self }
     }
 
     /// The same operations, done by `actor`: so the audit names them.

@@ -128,22 +128,28 @@ impl Control {
         let mut found = self.profile_get(workspace, instance, asked).await?;
         expect_version(|| found.label(), found.profile.version, expected)?;
         let before: BTreeSet<String> = found.missing_keys().into_iter().map(str::to_owned).collect();
+        let wired_before = found.profile.source_spec.clone();
         self.patched(workspace, &found.instance, &mut found.profile, patch).await?;
         let lost: Vec<&str> = found.missing_keys().into_iter().filter(|key| !before.contains(*key)).collect();
         // What lacked a key before, because its server asks for more now, may be brought nearer to what it asks for.
         if found.is_active() && !lost.is_empty() {
             return Err(Refusal::config_incomplete(&found.instance.head, &found.profile.name, &lost).into());
         }
-        self.profile_write(workspace, found, expected).await
+        self.profile_write(workspace, found, &wired_before, expected).await
     }
 
-    /// Writes what a profile was made into. One that lacks required keys must not have become active meanwhile.
+    /// Writes what a profile was made into. The active one is not wired so that overrides of its instance cease to fit; one that
+    /// lacks required keys must not have become active meanwhile.
     pub(super) async fn profile_write(
         &self,
         workspace: &Workspace,
         mut found: ProfileFound,
+        wired_before: &BTreeMap<String, Wire>,
         expected: Option<u64>,
     ) -> Result<ProfileFound, ControlError> {
+        if found.is_active() && found.profile.source_spec != *wired_before {
+            self.overrides_fit(workspace, &found, Some(wired_before)).await?;
+        }
         let stays_inactive = !found.is_active() && !found.missing_keys().is_empty();
         let write = async {
             let mut tx = self.begin().await?;
@@ -232,10 +238,17 @@ impl Control {
                 return Err(Refusal::field_missing(head, &wired, &[&wire.credential]).into());
             }
         }
-        self.overrides_fit(workspace, found).await
+        self.overrides_fit(workspace, found, None).await
     }
 
-    async fn overrides_fit(&self, workspace: &Workspace, found: &ProfileFound) -> Result<(), ControlError> {
+    /// Every override of the instance offers what the profile's wires ask of it; where others are wired until now, those that
+    /// did not fit them need not fit these.
+    async fn overrides_fit(
+        &self,
+        workspace: &Workspace,
+        found: &ProfileFound,
+        wired_before: Option<&BTreeMap<String, Wire>>,
+    ) -> Result<(), ControlError> {
         let ProfileFound { instance: InstanceFound { head, .. }, profile } = found;
         let most = limits::OVERRIDES_LOOKED_AT_MAX;
         let overrides = self.store.overrides_of_instance(workspace.project.id, head.id, most).await?;
@@ -249,11 +262,16 @@ impl Control {
             for rule in rules {
                 // One that is not there any more is refused with CONNECTION_MISSING, whichever profile is active.
                 let Some(held) = connections.get(&rule.connection) else { continue };
-                let asked = fit::asked(rule, rules, profile).into_iter();
-                let lacking: Vec<&str> = asked.filter(|field| !held.fields.contains(*field)).collect();
-                if !lacking.is_empty() {
+                let lacking = |wires: &BTreeMap<String, Wire>| -> BTreeSet<String> {
+                    let asked = fit::asked(rule, rules, wires).into_iter();
+                    asked.filter(|field| !held.fields.contains(*field)).map(str::to_owned).collect()
+                };
+                let lacks = lacking(&profile.source_spec);
+                let lacked = wired_before.map(lacking).unwrap_or_default();
+                if !lacks.is_subset(&lacked) {
                     let wired = WiredConnection { id: held.id, name: Some(&held.name) };
-                    return Err(Refusal::override_incompatible(head, &wired, &lacking).into());
+                    let lacks: Vec<&str> = lacks.iter().map(String::as_str).collect();
+                    return Err(Refusal::override_incompatible(head, &wired, &lacks).into());
                 }
             }
         }
@@ -266,12 +284,8 @@ impl Control {
         workspace: &Workspace,
         ids: BTreeSet<ConnectionId>,
     ) -> Result<BTreeMap<ConnectionId, Connection>, ControlError> {
-        let mut found = BTreeMap::new();
-        for id in ids {
-            let connection = self.store.connection_get(workspace.project.id, &id.to_string()).await?;
-            found.extend(connection.map(|connection| (id, connection)));
-        }
-        Ok(found)
+        let found = self.store.connections_of(workspace.project.id, &ids).await?;
+        Ok(found.into_iter().map(|connection| (connection.id, connection)).collect())
     }
 
     /// Makes of a profile what `patch` says, if its parts fit.

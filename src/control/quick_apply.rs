@@ -79,6 +79,7 @@ impl Control {
         let wire = |field: &str| Wire { connection: connection.id, credential: field.to_owned() };
         let wires: BTreeMap<String, Wire> = pairs.iter().map(|(key, field)| ((*key).to_owned(), wire(field))).collect();
         let doubts: BTreeMap<String, String> = doubts.into_iter().map(|(key, doubt)| (key.to_owned(), doubt)).collect();
+        let wired_before = found.profile.source_spec.clone();
         let changes = rewire(&mut found, wires);
         let reason = |key: &str| {
             doubts.get(key).cloned().unwrap_or_else(|| format!("connection {:?} has nothing for it", connection.name))
@@ -86,7 +87,7 @@ impl Control {
         let unfed = found.missing_keys().into_iter().map(|key| Unfed { key: key.to_owned(), reason: reason(key) });
         let unfed = unfed.collect();
         if !is_dry_run && !changes.is_empty() {
-            found = self.profile_write(workspace, found, expected).await?;
+            found = self.profile_write(workspace, found, &wired_before, expected).await?;
         }
         Ok(QuickApply { found, changes, unfed })
     }

@@ -4,13 +4,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::connections::{accept_update, label, refuse_leased};
 use super::diff::status_with_new_credentials;
+use super::written::Written;
 use super::{Control, ControlError, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionId;
 use crate::model::oauth::TokenState;
-use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
-use crate::store::{Once, RotationRecord};
+use crate::model::secret::SecretFields;
+use crate::store::{Act, Once, RotationRecord};
 
 /// What a rotation is begun with.
 #[derive(Clone, Debug)]
@@ -80,14 +81,15 @@ impl Control {
             if let Some(once) = once {
                 tx.once_insert(once, &made(&record)).await?;
             }
-            tx.connection_update(&workspace.project, &connection).await?;
+            tx.connection_update_by(&workspace.project, &connection, Act::Rotate).await?;
             tx.fields_put(connection.id, &fingerprints).await?;
             tx.rotation_insert(&workspace.project, &record).await?;
             Ok(tx.commit().await?)
         };
         if let Err(error) = begun.await {
-            self.go_back_unless_unsure(&address, &held, new_version, &error).await;
-            return Err(error);
+            let written = Written { address, held: Some(held), version: new_version };
+            self.take_back_unless_unsure(&written, &error).await;
+            return Err(self.connection_raced(workspace, &connection, expected, error).await);
         }
         self.measured(record, accepted.trimmed).await
     }
@@ -96,20 +98,6 @@ impl Control {
     fn now_as_kept(&self) -> Timestamp {
         let now = self.clock.now();
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
-    }
-
-    /// Puts back the credential of a rotation that nobody will know of. Not when the database went away: it may know.
-    async fn go_back_unless_unsure(
-        &self,
-        address: &SecretAddress,
-        held: &SecretDocument,
-        written: u64,
-        error: &ControlError,
-    ) {
-        if !matches!(error, ControlError::Database(_)) {
-            // If this fails too, the new credential is in use, as after an update; the first error is the one to tell.
-            let _ = self.secrets.write(address, &held.fields, written).await;
-        }
     }
 
     /// The rotation of a connection, while one runs.
@@ -131,25 +119,41 @@ impl Control {
         asked: &str,
         expected: Option<u64>,
     ) -> Result<Connection, ControlError> {
-        let (mut connection, rotation) = self.rotating(workspace, asked, expected).await?;
-        self.rotation_end(workspace, connection.id, rotation.old_version).await?;
-        connection.version += 1;
-        Ok(connection)
+        let (connection, rotation) = self.rotating(workspace, asked, expected).await?;
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        // From here on it is over, whatever becomes of this run: what does not get to its end is ended by the next round.
+        let is_over = tx.rotation_over(&rotation, expected, now).await?;
+        tx.commit().await?;
+        let ended = is_over && self.rotation_end(workspace, connection.id, rotation.old_version).await?;
+        if !ended {
+            let what = label(&connection);
+            let error = match expected {
+                Some(_) => ControlError::ChangedMeanwhile { what },
+                None => ControlError::NotRotating { what },
+            };
+            return Err(self.connection_raced(workspace, &connection, expected, error).await);
+        }
+        self.connection_get(workspace, &connection.id.to_string()).await
     }
 
-    /// What finishes a rotation: the secret first, so that what ends in between is done again.
+    /// What finishes the rotation that began with this old version: the secret first, so that what ends in between is done
+    /// again. `false` if that rotation runs no more; no other one is ended, and whoever aborted it has a copy of the version.
     pub(super) async fn rotation_end(
         &self,
         workspace: &Workspace,
         connection: ConnectionId,
         old_version: u64,
-    ) -> Result<(), ControlError> {
+    ) -> Result<bool, ControlError> {
         self.secrets.destroy_version(&workspace.stored_address(connection), old_version).await?;
         let mut tx = self.begin().await?;
         // Also of a deleted connection, which then is restored without its old version.
-        tx.connection_touch(&workspace.project, connection).await?;
-        tx.rotation_delete(connection).await?;
-        Ok(tx.commit().await?)
+        tx.connection_touch(&workspace.project, connection, Act::Finish).await?;
+        if !tx.rotation_delete(connection, old_version).await? {
+            return Ok(false);
+        }
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Makes the old version the newest again, which ends the rotation.
@@ -161,16 +165,25 @@ impl Control {
     ) -> Result<Connection, ControlError> {
         let (mut connection, rotation) = self.rotating(workspace, asked, expected).await?;
         let address = workspace.stored_address(connection.id);
-        let newest = self.secrets.read(&address).await?.version;
+        let newest = self.secrets.read(&address).await?;
         let old = self.secrets.read_version(&address, rotation.old_version).await?;
         let fingerprints = self.fingerprinter(workspace).await?.of(&old.fields);
-        self.secrets.write(&address, &old.fields, newest).await?;
+        let version = self.secrets.write(&address, &old.fields, newest.version).await?;
         connection.fields = old.fields.keys().cloned().collect();
-        let mut tx = self.begin().await?;
-        tx.connection_update(&workspace.project, &connection).await?;
-        tx.fields_put(connection.id, &fingerprints).await?;
-        tx.rotation_delete(connection.id).await?;
-        tx.commit().await?;
+        let aborted = async {
+            let mut tx = self.begin().await?;
+            tx.connection_update_by(&workspace.project, &connection, Act::Abort).await?;
+            tx.fields_put(connection.id, &fingerprints).await?;
+            if !tx.rotation_delete(connection.id, rotation.old_version).await? {
+                return Err(ControlError::NotRotating { what: label(&connection) });
+            }
+            Ok(tx.commit().await?)
+        };
+        if let Err(error) = aborted.await {
+            let written = Written { address, held: Some(newest), version };
+            self.take_back_unless_unsure(&written, &error).await;
+            return Err(self.connection_raced(workspace, &connection, expected, error).await);
+        }
         connection.version += 1;
         Ok(connection)
     }

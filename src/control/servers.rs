@@ -75,11 +75,12 @@ impl Control {
         }
     }
 
-    /// Registers a server of the tenant.
+    /// Registers a server of the tenant. One that stands before the platform's own does so in every project of the tenant.
     pub async fn server_create(
         &self,
         workspace: &Workspace,
         spec: ServerSpec,
+        reach: Reach,
         once: Option<&Once>,
     ) -> Result<ServerRecord, ControlError> {
         if let Some(made) = self.made_before(once).await? {
@@ -87,13 +88,19 @@ impl Control {
         }
         let tenant = workspace.tenant.id;
         let (server, tools) = checked(spec, tenant)?;
+        let namesake = self.store.server_get(tenant, server.service.as_str()).await?;
+        if reach == Reach::Project && namesake.is_some_and(|namesake| namesake.server.tenant.is_none()) {
+            let because = "the platform has one of that service, and the caller is limited to one project";
+            return Err(ControlError::ReadOnly { what: label(&server), because });
+        }
         let mut tx = self.begin().await?;
         if let Some(once) = once {
             tx.once_insert(once, &server.id.to_string()).await?;
         }
-        tx.server_insert(tenant, &server, &tools).await?;
+        let registered_in = workspace.project.id;
+        tx.server_insert((tenant, registered_in), &server, &tools).await?;
         tx.commit().await?;
-        Ok(ServerRecord { server, tools, version: 1 })
+        Ok(ServerRecord { server, tools, registered_in: Some(registered_in), version: 1 })
     }
 
     /// Changes a server of the tenant, if it is at the version that is expected.
@@ -134,12 +141,17 @@ impl Control {
         workspace: &Workspace,
         asked: &str,
         expected: Option<u64>,
+        reach: Reach,
     ) -> Result<ServerRecord, ControlError> {
         // Whoever has instances elsewhere keeps it anyway.
         let (record, users) = self.server_to_change(workspace, asked, expected, Reach::Tenant).await?;
-        let by = users.names();
+        let (what, by) = (label(&record.server), users.names());
         if !by.is_empty() {
-            return Err(ControlError::Installed { what: label(&record.server), by });
+            return Err(ControlError::Installed { what, by });
+        }
+        if reach == Reach::Project && record.registered_in != Some(workspace.project.id) {
+            let because = "it was not registered in the one project that the caller is limited to";
+            return Err(ControlError::ReadOnly { what, because });
         }
         let mut tx = self.begin().await?;
         tx.server_delete(workspace.tenant.id, &record).await?;
@@ -226,6 +238,11 @@ impl Control {
         let users = self.store.server_users(workspace.tenant.id, workspace.project.id, record.server.id).await?;
         if reach == Reach::Project && users.elsewhere > 0 {
             let because = "other projects have installed it, and the caller is limited to one";
+            return Err(ControlError::ReadOnly { what: what(), because });
+        }
+        let is_of_another = record.registered_in.is_some_and(|project| project != workspace.project.id);
+        if reach == Reach::Project && is_of_another {
+            let because = "it was registered in another project, and the caller is limited to one";
             return Err(ControlError::ReadOnly { what: what(), because });
         }
         Ok((record, users))

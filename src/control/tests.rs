@@ -91,7 +91,7 @@ impl World {
     fn plan(&self, manifest: &str, may_ask: bool) -> (Told, Vec<Change>) {
         let manifest = Manifest::parse(manifest).unwrap();
         let (catalogue, now) = (Catalogue::built_in(), Timestamp::UNIX_EPOCH);
-        let site = Site { catalogue: &catalogue, issues_leases: true, now };
+        let site = Site { catalogue: &catalogue, issues_leases: true, lease_paths: &[], now };
         let mut findings = Findings::default();
         let targets = check::targets(&manifest, &mut findings);
         let current = self.current.borrow();

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::check::name_fault;
+use super::check::token_name_fault;
 use super::suggest::hint;
 use super::{Control, ControlError, Mistake, Reach, Workspace};
 use crate::model::caller::{Role, Scope, ScopeSet};
@@ -64,7 +64,7 @@ impl Control {
     ) -> Result<(TokenRecord, TokenText), ControlError> {
         let now = self.clock.now();
         let faults = [
-            ("name", name_fault(&spec.name)),
+            ("name", token_name_fault(&spec.name)),
             ("expires_at", spec.expires_at.filter(|end| *end <= now).map(|_| "lies in the past".to_owned())),
             ("role", fault_of_role(&spec)),
         ];
@@ -135,6 +135,13 @@ impl Control {
     ) -> Result<TokenRecord, ControlError> {
         let of = (workspace.tenant.id, workspace.project.id);
         let mut meant = self.store.tokens_called(of, reach == Reach::Tenant, asked).await?;
+        // Nobody shields a token by calling another one so.
+        let exact = |token: &TokenRecord| [token.id.to_string() == asked, token.shown_prefix == asked];
+        for nth in 0..2 {
+            if meant.iter().any(|token| exact(token)[nth]) {
+                meant.retain(|token| exact(token)[nth]);
+            }
+        }
         let not_found = || ControlError::NotFound { what: format!("live token {asked:?}"), hint: String::new() };
         if meant.len() > 1 {
             let candidates = meant.iter().map(|token| format!("{} ({})", token.id, token.shown_prefix)).collect();

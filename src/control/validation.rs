@@ -197,11 +197,21 @@ impl Control {
             .filter(|connection| self.template_to_try(connection).is_ok())
             .map(|connection| connection.id)
             .collect();
-        if read.is_empty() {
+        self.note_looks(workspace, read).await
+    }
+
+    /// Enters in the audit that somebody looked at what tells of these connections' credentials.
+    pub async fn note_looks(
+        &self,
+        workspace: &Workspace,
+        connections: impl IntoIterator<Item = ConnectionId> + Send,
+    ) -> Result<(), ControlError> {
+        let looked_at: Vec<ConnectionId> = connections.into_iter().collect();
+        if looked_at.is_empty() {
             return Ok(());
         }
         let mut tx = self.begin().await?;
-        for id in read {
+        for id in looked_at {
             let (tenant, project) = (workspace.tenant.id, workspace.project.id);
             tx.audit_read(tenant, project, Entity::Connection, &id.to_string()).await?;
         }
@@ -214,6 +224,7 @@ impl Control {
             Some(template) if template.probe == Probe::None => {
                 Err("nothing is known that could be asked of the provider")
             }
+            Some(template) if !template.probe.is_carried_out() => Err("not supported by this build"),
             Some(template) => Ok(template),
             None => Err("its template is not there any more"),
         }

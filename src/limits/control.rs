@@ -25,6 +25,13 @@ pub const REST_DEADLINE: Duration = Duration::from_secs(30);
 /// Requests answered at once; each may hold a connection of the database.
 pub const REST_CALLS_MAX: usize = 64;
 
+/// Requests of one token that are answered at once: an eighth of all, so that no one token holds every place. A page of the
+/// Console asks for some ten things, of which browsers send six at once.
+pub const REST_CALLS_PER_CALLER_MAX: usize = 8;
+
+/// How long the body of a request may take to come. 512 KiB do within seconds over any line; a place is held meanwhile.
+pub const REST_BODY_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Requests of one token in a second, in the long run. A page of the Console asks for some ten things.
 pub const REST_RATE: u32 = 50;
 
@@ -36,6 +43,9 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Profiles, and workflows, that are named as referring to one connection.
 pub const REFERENCES_MAX: i64 = 200;
+
+/// Connections that one statement asks for by their ids: SQLite takes some ten thousand parameters, and plans grow with them.
+pub const CONNECTIONS_PER_STATEMENT: usize = 500;
 
 /// Connections among which the one is sought that a wrong name is a slip of. Who has more does not know them by heart.
 pub const SUGGESTED_FROM_MAX: usize = 1000;

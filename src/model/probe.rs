@@ -41,6 +41,13 @@ pub enum Probe {
     None,
 }
 
+impl Probe {
+    /// Whether this build carries it out: it speaks no MongoDB.
+    pub fn is_carried_out(&self) -> bool {
+        !matches!(self, Self::Mongodb { .. } | Self::None)
+    }
+}
+
 /// One HTTP request, and which answers mean what. Any other answer says nothing of the credential.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -103,6 +103,47 @@ impl fmt::Display for LeasePath {
     }
 }
 
+/// The paths that a project's connections may lease from: `database/creds/{tenant}_*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasePattern(Arc<str>);
+
+/// The text is no pattern of paths.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no pattern of lease paths")]
+pub struct LeasePatternError(String);
+
+const PLACES: [&str; 2] = ["{tenant}", "{project}"];
+
+impl LeasePattern {
+    /// Whether connections of this project may lease from the path.
+    pub fn permits(&self, path: &LeasePath, tenant: &Slug, project: &Slug) -> bool {
+        let meant = self.0.replace(PLACES[0], tenant.as_str()).replace(PLACES[1], project.as_str());
+        match meant.strip_suffix('*') {
+            Some(start) => path.as_str().starts_with(start) && path.as_str() != start,
+            None => path.as_str() == meant,
+        }
+    }
+}
+
+impl FromStr for LeasePattern {
+    type Err = LeasePatternError;
+
+    fn from_str(text: &str) -> Result<Self, LeasePatternError> {
+        let refused = || LeasePatternError(text.to_owned());
+        // Slugs hold dashes: were one followed by more of the same, acme's paths could be those of acme-labs too.
+        let is_delimited = |place: &str| {
+            text.match_indices(place).all(|(at, _)| {
+                let rest = &text[at + place.len()..];
+                rest.is_empty() || rest.starts_with(['/', '_', '.'])
+            })
+        };
+        let example = PLACES.iter().fold(text.to_owned(), |text, place| text.replace(place, "x"));
+        let example = example.strip_suffix('*').map_or_else(|| example.clone(), |start| format!("{start}x"));
+        let is_pattern = PLACES.into_iter().all(is_delimited) && example.parse::<LeasePath>().is_ok();
+        if is_pattern { Ok(Self(text.into())) } else { Err(refused()) }
+    }
+}
+
 /// Where a connection's secret lies, in every secret store, or which lease it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SecretAddress {
@@ -148,6 +189,27 @@ mod tests {
         ];
         for text in refused {
             assert!(text.parse::<LeasePath>().is_err(), "{text:?} was taken for a path of leased credentials");
+        }
+    }
+
+    #[test]
+    fn a_pattern_permits_the_paths_of_its_tenant_and_no_others() {
+        let table = [
+            ("database/creds/{tenant}_*", "database/creds/acme_reporting", true),
+            ("database/creds/{tenant}_*", "database/creds/acme_", false),
+            ("database/creds/{tenant}_*", "database/creds/acme-labs_reporting", false),
+            ("database/creds/{tenant}_*", "aws/creds/acme_reporting", false),
+            ("{tenant}/creds/{project}", "acme/creds/shop", true),
+            ("{tenant}/creds/{project}", "acme/creds/shop-2", false),
+            ("database/creds/*", "database/creds/any", true),
+        ];
+        let (tenant, project) = ("acme".parse().unwrap(), "shop".parse().unwrap());
+        for (pattern, path, expected) in table {
+            let pattern: LeasePattern = pattern.parse().unwrap();
+            assert_eq!(pattern.permits(&path.parse().unwrap(), &tenant, &project), expected, "{pattern:?} {path}");
+        }
+        for text in ["", "*", "database/creds/{tenant}-*", "database/*/{tenant}", "sys/*", "database/creds/{tenent}"] {
+            assert!(text.parse::<LeasePattern>().is_err(), "{text:?} was taken for a pattern");
         }
     }
 }

@@ -75,6 +75,11 @@ impl TokenText {
         text.get(..PREFIX.len() + LOOKUP_CHARS).unwrap_or(text)
     }
 
+    /// Whether a text has the form of what is shown of tokens, and could be taken for one's.
+    pub fn is_shown_prefix(text: &str) -> bool {
+        text.strip_prefix(PREFIX).is_some_and(|lookup| lookup.len() == LOOKUP_CHARS && decodes_to(lookup, LOOKUP_BYTES))
+    }
+
     /// SHA-256 of the whole text: what the database keeps. The secret part has 256 random bits, so no salt or slow hash is needed.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.expose_secret()).into()

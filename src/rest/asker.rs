@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::Rest;
 use super::front::RequestId;
+use super::in_flight::Place;
 use super::problem::Problem;
 use crate::auth::{Evidence, bearer_token};
 use crate::control::{Control, Reach, Workspace};
@@ -28,6 +29,8 @@ pub(super) struct Asker<N> {
     pub workspace: Workspace,
     pub caller: Arc<Caller>,
     headers: HeaderMap,
+    /// Held until the handler has answered, its body read in between.
+    _place: Place,
     need: PhantomData<N>,
 }
 
@@ -83,6 +86,7 @@ impl<N: Need> FromRequestParts<Rest> for Asker<N> {
             return Err(Refusal::process_token_misused().into());
         }
         within_rate(rest, &caller)?;
+        let place = rest.0.in_flight.enter(&caller.subject.to_string()).ok_or_else(Problem::too_many_at_once)?;
         if !caller.scopes.contains(N::SCOPE) {
             return Err(Refusal::permission_denied(N::SCOPE).into());
         }
@@ -93,7 +97,7 @@ impl<N: Need> FromRequestParts<Rest> for Asker<N> {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
         let actor = Actor { name: caller.subject.to_string(), request_id };
         let control = rest.0.control.acting_as(actor);
-        Ok(Self { control, workspace, caller, headers: parts.headers.clone(), need: PhantomData })
+        Ok(Self { control, workspace, caller, headers: parts.headers.clone(), _place: place, need: PhantomData })
     }
 }
 

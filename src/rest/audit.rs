@@ -30,7 +30,7 @@ pub(super) struct AuditView {
     /// The request by which it was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
-    /// `create`, `update`, `delete`, `restore`, `revoke` or `read`.
+    /// `create`, `update`, `delete`, `restore`, `revoke`, `read`, `rotate`, `finish`, `abort` or `activate`.
     act: String,
     entity: String,
     entity_id: String,

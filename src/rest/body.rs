@@ -6,6 +6,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::problem::Problem;
 use crate::limits;
@@ -29,7 +30,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             let detail = "the body is to be JSON: `content-type: application/json`";
             return Err(Problem::malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| unread(&rejection))?;
+        let bytes = match timeout(limits::REST_BODY_DEADLINE, Bytes::from_request(request, state)).await {
+            Ok(read) => read.map_err(|rejection| unread(&rejection))?,
+            Err(_) => {
+                let detail = format!("the body did not come within {} s", limits::REST_BODY_DEADLINE.as_secs());
+                return Err(Problem::malformed(StatusCode::REQUEST_TIMEOUT, detail));
+            }
+        };
         let value = parse(&bytes)?;
         Ok(Self { value, bytes })
     }

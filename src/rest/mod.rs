@@ -8,6 +8,7 @@ mod audit;
 mod body;
 mod connections;
 mod front;
+mod in_flight;
 mod instances;
 mod openapi;
 mod overrides;
@@ -33,12 +34,14 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::Authenticator;
-use crate::control::Control;
+use crate::control::{Control, ControlError};
 use crate::limits;
+use crate::model::refusal::Refusal;
 use crate::oauth::OAuth;
 use crate::probe::Prober;
 use crate::resolve::Resolver;
 use asker::Rates;
+use in_flight::InFlight;
 use problem::Problem;
 
 pub use status::{status_of, whole_seconds};
@@ -56,6 +59,7 @@ struct Shared {
     /// What is done to its end although whoever asked for it went away.
     tasks: TaskTracker,
     rates: Rates,
+    in_flight: Arc<InFlight>,
     places: Semaphore,
 }
 
@@ -68,8 +72,17 @@ impl Rest {
         oauth: OAuth,
         tasks: TaskTracker,
     ) -> Self {
-        let (rates, places) = (asker::rates(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, places }))
+        let (rates, in_flight, places) = (asker::rates(), Arc::default(), Semaphore::new(limits::REST_CALLS_MAX));
+        Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, in_flight, places }))
+    }
+
+    /// Does something to its end, though whoever asked for it goes away or waits no longer: between a secret and its row
+    /// nothing is to stop.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        self.0.tasks.spawn(work).await.unwrap_or_else(|_| Err(Refusal::internal().into()))
     }
 
     /// Everything under `/v1`, and the pages of sign-ins.

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::status::{status_of, whole_seconds};
 use crate::control::connect::ConnectFault;
 use crate::control::{ControlError, Mistake};
+use crate::limits;
 use crate::model::reason::Reason;
 use crate::model::refusal::Refusal;
 use crate::secrets::SecretError;
@@ -142,6 +143,15 @@ impl Problem {
         problem
     }
 
+    pub(super) fn too_many_at_once() -> Self {
+        let most = limits::REST_CALLS_PER_CALLER_MAX;
+        let detail = format!("{most} requests of this token are being answered, which is as many as may be at once");
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", detail)
+            .remedy("wait for an answer before the next request is sent");
+        problem.0.retry_after = Some(limits::OVERLOAD_RETRY_PAUSE);
+        problem
+    }
+
     /// The mistakes that an operation found, each where the body has it.
     pub(super) fn of_mistakes(mistakes: &[Mistake], pointer: impl Fn(&str) -> String) -> Self {
         let pointed = |mistake: &Mistake| PointedError {
@@ -192,7 +202,7 @@ impl From<ControlError> for Problem {
             _ => {}
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            problem.0.retry_after = Some(crate::limits::DATABASE_RETRY_PAUSE);
+            problem.0.retry_after = Some(limits::DATABASE_RETRY_PAUSE);
         }
         problem
     }

@@ -1,6 +1,6 @@
 //! What resolutions come to: explained rule by rule, and foreseen for all steps of a graph. No value is ever in an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
@@ -14,6 +14,7 @@ use super::asker::{Asker, Read};
 use super::body::{self, JsonBody};
 use super::problem::{Problem, ProblemBody};
 use crate::limits;
+use crate::model::id::ConnectionId;
 use crate::model::reason::Reason;
 use crate::model::refusal::Refusal;
 use crate::model::resolution::{Asked, ConnectionUse, Freshness, Provenance, ResolutionRequest, ValueSource};
@@ -204,7 +205,8 @@ pub(super) struct StepConnection {
     keys: Vec<String>,
 }
 
-/// Explains a resolution: which rule leads to which credential, or to the refusal.
+/// Explains a resolution: which rule leads to which credential, or to the refusal. The look is noted in the audit, of each
+/// connection that feeds a key.
 #[utoipa::path(post, path = "/explain", request_body = ExplainBody, tag = "resolve", security(("token" = ["mcp:read"])),
     responses((status = 200, body = ExplanationView), (status = "4XX", body = ProblemBody)))]
 async fn explain(
@@ -222,7 +224,14 @@ async fn explain(
     };
     let request = checked(asked, "")?;
     rest.0.resolver.caught_up().await;
-    Ok(Json(rest.0.resolver.explain(&asker.caller, &request).await.into()))
+    let explanation = rest.0.resolver.explain(&asker.caller, &request).await;
+    let connection = |entry: &ExplainedEntry| match entry.source {
+        Some(ValueSource::Connection(id)) => Some(id),
+        _ => None,
+    };
+    let read: BTreeSet<ConnectionId> = explanation.entries.iter().filter_map(connection).collect();
+    asker.control.note_looks(&asker.workspace, read).await?;
+    Ok(Json(explanation.into()))
 }
 
 /// Finds the instances of a graph's steps, and what is in the way of each. Fetches no secret.

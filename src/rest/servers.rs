@@ -62,7 +62,7 @@ pub(super) enum Owner {
 }
 
 impl From<ServerRecord> for ServerView {
-    fn from(ServerRecord { server, tools, version }: ServerRecord) -> Self {
+    fn from(ServerRecord { server, tools, version, .. }: ServerRecord) -> Self {
         Self {
             id: server.id.to_string(),
             service: server.service.to_string(),
@@ -162,7 +162,8 @@ impl From<SavedVersion> for SavedView {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewServer {
-    /// Its slug: `orders`. One that the platform has too stands before the platform's in manifests.
+    /// Its slug: `orders`. One that the platform has too stands before the platform's in all projects, and is for tokens that
+    /// span them.
     #[schema(min_length = 1, max_length = 63)]
     service: String,
     /// The service, unless given.
@@ -292,7 +293,7 @@ async fn create(asker: Asker<Write>, body: JsonBody<NewServer>) -> Result<Respon
     let NewServer { service, name, canonical_url, required_scopes, config_schema, tools } = body.value;
     let surface = Surface { config_schema, tools };
     let spec = ServerSpec { service, name, url: canonical_url, required_scopes, surface };
-    let made = asker.control.server_create(&asker.workspace, spec, once.as_ref()).await?;
+    let made = asker.control.server_create(&asker.workspace, spec, asker.reach(), once.as_ref()).await?;
     Ok((StatusCode::CREATED, Tagged(made.version, Json(WithTools::from(made)))).into_response())
 }
 
@@ -320,7 +321,8 @@ async fn patch(
     Ok(Tagged(record.version, Json(WithTools::from(record))).into_response())
 }
 
-/// Deletes a server of the tenant that no project has installed, with its versions.
+/// Deletes a server of the tenant that no project has installed, with its versions. For tokens that span projects, and those of
+/// the project in which it was registered.
 #[utoipa::path(delete, path = "/servers/{id}", tag = "servers", security(("token" = ["mcp:write"])),
     params(("id" = String, Path), ("If-Match" = Option<String>, Header, description = "The ETag that is to be deleted")),
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
@@ -329,7 +331,7 @@ async fn delete(
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
 ) -> Result<StatusCode, Problem> {
-    asker.control.server_delete(&asker.workspace, &id, expected).await?;
+    asker.control.server_delete(&asker.workspace, &id, expected, asker.reach()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,6 @@ use super::asker::{Asker, Read};
 use super::body::QueryOf;
 use super::page::Page;
 use super::problem::{Problem, ProblemBody};
-use crate::model::probe::Probe;
 use crate::model::template::{Feed, Template, TemplateField};
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
@@ -78,7 +77,7 @@ impl From<&Template> for TemplateView {
             open: template.open,
             fields: template.fields.iter().map(FieldView::from).collect(),
             feeds: template.feeds.iter().map(FeedView::from).collect(),
-            testable: template.probe != Probe::None,
+            testable: template.probe.is_carried_out(),
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Connections: their metadata. Names are unique in a project, as `apply` knows connections by them.
 
+use std::collections::BTreeSet;
+
+use sqlx::AssertSqlSafe;
+
+use super::changes::Sequence;
 use super::records::{
     Act, ConnectionFound, ConnectionsPage, Entity, ProjectRecord, ProjectScope, References, WiredProfile,
 };
@@ -26,6 +31,9 @@ const CONNECTION_SET_STATUS: &str = "UPDATE connections SET status = $3, status_
     WHERE id = $1 AND project_id = $2";
 const CONNECTION_TOUCH: &str =
     "UPDATE connections SET version = version + 1, updated_at = $3 WHERE id = $1 AND project_id = $2";
+const CONNECTION_USED: &str = "SELECT EXISTS (SELECT 1 FROM profile_wires x JOIN profiles f ON f.id = x.profile_id
+        JOIN instances i ON i.id = f.instance_id WHERE x.connection_id = $1 AND i.project_id = $2)
+    OR EXISTS (SELECT 1 FROM overrides o WHERE (o.connection_id = $1 OR o.replaces = $1) AND o.project_id = $2)";
 const CONNECTION_DELETE: &str = "DELETE FROM connections WHERE id = $1 AND project_id = $2";
 
 /// One of the project's, by its id or its name.
@@ -34,6 +42,9 @@ const CONNECTION_GET: &str = concat!(
     connection_columns!(),
     " FROM connections c WHERE c.project_id = $1 AND (c.id = $2 OR c.name = $2) ORDER BY c.id = $2 DESC LIMIT 1"
 );
+/// Before the ids, as places.
+const CONNECTIONS_OF: &str =
+    concat!("SELECT ", connection_columns!(), " FROM connections c WHERE c.project_id = $1 AND c.id IN (");
 /// By their ids, which is in the order they were made: what is made meanwhile comes last.
 const CONNECTIONS_PAGE: &str = concat!(
     "SELECT ",
@@ -110,6 +121,27 @@ impl Store {
             sqlx::query_as(CONNECTION_GET).bind(project.to_string()).bind(asked).fetch_optional(connection)
         })?;
         Ok(row.map(ConnectionRow::read).transpose()?.flatten())
+    }
+
+    /// The connections of a project with these ids, as far as there are such.
+    pub async fn connections_of(
+        &self,
+        project: ProjectId,
+        ids: &BTreeSet<ConnectionId>,
+    ) -> Result<Vec<Connection>, StoreError> {
+        let (ids, mut found): (Vec<&ConnectionId>, _) = (ids.iter().collect(), Vec::new());
+        for some in ids.chunks(limits::CONNECTIONS_PER_STATEMENT) {
+            let places: Vec<String> = (0..some.len()).map(|nth| format!("${}", nth + 2)).collect();
+            let text = format!("{CONNECTIONS_OF}{})", places.join(", "));
+            let rows: Vec<ConnectionRow> = read!(self, |connection| {
+                let query = sqlx::query_as(AssertSqlSafe(text.clone())).persistent(false).bind(project.to_string());
+                some.iter().fold(query, |query, id| query.bind(id.to_string())).fetch_all(connection)
+            })?;
+            for row in rows {
+                found.extend(row.read()?);
+            }
+        }
+        Ok(found)
     }
 
     /// Connections of a project, in the order in which they were made.
@@ -227,6 +259,16 @@ impl Tx {
         project: &ProjectRecord,
         connection: &Connection,
     ) -> Result<(), StoreError> {
+        self.connection_update_by(project, connection, Act::Update).await
+    }
+
+    /// The same, as part of an act that the audit has a word of its own for.
+    pub async fn connection_update_by(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+        act: Act,
+    ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
         let before = self.state_before(project, connection.id).await?;
         let json = json_columns(connection)?;
@@ -239,7 +281,7 @@ impl Tx {
             return Err(StoreError::Conflict { what: label(connection) });
         }
         self.event_insert(project, connection, before, Some(&connection.status)).await?;
-        self.project_change(sequence, project, Act::Update, Entity::Connection, connection.id).await
+        self.project_change(sequence, project, act, Entity::Connection, connection.id).await
     }
 
     /// Changes a connection's status, whatever its version, and counts the version up; `false` if it does not exist.
@@ -267,14 +309,19 @@ impl Tx {
     }
 
     /// Counts the version of a connection up, as something that is shown with it has changed; `false` if it does not exist.
-    pub async fn connection_touch(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+    pub async fn connection_touch(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        act: Act,
+    ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let now = self.now.as_microsecond();
         let query =
             execute!(self, sqlx::query(CONNECTION_TOUCH).bind(id.to_string()).bind(project.id.to_string()).bind(now));
         let touched = query? > 0;
         if touched {
-            self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
+            self.project_change(sequence, project, act, Entity::Connection, id).await?;
         }
         Ok(touched)
     }
@@ -284,11 +331,46 @@ impl Tx {
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
-        self.deleted_insert(project, &held).await?;
-        execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
-        self.event_insert(project, &held, Some(held.status.state), None).await?;
-        self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
+        self.connection_remove(sequence, project, &held).await?;
         Ok(true)
+    }
+
+    /// The same; `Conflict` if it is not there at `version`, or if it is to be unused and something refers to it.
+    pub async fn connection_delete_if(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        version: Option<u64>,
+        is_to_be_unused: bool,
+    ) -> Result<(), StoreError> {
+        // Whoever wires something takes the log's head too: they came before, and are seen, or come after.
+        let sequence = self.sequence_next().await?;
+        let held = self.connection_held(project, id).await?;
+        let held = held.filter(|held| version.is_none_or(|version| version == held.version));
+        let conflict = || StoreError::Conflict { what: format!("connection {id}") };
+        let held = held.ok_or_else(conflict)?;
+        if is_to_be_unused && self.connection_is_used(project, id).await? {
+            return Err(conflict());
+        }
+        self.connection_remove(sequence, project, &held).await
+    }
+
+    async fn connection_remove(
+        &mut self,
+        sequence: Sequence,
+        project: &ProjectRecord,
+        held: &Connection,
+    ) -> Result<(), StoreError> {
+        self.deleted_insert(project, held).await?;
+        let (id, of) = (held.id.to_string(), project.id.to_string());
+        execute!(self, sqlx::query(CONNECTION_DELETE).bind(id).bind(of))?;
+        self.event_insert(project, held, Some(held.status.state), None).await?;
+        self.project_change(sequence, project, Act::Delete, Entity::Connection, held.id).await
+    }
+
+    async fn connection_is_used(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+        let (id, of) = (id.to_string(), project.id.to_string());
+        in_tx!(self, |connection| sqlx::query_scalar(CONNECTION_USED).bind(&id).bind(&of).fetch_one(connection))
     }
 
     /// A connection as it is at this point of the transaction. Asked once the change has its place in the log: whoever else
@@ -337,7 +419,7 @@ fn label(connection: &Connection) -> String {
 #[cfg(test)]
 mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
-    use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+    use sqlx::{ConnectOptions, Row};
 
     use super::*;
     use crate::clock::Clock;

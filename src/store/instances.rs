@@ -156,7 +156,7 @@ impl Tx {
         if set == 0 {
             return Err(StoreError::Conflict { what: format!("instance {instance} or its profile") });
         }
-        self.project_change(sequence, project, Act::Update, Entity::Instance, instance).await
+        self.project_change(sequence, project, Act::Activate, Entity::Instance, instance).await
     }
 
     /// Gives an instance another name; `Conflict` if it is not at `version`.

@@ -86,6 +86,8 @@ pub struct WiredProfile {
 pub struct ServerRecord {
     pub server: McpServer,
     pub tools: Vec<McpTool>,
+    /// The project in which somebody registered it.
+    pub registered_in: Option<ProjectId>,
     /// Counts its changes, from 1.
     pub version: u64,
 }
@@ -246,17 +248,29 @@ pub enum Act {
     Revoke,
     /// Looked at something that tells of a credential.
     Read,
+    /// Gave a connection a new credential, the old one kept.
+    Rotate,
+    /// Ended a rotation: the old credential is destroyed.
+    Finish,
+    /// Took a rotation back.
+    Abort,
+    /// Made another profile of an instance the active one.
+    Activate,
 }
 
 impl Act {
     /// Each act, with its word in the audit.
-    pub const ALL: [(Act, &'static str); 6] = [
+    pub const ALL: [(Act, &'static str); 10] = [
         (Self::Create, "create"),
         (Self::Update, "update"),
         (Self::Delete, "delete"),
         (Self::Restore, "restore"),
         (Self::Revoke, "revoke"),
         (Self::Read, "read"),
+        (Self::Rotate, "rotate"),
+        (Self::Finish, "finish"),
+        (Self::Abort, "abort"),
+        (Self::Activate, "activate"),
     ];
 
     pub fn word(self) -> &'static str {

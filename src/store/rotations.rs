@@ -16,7 +16,10 @@ const ROTATIONS_OF_PROJECT: &str = "SELECT connection_id FROM rotations WHERE pr
 const ROTATION_INSERT: &str =
     "INSERT INTO rotations (connection_id, project_id, old_version, new_version, began_at, ends_at)
     VALUES ($1, $2, $3, $4, $5, $6)";
-const ROTATION_DELETE: &str = "DELETE FROM rotations WHERE connection_id = $1";
+/// Of the connection, where one is named, at this version.
+const ROTATION_OVER: &str = "UPDATE rotations SET ends_at = $3 WHERE connection_id = $1 AND old_version = $2
+    AND ($4 IS NULL OR EXISTS (SELECT 1 FROM connections c WHERE c.id = $1 AND c.version = $4))";
+const ROTATION_DELETE: &str = "DELETE FROM rotations WHERE connection_id = $1 AND old_version = $2";
 /// In one statement, as it is asked again and again, and mostly for nothing.
 const DUE: &str = "SELECT 'rotation', r.connection_id, r.old_version, t.slug, p.id, p.tenant_id, p.slug, p.name
     FROM rotations r JOIN projects p ON p.id = r.project_id JOIN tenants t ON t.id = p.tenant_id WHERE r.ends_at <= $1
@@ -163,8 +166,27 @@ impl Tx {
         .map_err(|error| error.about(|| format!("a rotation of {}", rotation.connection)))
     }
 
-    /// `false` if none runs.
-    pub async fn rotation_delete(&mut self, connection: ConnectionId) -> Result<bool, StoreError> {
-        execute!(self, sqlx::query(ROTATION_DELETE).bind(connection.to_string())).map(|deleted| deleted > 0)
+    /// Makes a rotation due at `now`; `false` if it runs no more, or its connection is not at `version`.
+    pub async fn rotation_over(
+        &mut self,
+        rotation: &RotationRecord,
+        version: Option<u64>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = execute!(
+            self,
+            sqlx::query(ROTATION_OVER)
+                .bind(rotation.connection.to_string())
+                .bind(stored_version(rotation.old_version))
+                .bind(now.as_microsecond())
+                .bind(version.map(stored_version))
+        )?;
+        Ok(changed > 0)
+    }
+
+    /// Forgets the rotation that began with this old version; `false` if it runs no more.
+    pub async fn rotation_delete(&mut self, connection: ConnectionId, old_version: u64) -> Result<bool, StoreError> {
+        let (connection, old_version) = (connection.to_string(), stored_version(old_version));
+        execute!(self, sqlx::query(ROTATION_DELETE).bind(connection).bind(old_version)).map(|deleted| deleted > 0)
     }
 }

@@ -37,8 +37,8 @@ const PLATFORM_PUT: &str =
     RETURNING id";
 const SERVER_INSERT: &str =
     "INSERT INTO servers (id, tenant_id, service, name, canonical_url, config_schema, required_scopes, tools,
-        created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)";
+        created_at, updated_at, registered_in)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)";
 const SERVER_UPDATE: &str =
     "UPDATE servers SET name = $3, canonical_url = $4, config_schema = $5, required_scopes = $6, tools = $7,
         updated_at = $8, version = version + 1
@@ -56,7 +56,7 @@ const PLATFORM_SERVERS: &str =
 const SERVERS_PAGE: &str = concat!(
     "SELECT ",
     server_columns!(),
-    ", s.version, s.tools FROM servers s WHERE s.id > $2
+    ", s.version, s.tools, s.registered_in FROM servers s WHERE s.id > $2
         AND s.id IN (SELECT id FROM servers WHERE tenant_id = $1 AND $3
             UNION ALL SELECT id FROM servers WHERE tenant_id IS NULL AND $4)
         AND ($5 IS NULL OR s.service LIKE $5 ESCAPE '!' OR lower(s.name) LIKE $5 ESCAPE '!')
@@ -67,7 +67,7 @@ const SERVERS_PAGE: &str = concat!(
 const SERVER_GET: &str = concat!(
     "SELECT ",
     server_columns!(),
-    ", s.version, s.tools FROM servers s WHERE s.id = (SELECT f.id FROM (
+    ", s.version, s.tools, s.registered_in FROM servers s WHERE s.id = (SELECT f.id FROM (
             SELECT id, 0 AS place FROM servers WHERE id = $2 AND (tenant_id = $1 OR tenant_id IS NULL)
             UNION ALL SELECT id, 1 FROM servers WHERE COALESCE(tenant_id, '') = $1 AND service = $2
             UNION ALL SELECT id, 2 FROM servers WHERE COALESCE(tenant_id, '') = '' AND service = $2
@@ -110,6 +110,7 @@ struct RecordRow {
     server: ServerRow,
     version: i64,
     tools: Option<String>,
+    registered_in: Option<String>,
 }
 
 type VersionRow = (i64, String, String, i64);
@@ -134,6 +135,7 @@ impl RecordRow {
         Ok(ServerRecord {
             server: self.server.read()?,
             tools: tools.unwrap_or_default(),
+            registered_in: parsed_optional("servers.registered_in", self.registered_in.as_deref())?,
             version: counted("servers.version", self.version)?,
         })
     }
@@ -300,10 +302,11 @@ impl Tx {
         Ok(true)
     }
 
-    /// Inserts a tenant's own server at version 1; `Duplicate` if the tenant has one of the service.
+    /// Inserts a tenant's own server at version 1, as registered in one of its projects; `Duplicate` if the tenant has one of
+    /// the service.
     pub async fn server_insert(
         &mut self,
-        tenant: TenantId,
+        (tenant, project): (TenantId, ProjectId),
         server: &McpServer,
         tools: &[McpTool],
     ) -> Result<(), StoreError> {
@@ -322,6 +325,7 @@ impl Tx {
                 .bind(&scopes)
                 .bind(&tools)
                 .bind(self.now.as_microsecond())
+                .bind(project.to_string())
         )
         .map_err(|error| error.about(|| label(server)))?;
         self.server_version_note(server.id).await?;

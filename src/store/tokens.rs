@@ -47,12 +47,13 @@ const TOKENS_PAGE: &str = concat!(
     " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR (project_id IS NULL AND $5)) AND id < $3
     ORDER BY id DESC LIMIT $4"
 );
-/// Live ones that are called so.
+/// Live ones that are called so; the one whose id it is comes first.
 const TOKENS_CALLED: &str = concat!(
     "SELECT ",
     token_columns!(),
     " FROM tokens WHERE tenant_id = $1 AND (project_id = $2 OR (project_id IS NULL AND $5)) AND revoked_at IS NULL
-        AND (id = $3 OR shown_prefix = $3 OR name = $3) ORDER BY id LIMIT $4"
+        AND (id = $3 OR shown_prefix = $3 OR name = $3)
+    ORDER BY id = $3 DESC, shown_prefix = $3 DESC, id LIMIT $4"
 );
 /// After all ids.
 const NEWEST: &str = "tok_~";

@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::control::manifest::Manifest;
-use credway::control::{Applied, Control, ControlError, DEMO_MANIFEST, Mode, Outside};
+use credway::control::{Applied, Control, ControlError, DEMO_MANIFEST, Mode, Outside, TokenSpec};
+use credway::model::caller::{Role, Scope};
 use credway::model::resolution::InstanceRef;
 use credway::model::secret::SecretString;
 use credway::model::token::TokenText;
 use credway::store::{ProjectScope, Store, WiringFound};
 use credway::templates::Catalogue;
+use jiff::Timestamp;
 
 use crate::store::{Fresh, on_both};
+use crate::support::cast::manual_clock;
 use crate::support::shelf::{Accident, Shelf};
 
 /// A person's machine: its environment, and the token files that were written.
@@ -123,6 +127,39 @@ async fn each_kind_of_change_reaches_the_database_and_settles(fresh: Fresh) {
     );
     assert_eq!(shelf.values("api_key"), ["rotated-key"]);
     assert!(apply(&control, &changed).await.unwrap().changes.is_empty());
+}
+
+async fn a_token_that_is_exported_ends_elsewhere_when_it_does_here(fresh: Fresh) {
+    let clock = manual_clock();
+    let at = Clock::Manual(clock.clone());
+    let control = Control::new(fresh.store.clone(), Arc::<Shelf>::default(), Catalogue::built_in(), at.clone());
+    apply(&control, TEAM).await.unwrap();
+    let workspace = control.workspace_find(&"acme".parse().unwrap(), &"payments".parse().unwrap()).await.unwrap();
+    let hour = Timestamp::from_second(at.now().as_second() + 3600).unwrap();
+    // Tokens may be called alike, and a manifest has one of a name.
+    for (name, end) in [("short", at.now() + Duration::from_secs(60)), ("long", hour), ("long", hour)] {
+        let spec = TokenSpec {
+            project: Some(workspace.project.id),
+            name: name.into(),
+            role: Role::Viewer,
+            scopes: [Scope::McpRead].into_iter().collect(),
+            expires_at: Some(end),
+        };
+        control.token_create(&workspace.tenant, spec, None).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(60));
+    let exported = serde_saphyr::to_string(&control.export(&workspace).await.unwrap()).unwrap();
+    assert!(apply(&control, &exported).await.unwrap().changes.is_empty(), "{exported}");
+    let elsewhere = exported.replace("project: payments", "project: copy").replace("prompt:", "value:");
+    apply(&control, &elsewhere).await.unwrap();
+    let copy = control.workspace_find(&"acme".parse().unwrap(), &"copy".parse().unwrap()).await.unwrap();
+    let tokens = control.token_list(&copy).await.unwrap();
+    let mut ends: Vec<_> = tokens.iter().map(|token| (token.name.as_str(), token.expires_at)).collect();
+    ends.sort();
+    assert_eq!(ends, [("executor", None), ("long", Some(hour))], "{exported}");
+    clock.advance(Duration::from_secs(3600));
+    let late = apply(&control, &elsewhere).await.unwrap_err().to_string();
+    assert!(late.ends_with("expires_at: lies in the past: leave the token out, or let it end later"), "{late}");
 }
 
 async fn services_and_scopes_that_are_not_mentioned_stay(fresh: Fresh) {
@@ -264,6 +301,7 @@ projects:
 }
 
 on_both!(
+    a_token_that_is_exported_ends_elsewhere_when_it_does_here,
     several_documents_are_applied_as_one,
     the_demo_workspace_is_made_and_a_second_run_writes_nothing,
     each_kind_of_change_reaches_the_database_and_settles,

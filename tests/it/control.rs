@@ -4,13 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credway::clock::Clock;
-use credway::control::{ConnectionSpec, Control, ControlError, Reach, TokenSpec, Workspace};
+use credway::control::{
+    ConnectionPatch, ConnectionSpec, Control, ControlError, Reach, RotationSpec, TokenSpec, Workspace,
+};
 use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
+use credway::model::id::TokenId;
 use credway::model::secret::{SecretFields, SecretString};
-use credway::store::{DueUntil, Store, WorkflowRecord};
+use credway::model::token::TokenText;
+use credway::store::{DueUntil, Store, StoreError, TokenRecord, WorkflowRecord};
 use credway::templates::Catalogue;
+use futures_util::FutureExt;
 
 use crate::store::{Fresh, a_profile, a_server, an_instance, on_both};
 use crate::support::cast::manual_clock;
@@ -240,6 +245,27 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
     let gone = control.token_revoke(&workspace, Reach::Tenant, "ci").await.unwrap_err();
     assert_eq!(gone.to_string(), "there is no live token \"ci\"");
 
+    // Nobody shields a token by calling another one as it is called.
+    let (shown, _) = control.token_create(&workspace.tenant, spec.clone(), None).await.unwrap();
+    for name in [shown.id.to_string(), shown.shown_prefix.clone()] {
+        let named = TokenSpec { name: name.clone(), ..spec.clone() };
+        let refused = control.token_create(&workspace.tenant, named, None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "name: the name has the form of a token's id or prefix");
+        let (id, shown_prefix) = (TokenId::generate(), "pat_00000000".to_owned());
+        let held = TokenRecord {
+            id,
+            shown_prefix,
+            name: name.clone(),
+            hash: TokenText::generate().unwrap().hash(),
+            ..shown.clone()
+        };
+        let mut tx = fresh.store.begin().await.unwrap();
+        tx.token_insert(&held).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let revoked = control.token_revoke(&workspace, Reach::Project, &shown.id.to_string()).await.unwrap();
+    assert_eq!(revoked.id, shown.id);
+
     let amiss = TokenSpec {
         role: Role::TenantAdmin,
         name: String::new(),
@@ -250,7 +276,116 @@ async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
     assert_eq!(refused.to_string().lines().count(), 4, "{refused}");
 }
 
+/// Somebody turns the connection off, just before its next secret is written.
+fn turned_off_meanwhile(shelf: &Shelf, control: &Control, workspace: &Workspace) {
+    let (control, workspace) = (control.clone(), workspace.clone());
+    let meanwhile = async move { drop(control.connection_disable(&workspace, "Hub").await.unwrap()) };
+    shelf.meet(Accident::Meanwhile(meanwhile.boxed()));
+}
+
+async fn a_credential_whose_change_is_refused_is_not_in_use(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    let named = async |name: &str, token: &str| {
+        control.connection_create(&workspace, spec(name, "github", &[("token", token)]), None).await.unwrap()
+    };
+    let made = named("Hub", "ghp_t-1").await.connection;
+    named("Other", "ghp_other").await;
+    let change = |name: Option<&str>| ConnectionPatch {
+        name: name.map(str::to_owned),
+        credentials: fields(&[("token", "ghp_t-2")]),
+        ..ConnectionPatch::default()
+    };
+    let known = async || fresh.store.fields_of(made.id).await.unwrap();
+    let before = known().await;
+    turned_off_meanwhile(&shelf, &control, &workspace);
+    let refused = control.connection_patch(&workspace, "Hub", None, change(None)).await.unwrap_err();
+    assert!(matches!(refused, ControlError::ChangedMeanwhile { .. }), "{refused}");
+    control.connection_enable(&workspace, "Hub").await.unwrap();
+    turned_off_meanwhile(&shelf, &control, &workspace);
+    let refused = control.connection_patch(&workspace, "Hub", Some(3), change(None)).await.unwrap_err();
+    assert!(matches!(refused, ControlError::OtherVersion { version: 4, .. }), "{refused}");
+    let taken = control.connection_patch(&workspace, "Hub", None, change(Some("Other"))).await.unwrap_err();
+    assert!(matches!(taken, ControlError::Taken { .. }), "{taken}");
+    assert_eq!(shelf.values("token"), ["ghp_other", "ghp_t-1"]);
+    assert_eq!(known().await, before);
+}
+
+fn rotation(token: &str) -> RotationSpec {
+    RotationSpec { credentials: fields(&[("token", token)]), keep_old_for: None }
+}
+
+async fn an_abort_that_is_refused_leaves_the_new_credential_in_use(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    control.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t-1")]), None).await.unwrap();
+    control.connection_rotate(&workspace, "Hub", None, rotation("ghp_t-2"), None).await.unwrap();
+    turned_off_meanwhile(&shelf, &control, &workspace);
+    let refused = control.connection_rotate_abort(&workspace, "Hub", Some(2)).await.unwrap_err();
+    assert!(matches!(refused, ControlError::OtherVersion { version: 3, .. }), "{refused}");
+    assert_eq!(shelf.values("token"), ["ghp_t-2"]);
+    control.connection_rotate_abort(&workspace, "Hub", Some(3)).await.unwrap();
+    assert_eq!(shelf.values("token"), ["ghp_t-1"]);
+}
+
+async fn a_rotation_is_not_ended_by_who_meant_the_one_before(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    control.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t-1")]), None).await.unwrap();
+    control.connection_rotate(&workspace, "Hub", None, rotation("ghp_t-2"), None).await.unwrap();
+    // Aborted and begun anew while somebody finishes what they saw.
+    let (other, of) = (control.clone(), workspace.clone());
+    let meanwhile = async move {
+        other.connection_rotate_abort(&of, "Hub", None).await.unwrap();
+        other.connection_rotate(&of, "Hub", None, rotation("ghp_t-3"), None).await.unwrap();
+    };
+    shelf.meet(Accident::Meanwhile(meanwhile.boxed()));
+    let refused = control.connection_rotate_finish(&workspace, "Hub", None).await.unwrap_err();
+    assert!(matches!(refused, ControlError::NotRotating { .. }), "{refused}");
+    control.connection_rotate_abort(&workspace, "Hub", None).await.unwrap();
+    assert_eq!(shelf.values("token"), ["ghp_t-1"]);
+    // And nothing is destroyed for who names a version that is not the present one.
+    control.connection_rotate(&workspace, "Hub", None, rotation("ghp_t-4"), None).await.unwrap();
+    let now = control.connection_get(&workspace, "Hub").await.unwrap().version;
+    let refused = control.connection_rotate_finish(&workspace, "Hub", Some(now - 1)).await.unwrap_err();
+    assert!(matches!(refused, ControlError::OtherVersion { .. }), "{refused}");
+    control.connection_rotate_abort(&workspace, "Hub", Some(now)).await.unwrap();
+    assert_eq!(shelf.values("token"), ["ghp_t-1"]);
+}
+
+async fn a_connection_is_deleted_only_as_it_was_seen(fresh: Fresh) {
+    let control = control(&fresh.store, &Arc::default());
+    let workspace = workspace(&control).await;
+    let made = control.connection_create(&workspace, spec("Hub", "github", &[("token", "ghp_t")]), None).await.unwrap();
+    let id = made.connection.id;
+    let server = a_server(&workspace.tenant, "https://mcp.example.com/hub");
+    let (instance, profile) =
+        (an_instance("hub", &server, None), a_profile("default", &[("api_key", &made.connection, "token")]));
+    let deleted = async |version: Option<u64>, is_to_be_unused: bool| {
+        let mut tx = fresh.store.begin().await.unwrap();
+        tx.connection_delete_if(&workspace.project, id, version, is_to_be_unused).await?;
+        tx.commit().await
+    };
+    control.connection_disable(&workspace, "Hub").await.unwrap();
+    assert!(matches!(deleted(Some(1), true).await, Err(StoreError::Conflict { .. })));
+    let mut tx = fresh.store.begin().await.unwrap();
+    tx.server_put(workspace.tenant.id, &server).await.unwrap();
+    tx.instance_insert(&workspace.project, &instance).await.unwrap();
+    tx.profile_insert(&workspace.project, instance.id, &profile).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(matches!(deleted(Some(2), true).await, Err(StoreError::Conflict { .. })));
+    deleted(Some(2), false).await.unwrap();
+    assert!(matches!(deleted(None, false).await, Err(StoreError::Conflict { .. })));
+}
+
 on_both!(
+    a_credential_whose_change_is_refused_is_not_in_use,
+    an_abort_that_is_refused_leaves_the_new_credential_in_use,
+    a_rotation_is_not_ended_by_who_meant_the_one_before,
+    a_connection_is_deleted_only_as_it_was_seen,
     a_workspace_is_made_once,
     a_connection_lives_from_creation_to_deletion,
     what_does_not_fit_is_refused_and_nothing_is_written,

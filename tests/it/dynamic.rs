@@ -154,6 +154,7 @@ impl Started {
             mount: mount.to_owned(),
             prefix: "credway".to_owned(),
             ca_file: None,
+            lease_paths: Vec::new(),
             auth: VaultAuth::Token { token: token.into() },
         };
         let store = VaultStore::start(&settings, Clock::System, shutdown.clone(), &tasks).unwrap();

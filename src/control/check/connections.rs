@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{DesiredConnection, Findings, Site};
+use super::{DesiredConnection, Findings, Site, Target};
+use crate::control::connections::switch;
 use crate::control::leased;
-use crate::control::manifest::{self, CredentialSource, Project};
+use crate::control::manifest::{self, CredentialSource};
 use crate::control::suggest::hint;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
@@ -16,15 +17,15 @@ use crate::store::ProjectState;
 use crate::templates::{Catalogue, credential};
 
 pub(super) fn check(
-    project: &Project,
-    at: &str,
+    target: &Target<'_>,
     state: &ProjectState,
     site: Site<'_>,
     findings: &mut Findings,
 ) -> Vec<DesiredConnection> {
+    let at = &target.place;
     let mut seen = BTreeSet::new();
     let mut desired = Vec::new();
-    for (c, declared) in project.connections.iter().enumerate() {
+    for (c, declared) in target.declared.connections.iter().enumerate() {
         let place = format!("{at}.connections[{c}]");
         findings.name(&format!("{place}.name"), &declared.name);
         findings.unique(&mut seen, &format!("{place}.name"), &declared.name);
@@ -37,11 +38,14 @@ pub(super) fn check(
             continue;
         }
         let mut connection = held.cloned().unwrap_or_else(|| new_connection(declared, template, site.now));
-        set_source(&mut connection, declared, &place, template, site.issues_leases, findings);
+        set_source(&mut connection, (target, declared, &place), template, site, findings);
         if !template.is_leased() {
             check_credentials(declared, &place, template, held, findings);
         }
         set_labels(&mut connection, declared, &place, findings);
+        if let Some(is_enabled) = declared.enabled {
+            switch(&mut connection.status, is_enabled, site.now);
+        }
         desired.push(DesiredConnection { connection, credentials: declared.credentials.clone(), place });
     }
     desired
@@ -84,10 +88,9 @@ fn check_credentials(
 /// Where its fields come from. Nobody gives a leased connection its credentials: it offers what its template names.
 fn set_source(
     connection: &mut Connection,
-    declared: &manifest::Connection,
-    place: &str,
+    (target, declared, place): (&Target<'_>, &manifest::Connection, &str),
     template: &Template,
-    issues_leases: bool,
+    site: Site<'_>,
     findings: &mut Findings,
 ) {
     let asked = leased::Asked {
@@ -95,7 +98,10 @@ fn set_source(
         lease_path: declared.lease_path.as_deref(),
         held: connection.source.lease_path(),
         gives_credentials: !declared.credentials.is_empty(),
-        issues_leases,
+        issues_leases: site.issues_leases,
+        patterns: site.lease_paths,
+        tenant: &target.tenant,
+        project: &target.project,
     };
     match leased::source(&asked) {
         Ok(source) => connection.source = source,

@@ -21,11 +21,13 @@ use super::suggest::hint;
 use crate::limits;
 use crate::model::caller::{Role, ScopeSet};
 use crate::model::connection::Connection;
-use crate::model::id::{ConnectionId, InstanceId};
+use crate::model::id::{ConnectionId, InstanceId, TokenId};
 use crate::model::name::Slug;
 use crate::model::profile::ConfigProfile;
 use crate::model::reason::Reason;
+use crate::model::secret::LeasePattern;
 use crate::model::server::McpServer;
+use crate::model::token::TokenText;
 use crate::store::{InstanceRecord, ProjectRecord, ProjectState, TenantRecord, WorkflowRecord};
 use crate::templates::Catalogue;
 
@@ -84,6 +86,8 @@ pub(super) struct Site<'a> {
     pub catalogue: &'a Catalogue,
     /// Whether the secret store can issue credentials on a lease.
     pub issues_leases: bool,
+    /// What connections may be leased from; everything if there is none.
+    pub lease_paths: &'a [LeasePattern],
     pub now: Timestamp,
 }
 
@@ -107,6 +111,7 @@ pub(super) struct DesiredToken {
     pub name: String,
     pub role: Role,
     pub scopes: ScopeSet,
+    pub expires_at: Option<Timestamp>,
     pub file: Option<std::path::PathBuf>,
 }
 
@@ -159,6 +164,13 @@ pub(super) fn name_fault(text: &str) -> Option<String> {
     }
 }
 
+/// What is wrong with the name of a token. Tokens are revoked by id, shown prefix or name: none is to pass for another's.
+pub(super) fn token_name_fault(text: &str) -> Option<String> {
+    let is_taken_for_another = text.parse::<TokenId>().is_ok() || TokenText::is_shown_prefix(text);
+    let reason = || "the name has the form of a token's id or prefix".to_owned();
+    name_fault(text).or_else(|| is_taken_for_another.then(reason))
+}
+
 /// Tenant, project, and where the project stands in the manifest.
 #[derive(Clone, Debug)]
 pub(super) struct Target<'a> {
@@ -209,7 +221,7 @@ pub(super) fn check(
     let own = declared.servers.iter().filter_map(|server| {
         servers.iter().find(|known| known.tenant.is_some() && known.service.as_str() == server.service).cloned()
     });
-    let connections = connections::check(declared, at, state, site, findings);
+    let connections = connections::check(target, state, site, findings);
     let offered = Offered::new(declared, state, &connections, site.catalogue);
     let instances = instances::check(declared, at, state, servers, &offered, findings);
     let workflows = workflows::check(declared, at, state, &instances, &offered, findings);

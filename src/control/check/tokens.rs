@@ -5,7 +5,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::{DesiredToken, Findings, Target};
+use super::{DesiredToken, Findings, Target, token_name_fault};
 use crate::control::manifest::Project;
 use crate::model::caller::{Role, Scope, ScopeSet, UnknownRole};
 use crate::store::{ProjectState, TokenRecord};
@@ -21,7 +21,9 @@ pub(super) fn check(
     let mut tokens = Vec::new();
     for (t, token) in declared.tokens.iter().enumerate() {
         let place = format!("{at}.tokens[{t}]");
-        findings.name(&format!("{place}.name"), &token.name);
+        if let Some(fault) = token_name_fault(&token.name) {
+            findings.wrong(format!("{place}.name"), fault);
+        }
         findings.unique(&mut seen, &format!("{place}.name"), &token.name);
         let role = role(&token.role, &place, findings);
         let scopes = scopes(&token.scopes, &place, findings);
@@ -34,8 +36,21 @@ pub(super) fn check(
                     token.name, live.role, live.scopes, live.id
                 ),
             ),
+            Some(live) if token.expires_at.is_some_and(|end| !is_same_end(live, end)) => findings.wrong(
+                format!("{place}.expires_at"),
+                format!(
+                    "the token {:?} ends otherwise, and tokens do not change: revoke it (`credway token revoke {}`) and apply again",
+                    token.name, live.id
+                ),
+            ),
             Some(_) => {}
-            None => tokens.push(DesiredToken { name: token.name.clone(), role, scopes, file: token.file.clone() }),
+            None if token.expires_at.is_some_and(|end| end <= now) => {
+                findings.wrong(format!("{place}.expires_at"), "lies in the past: leave the token out, or let it end later");
+            }
+            None => {
+                let (name, file) = (token.name.clone(), token.file.clone());
+                tokens.push(DesiredToken { name, role, scopes, expires_at: token.expires_at, file });
+            }
         }
     }
     tokens
@@ -84,6 +99,11 @@ fn scopes(texts: &[String], place: &str, findings: &mut Findings) -> Option<Scop
         }
     }
     scopes.map(|scopes| scopes.into_iter().collect())
+}
+
+/// As the database keeps it.
+fn is_same_end(live: &TokenRecord, end: Timestamp) -> bool {
+    live.expires_at.is_some_and(|held| held.as_microsecond() == end.as_microsecond())
 }
 
 fn live_token<'a>(state: &'a ProjectState, name: &str, now: Timestamp) -> Option<&'a TokenRecord> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -204,6 +205,7 @@ async fn usage(asker: Asker<Read>, PathOf(id): PathOf<String>) -> Result<Json<Us
     responses((status = 200, body = RotationView), (status = "4XX", body = ProblemBody)))]
 async fn rotate(
     asker: Asker<Write>,
+    State(rest): State<Rest>,
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
     body: JsonBody<NewRotation>,
@@ -211,7 +213,9 @@ async fn rotate(
     let once = asker.once(&format!("connections.rotate/{id}"), &body.bytes)?;
     let NewRotation { credentials, keep_old_for_seconds } = body.value;
     let spec = RotationSpec { credentials: fields(credentials), keep_old_for: keep_old_for_seconds };
-    let begun = asker.control.connection_rotate(&asker.workspace, &id, expected, spec, once.as_ref()).await;
+    let Asker { control, workspace, .. } = asker;
+    let rotating = async move { control.connection_rotate(&workspace, &id, expected, spec, once.as_ref()).await };
+    let begun = rest.to_its_end(rotating).await;
     Ok(Json(begun.map_err(|error| Problem::of(error, pointer))?.into()))
 }
 
@@ -221,10 +225,13 @@ async fn rotate(
     responses((status = 200, body = ConnectionView), (status = "4XX", body = ProblemBody)))]
 async fn finish(
     asker: Asker<Write>,
+    State(rest): State<Rest>,
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
 ) -> Result<Response, Problem> {
-    let connection = asker.control.connection_rotate_finish(&asker.workspace, &id, expected).await?;
+    let Asker { control, workspace, .. } = asker;
+    let ending = async move { control.connection_rotate_finish(&workspace, &id, expected).await };
+    let connection = rest.to_its_end(ending).await?;
     Ok(Tagged(connection.version, Json(ConnectionView::from(connection))).into_response())
 }
 
@@ -234,10 +241,13 @@ async fn finish(
     responses((status = 200, body = ConnectionView), (status = "4XX", body = ProblemBody)))]
 async fn abort(
     asker: Asker<Write>,
+    State(rest): State<Rest>,
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
 ) -> Result<Response, Problem> {
-    let connection = asker.control.connection_rotate_abort(&asker.workspace, &id, expected).await?;
+    let Asker { control, workspace, .. } = asker;
+    let ending = async move { control.connection_rotate_abort(&workspace, &id, expected).await };
+    let connection = rest.to_its_end(ending).await?;
     Ok(Tagged(connection.version, Json(ConnectionView::from(connection))).into_response())
 }
 

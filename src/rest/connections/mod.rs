@@ -231,7 +231,11 @@ async fn list(asker: Asker<Read>, QueryOf(query): QueryOf<ListQuery>) -> Result<
 #[utoipa::path(post, path = "", request_body = NewConnection, tag = "connections", security(("token" = ["mcp:write"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
     responses((status = 201, body = Saved), (status = "4XX", body = ProblemBody)))]
-async fn create(asker: Asker<Write>, body: JsonBody<NewConnection>) -> Result<Response, Problem> {
+async fn create(
+    asker: Asker<Write>,
+    State(rest): State<Rest>,
+    body: JsonBody<NewConnection>,
+) -> Result<Response, Problem> {
     let once = asker.once("connections.create", &body.bytes)?;
     let new = body.value;
     let template = asker.control.template_for(new.template.as_deref(), new.service.as_deref(), &new.provider)?;
@@ -246,7 +250,9 @@ async fn create(asker: Asker<Write>, body: JsonBody<NewConnection>) -> Result<Re
         lease_path: new.lease_path,
         credentials: fields(new.credentials),
     };
-    let saved = asker.control.connection_create(&asker.workspace, spec, once.as_ref()).await;
+    let Asker { control, workspace, .. } = asker;
+    let creating = async move { control.connection_create(&workspace, spec, once.as_ref()).await };
+    let saved = rest.to_its_end(creating).await;
     let saved = Saved::from(saved.map_err(|error| Problem::of(error, pointer))?);
     Ok((StatusCode::CREATED, Tagged(saved.connection.version, Json(saved))).into_response())
 }
@@ -268,6 +274,7 @@ async fn get(asker: Asker<Read>, PathOf(id): PathOf<String>) -> Result<Response,
     responses((status = 200, body = Saved), (status = "4XX", body = ProblemBody)))]
 async fn patch(
     asker: Asker<Write>,
+    State(rest): State<Rest>,
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
     body: JsonBody<ConnectionChange>,
@@ -280,7 +287,9 @@ async fn patch(
         is_enabled: change.status.map(|status| status == SwitchedStatus::Active),
         credentials: fields(change.credentials),
     };
-    let saved = asker.control.connection_patch(&asker.workspace, &id, expected, patch).await;
+    let Asker { control, workspace, .. } = asker;
+    let patching = async move { control.connection_patch(&workspace, &id, expected, patch).await };
+    let saved = rest.to_its_end(patching).await;
     let saved = Saved::from(saved.map_err(|error| Problem::of(error, pointer))?);
     Ok(Tagged(saved.connection.version, Json(saved)).into_response())
 }

@@ -104,6 +104,7 @@ mod tests {
             mount: mount.to_owned(),
             prefix: prefix.to_owned(),
             ca_file: None,
+            lease_paths: Vec::new(),
             auth: VaultAuth::Token { token: "t".into() },
         }
     }

@@ -130,13 +130,17 @@ fn what_is_exported_changes_nothing_where_it_came_from_and_makes_the_same_elsewh
     home.write("sandbox.key", "canary-sandbox-key");
     home.write("manifest.yaml", super::WORLD);
     home.must("credway apply --data-dir data -f manifest.yaml");
+    home.must("credway connection disable sandbox --data-dir data --project acme/payments");
     let exported = home.must("credway export --data-dir data --project acme/payments");
     assert!(!exported.contains("canary") && !exported.contains("it's a charge"), "{exported}");
     home.write("exported.yaml", &exported);
     assert_eq!(home.must("credway apply --data-dir data -f exported.yaml").trim(), "nothing to change");
+    assert_eq!(home.must("credway import --data-dir data exported.yaml").trim(), "nothing to change");
 
     other.write("exported.yaml", &exported.replace("prompt:", "value:"));
-    other.must("credway apply --data-dir data -f exported.yaml");
+    let told = other.must("credway import --data-dir data exported.yaml --dry-run");
+    assert!(told.contains("nothing was changed"), "{told}");
+    other.must("credway import --data-dir data exported.yaml");
     let again = other.must("credway export --data-dir data --project acme/payments");
     assert_eq!(again, exported);
 }

@@ -1,5 +1,7 @@
 //! `credway backup`: copies that are whole, and what is restored from them.
 
+use std::path::PathBuf;
+
 use crate::support::program::Home;
 
 const MANIFEST: &str = "
@@ -37,6 +39,12 @@ fn resolved(home: &Home) -> String {
     told
 }
 
+/// The databases that restores have put aside.
+fn kept(home: &Home) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(home.path("data")).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_str().unwrap().contains("before-restore")).collect()
+}
+
 #[test]
 fn what_was_deleted_after_a_copy_is_there_again_when_it_is_restored() {
     let home = home("canary-live-key");
@@ -47,7 +55,14 @@ fn what_was_deleted_after_a_copy_is_there_again_when_it_is_restored() {
     home.must("credway backup verify --data-dir data copy.db");
     home.must("credway backup restore --data-dir data copy.db");
     assert!(resolved(&home).contains("canary-live-key"));
-    assert!(home.path("data").join("credway.before-restore.db").exists());
+    // What was there before is kept, and another restore keeps what it finds beside it.
+    let [first] = kept(&home).try_into().unwrap();
+    let before = std::fs::read(&first).unwrap();
+    home.must("credway backup restore --data-dir data copy.db");
+    assert!(kept(&home).len() == 2 && std::fs::read(&first).unwrap() == before);
+    std::fs::write(home.path("data").join("credway.db"), "no database").unwrap();
+    let told = home.refused(5, "credway backup restore --data-dir data copy.db");
+    assert!(told.contains("move away first"), "{told}");
     let copy = std::fs::read(home.path("copy.db")).unwrap();
     assert!(!copy.windows(6).any(|bytes| bytes == b"canary"), "the copy holds the key in the clear");
 }

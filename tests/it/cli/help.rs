@@ -2,12 +2,13 @@
 
 use crate::support::program::Home;
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "",
     "dev",
     "serve",
     "apply",
     "export",
+    "import",
     "resolve",
     "exec",
     "connection",

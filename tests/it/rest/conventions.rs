@@ -3,8 +3,11 @@
 use credway::limits;
 use credway::model::caller::Role;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::Api;
+use crate::support::openbao::until;
 
 fn new(name: &str) -> Value {
     json!({ "display_name": name, "provider": "resend", "credentials": { "api_key": "key" } })
@@ -113,4 +116,33 @@ async fn every_change_is_in_the_audit_with_who_made_it_and_by_which_request() {
         (&json!("the-making"), &json!("connection"), &made["id"])
     );
     assert!(first["actor"].as_str().unwrap().starts_with("tok_"), "{first}");
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_hold_the_places_of_one_token_only() {
+    let api = Api::embedded().await;
+    let (slow, other) = (api.token(Role::Contributor).await, api.token(Role::Viewer).await);
+    let mut held = Vec::new();
+    for _ in 0..limits::REST_CALLS_PER_CALLER_MAX {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        let head = format!(
+            "POST /v1/connections HTTP/1.1\r\nhost: credway\r\nauthorization: Bearer {slow}\r\ncontent-type: \
+             application/json\r\ncontent-length: 100\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    until("the token has as many requests in flight as it may", async || {
+        api.ask(&slow, "GET", "/v1/connections", None).await.status == 429
+    })
+    .await;
+    let refused = api.ask(&slow, "GET", "/v1/connections", None).await;
+    assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
+    refused.problem(429, "RATE_LIMITED");
+    api.ask(&other, "GET", "/v1/connections", None).await.ok();
+    drop(held);
+    until("its places are free again", async || {
+        api.ask(&slow, "GET", "/v1/connections", None).await.status.is_success()
+    })
+    .await;
 }

@@ -247,6 +247,13 @@ async fn a_profile_becomes_active_only_if_its_connections_and_those_of_overrides
     let set_active = |profile: &str| format!("{profiles}/{profile}/set-active");
     let refused = api.ask(&token, "POST", &set_active("by-token"), None).await.problem(409, "OVERRIDE_INCOMPATIBLE");
     assert!(text(&refused["detail"]).contains("does not offer token"), "{refused}");
+    // Nor is the one that is active wired so.
+    let live = Api::profile("pay", "live");
+    let wire = json!({ "source_spec": { "API_KEY": { "connection_id": other, "credential": "token" } } });
+    api.ask(&token, "PATCH", &live, Some(&wire)).await.problem(409, "OVERRIDE_INCOMPATIBLE");
+    let quick = json!({ "connection_id": other });
+    let applied = api.ask(&token, "POST", &format!("{live}/apply-connection"), Some(&quick)).await;
+    applied.problem(409, "OVERRIDE_INCOMPATIBLE");
 
     let charge = api.world.connection("charge").await.to_string();
     api.ask(&token, "POST", &profiles, Some(&new("by-charge", &charge, "api_key"))).await.ok();

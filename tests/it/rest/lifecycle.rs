@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use credway::clock::{Clock, ManualClock};
+use credway::config::{Config, SecretStore};
 use credway::control::Control;
 use credway::limits;
 use credway::model::caller::{Role, Scope};
@@ -15,7 +16,8 @@ use serde_json::{Value, json};
 use super::Api;
 use crate::support::answers::{asking, refused, value};
 use crate::support::cast::{ACME, World, manual_clock};
-use crate::support::openbao::until;
+use crate::support::gate::{Fate, Gate};
+use crate::support::openbao::{Bao, until};
 
 /// An API at a time that the test moves, with a token of a contributor.
 struct Scene {
@@ -216,6 +218,7 @@ async fn an_aborted_rotation_leaves_what_was_before(scene: Scene) {
     scene.api.ask(&scene.token, "POST", &format!("{rotate}/abort"), None).await.ok();
     assert_eq!(scene.key().await.unwrap(), "\"canary-production-key\"");
     assert_eq!(scene.fingerprints(&credentials).await[0].2, before[0].2);
+    assert!(scene.acts().await.iter().any(|(act, _)| act == "abort"));
     scene.api.ask(&scene.token, "POST", &format!("{rotate}/abort"), None).await.problem(409, "NO_ROTATION");
     // And another one can begin.
     assert_eq!(scene.post(&rotate, &json!({ "credentials": { "api_key": "next" } })).await.ok()["old_version"], 3);
@@ -233,7 +236,8 @@ async fn a_rotation_whose_time_is_over_is_finished(scene: Scene) {
     scene.control().lifecycle_round().await.unwrap();
     assert!(scene.api.world.secrets.read_version(&address, 1).await.is_err());
     assert!(scene.get(&path).await.get("rotation").is_none());
-    assert_eq!(scene.acts().await[0], ("update".to_owned(), "credway".to_owned()));
+    assert_eq!(scene.acts().await[0], ("finish".to_owned(), "credway".to_owned()));
+    assert_eq!(scene.acts().await[1].0, "rotate");
     assert_eq!(scene.key().await.unwrap(), "\"canary-second-key\"");
     scene.api.sidecar.stop().await;
 }
@@ -340,4 +344,32 @@ async fn a_manifest_does_not_write_over_a_rotation() {
     assert_eq!(applied.code(), "ROTATION_RUNNING");
     scene.api.ask(&scene.token, "POST", &format!("{rotate}/abort"), None).await.ok();
     assert!(scene.api.world.try_apply(&manifest).await.unwrap().changes.is_empty());
+}
+
+/// Between the secret and its row nothing stops: a client that went away finds the rotation begun.
+#[tokio::test]
+async fn a_rotation_is_begun_to_its_end_though_its_client_goes_away() {
+    let bao = Bao::shared().await;
+    let world = World::openbao(bao, ACME).await;
+    let gate = Gate::before(bao.url(), world.connection("production").await).await;
+    gate.open();
+    let behind_gate = |config: &mut Config| {
+        let SecretStore::Vault(vault) = &mut config.secret_store else { panic!("not in OpenBao") };
+        vault.address = gate.url.clone();
+    };
+    let api = Api::changed(world, Clock::System, behind_gate).await;
+    let (token, id) = (api.token(Role::Contributor).await, api.world.connection("production").await);
+    let path = format!("/v1/connections/{id}");
+    // The read passes; the answer to the write waits.
+    gate.next([Fate::Pass, Fate::HoldAnswer]);
+    let new = json!({ "credentials": { "api_key": "canary-second-key" } });
+    let request = api.http.post(format!("http://{}{path}/rotate", api.address)).bearer_auth(&token).json(&new);
+    let client = tokio::spawn(request.send());
+    gate.until_held(1).await;
+    client.abort();
+    assert!(client.await.is_err());
+    gate.release();
+    until("the rotation runs", async || api.ask(&token, "GET", &path, None).await.ok().get("rotation").is_some()).await;
+    api.ask(&token, "POST", &format!("{path}/rotate/abort"), None).await.ok();
+    api.sidecar.stop().await;
 }

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use super::Api;
 use super::connect::Providers;
 use crate::support::cast::{ACME, World};
+use crate::support::figures;
 use crate::support::tools::tool;
 
 #[tokio::test]
@@ -50,7 +51,7 @@ const RATE: &str = "45/s";
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Schemathesis, all checks on, with requests made of the description alone. It prints how many.
-async fn schemathesis_finds_nothing(mut world: World) {
+async fn schemathesis_finds_nothing(stores: &str, mut world: World) {
     // Meta is asked whatever account somebody makes up, and is not to be the real one.
     let providers = Providers::start().await;
     providers.known_to(&mut world);
@@ -66,15 +67,17 @@ async fn schemathesis_finds_nothing(mut world: World) {
     let run = tokio::time::timeout(PATIENCE, command.output()).await.expect("schemathesis hangs").unwrap();
     let printed = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{printed}{}", String::from_utf8_lossy(&run.stderr));
-    eprintln!("{}", printed.lines().filter(|line| line.contains("generated")).collect::<String>());
+    let counted: Vec<&str> = printed.lines().filter(|line| line.contains(" generated, ")).map(str::trim).collect();
+    assert!(!counted.is_empty(), "{printed}");
+    figures::show(&format!("schemathesis on {stores}: {}", counted.join("; ")));
 }
 
 #[tokio::test]
 async fn schemathesis_finds_nothing_on_sqlite() {
-    schemathesis_finds_nothing(World::sqlite(ACME).await).await;
+    schemathesis_finds_nothing("SQLite", World::sqlite(ACME).await).await;
 }
 
 #[tokio::test]
 async fn schemathesis_finds_nothing_on_postgres_and_openbao() {
-    schemathesis_finds_nothing(World::postgres_and_openbao(ACME).await).await;
+    schemathesis_finds_nothing("PostgreSQL and OpenBao", World::postgres_and_openbao(ACME).await).await;
 }

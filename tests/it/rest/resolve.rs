@@ -97,6 +97,12 @@ async fn an_explanation_tells_the_rules_and_where_each_key_comes_from_and_no_val
     assert_eq!(told["provenance"]["connections"][0]["replaced_connection_id"], production.as_str());
     assert!(told.get("refusal").is_none() && !told.to_string().contains("canary"), "{told}");
 
+    // Whose credential was read for it is in the audit.
+    let lines = api.ask(&api.token(Role::Admin).await, "GET", "/v1/audit", None).await.ok();
+    let charge = api.world.connection("charge").await.to_string();
+    let is_look = |line: &Value| line["act"] == "read" && line["entity_id"] == charge.as_str();
+    assert!(lines["items"].as_array().unwrap().iter().any(is_look), "{lines}");
+
     let asked = json!({ "instance_id": "nobody" });
     let told = api.ask(&token, "POST", "/v1/resolve/explain", Some(&asked)).await.ok();
     assert_eq!((&told["refusal"]["code"], &told["rules"][0]["passed"]), (&json!("INSTANCE_NOT_FOUND"), &json!(false)));

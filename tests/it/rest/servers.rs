@@ -22,6 +22,15 @@ async fn with_tag(api: &Api, token: &str, method: &str, path: &str, tag: &str, b
     api.send(method, path, &[("authorization", &bearer), ("if-match", tag)], body).await
 }
 
+/// As a contributor to all projects of the tenant.
+async fn spanning(api: &Api, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    let scopes: Vec<Scope> = Scope::ALL.iter().map(|(scope, _)| *scope).collect();
+    let token = api.world.token_with(Role::Contributor, &scopes, None, None).await;
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", bearer.as_str()), ("x-project-id", "payments")];
+    api.send(method, path, &headers, body).await
+}
+
 async fn a_server_of_the_tenant_lives_its_life(api: Api) {
     let token = api.token(Role::Contributor).await;
     let made = api.ask(&token, "POST", "/v1/mcp/servers", Some(&orders())).await;
@@ -122,7 +131,9 @@ async fn a_server_of_the_tenant_stands_before_the_platforms_of_the_same_service(
     let api = Api::embedded().await;
     let token = api.token(Role::Contributor).await;
     let own = json!({ "service": "resend", "canonical_url": "https://mcp.acme.example/resend" });
-    let own = api.ask(&token, "POST", "/v1/mcp/servers", Some(&own)).await.ok();
+    // For all projects of the tenant: nobody who is limited to one does so.
+    api.ask(&token, "POST", "/v1/mcp/servers", Some(&own)).await.problem(403, "READ_ONLY");
+    let own = spanning(&api, "POST", "/v1/mcp/servers", Some(&own)).await.ok();
     assert_eq!(api.ask(&token, "GET", "/v1/mcp/servers/resend", None).await.ok()["id"], own["id"]);
     api.world.apply("tenant: acme\nprojects: [{project: payments, instances: [{name: mail, server: resend}]}]\n").await;
     let state = api.world.state().await;
@@ -138,12 +149,24 @@ async fn a_server_that_is_installed_is_kept_and_changed_by_a_token_of_one_projec
     assert_eq!(problem["references"], json!(["instance pay", "1 instance of another project"]));
     let change = json!({ "canonical_url": "https://mcp.elsewhere.example" });
     api.ask(&token, "PATCH", "/v1/mcp/servers/pay", Some(&change)).await.problem(403, "READ_ONLY");
-    let scopes: Vec<Scope> = Scope::ALL.iter().map(|(scope, _)| *scope).collect();
-    let spanning = api.world.token_with(Role::Contributor, &scopes, None, None).await;
-    let bearer = format!("Bearer {spanning}");
-    let headers = [("authorization", bearer.as_str()), ("x-project-id", "payments")];
-    let changed = api.send("PATCH", "/v1/mcp/servers/pay", &headers, Some(&change)).await.ok();
+    let changed = spanning(&api, "PATCH", "/v1/mcp/servers/pay", Some(&change)).await.ok();
     assert_eq!(changed["canonical_url"], "https://mcp.elsewhere.example");
+}
+
+#[tokio::test]
+async fn a_server_is_changed_and_deleted_by_the_project_that_registered_it_and_by_who_reaches_all() {
+    let api = Api::embedded().await;
+    let token = api.token(Role::Contributor).await;
+    let other = api.world.project("acme", "other").await.project.id;
+    let stranger = api.world.token_with(Role::Contributor, &[Scope::McpRead, Scope::McpWrite], None, Some(other)).await;
+    api.ask(&token, "POST", "/v1/mcp/servers", Some(&orders())).await.ok();
+    let (path, change) = ("/v1/mcp/servers/orders", json!({ "canonical_url": "https://mcp.elsewhere.example" }));
+    api.ask(&stranger, "GET", path, None).await.ok();
+    api.ask(&stranger, "PATCH", path, Some(&change)).await.problem(403, "READ_ONLY");
+    api.ask(&stranger, "DELETE", path, None).await.problem(403, "READ_ONLY");
+    assert_eq!(spanning(&api, "DELETE", path, None).await.status, 204);
+    api.ask(&token, "POST", "/v1/mcp/servers", Some(&orders())).await.ok();
+    assert_eq!(api.ask(&token, "DELETE", path, None).await.status, 204);
 }
 
 #[tokio::test]
@@ -221,6 +244,9 @@ async fn templates_tell_what_to_ask_for_and_what_it_feeds() {
         }])
     );
     assert!(count > 30, "{count}");
+    // What no build of ours tries out is not said to be.
+    let mongodb = all["items"].as_array().unwrap().iter().find(|template| template["name"] == "mongodb").unwrap();
+    assert_eq!(mongodb["testable"], false);
 }
 
 #[tokio::test]

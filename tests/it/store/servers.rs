@@ -57,7 +57,10 @@ async fn a_tenant_sees_its_own_servers_and_the_platforms_and_of_one_service_its_
     fresh.store.platform_put(&servers::platform(&base("https://mcp.example.com"))).await.unwrap();
     let mut own = a_server(&cast.tenant, "https://mcp.acme.example/gmail");
     own.service = "gmail".parse().unwrap();
-    change(&fresh.store, async |tx| tx.server_insert(cast.tenant.id, &own, &[tool("send")]).await.unwrap()).await;
+    change(&fresh.store, async |tx| {
+        tx.server_insert((cast.tenant.id, cast.project.id), &own, &[tool("send")]).await.unwrap()
+    })
+    .await;
 
     let get = async |tenant, asked: &str| fresh.store.server_get(tenant, asked).await.unwrap();
     assert_eq!(get(cast.tenant.id, "gmail").await.unwrap().server.id, own.id);
@@ -115,7 +118,8 @@ async fn only_a_server_without_instances_is_deleted_and_with_its_versions(fresh:
 
     let unused = a_server(&cast.tenant, "https://mcp.example.com/unused");
     let unused = credway::model::server::McpServer { service: "unused".parse().unwrap(), ..unused };
-    change(&fresh.store, async |tx| tx.server_insert(cast.tenant.id, &unused, &[]).await.unwrap()).await;
+    change(&fresh.store, async |tx| tx.server_insert((cast.tenant.id, cast.project.id), &unused, &[]).await.unwrap())
+        .await;
     let record = fresh.store.server_get(cast.tenant.id, "unused").await.unwrap().unwrap();
     change(&fresh.store, async |tx| tx.server_delete(cast.tenant.id, &record).await.unwrap()).await;
     assert!(fresh.store.server_get(cast.tenant.id, "unused").await.unwrap().is_none());

@@ -7,6 +7,7 @@ pub(crate) mod cast;
 pub(crate) mod chance;
 pub(crate) mod chromium;
 pub(crate) mod daemon;
+pub(crate) mod figures;
 pub(crate) mod gate;
 pub(crate) mod google;
 pub(crate) mod link;

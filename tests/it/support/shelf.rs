@@ -12,15 +12,19 @@ use futures_util::future::BoxFuture;
 #[derive(Default)]
 pub(crate) struct Shelf {
     documents: Mutex<BTreeMap<String, SecretDocument>>,
+    /// By address and version.
+    former: Mutex<BTreeMap<(String, u64), SecretDocument>>,
     accident: Mutex<Option<Accident>>,
 }
 
-/// What goes wrong at the next write or deletion.
+/// What goes wrong at the next write, deletion or destruction.
 pub(crate) enum Accident {
     /// It fails, and so do those after it.
     Outage,
     /// It succeeds, and the database is gone afterwards.
     DatabaseGone(Store),
+    /// Something else is done first, once.
+    Meanwhile(BoxFuture<'static, ()>),
 }
 
 impl Shelf {
@@ -49,12 +53,27 @@ impl Shelf {
     }
 
     async fn happen(&self) -> Result<(), SecretError> {
-        let gone = match &*self.accident.lock().unwrap() {
-            Some(Accident::Outage) => return Err(SecretError::Unavailable { cause: "sealed".into() }),
-            Some(Accident::DatabaseGone(store)) => store.clone(),
-            None => return Ok(()),
+        let (gone, meanwhile) = {
+            let mut accident = self.accident.lock().unwrap();
+            match accident.take() {
+                Some(Accident::Outage) => {
+                    *accident = Some(Accident::Outage);
+                    return Err(SecretError::Unavailable { cause: "sealed".into() });
+                }
+                Some(Accident::DatabaseGone(store)) => {
+                    *accident = Some(Accident::DatabaseGone(store.clone()));
+                    (Some(store), None)
+                }
+                Some(Accident::Meanwhile(other)) => (None, Some(other)),
+                None => (None, None),
+            }
         };
-        gone.close().await;
+        if let Some(store) = gone {
+            store.close().await;
+        }
+        if let Some(other) = meanwhile {
+            other.await;
+        }
         Ok(())
     }
 
@@ -66,7 +85,9 @@ impl Shelf {
         }
         let document =
             SecretDocument { fields: fields.clone(), version: version + 1, generation: None, expires_at: None };
-        documents.insert(address.to_string(), document);
+        if let Some(former) = documents.insert(address.to_string(), document) {
+            self.former.lock().unwrap().insert((address.to_string(), former.version), former);
+        }
         Ok(version + 1)
     }
 }
@@ -94,6 +115,28 @@ impl SecretStore for Shelf {
         async move {
             self.happen().await?;
             self.documents.lock().unwrap().remove(&address.to_string());
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn read_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        version: u64,
+    ) -> BoxFuture<'a, Result<SecretDocument, SecretError>> {
+        let found = self.former.lock().unwrap().get(&(address.to_string(), version)).cloned();
+        std::future::ready(found.ok_or_else(|| SecretError::Missing { address: address.clone() })).boxed()
+    }
+
+    fn destroy_version<'a>(
+        &'a self,
+        address: &'a SecretAddress,
+        version: u64,
+    ) -> BoxFuture<'a, Result<(), SecretError>> {
+        async move {
+            self.happen().await?;
+            self.former.lock().unwrap().remove(&(address.to_string(), version));
             Ok(())
         }
         .boxed()

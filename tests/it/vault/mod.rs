@@ -59,6 +59,7 @@ fn settings(url: &str, mount: &str, auth: VaultAuth) -> config::Vault {
         mount: mount.to_owned(),
         prefix: "credway".to_owned(),
         ca_file: None,
+        lease_paths: Vec::new(),
         auth,
     }
 }

@@ -199,7 +199,7 @@ impl Rig {
             secret_id_file: secret_id.path().to_owned(),
         };
         let (mount, prefix) = ("kv".to_owned(), "credway".to_owned());
-        let settings = Vault { address, namespace: None, mount, prefix, ca_file: None, auth };
+        let settings = Vault { address, namespace: None, mount, prefix, ca_file: None, lease_paths: Vec::new(), auth };
         let wire = Wire::open(&settings, None, None).unwrap();
         let (sender, standing) = watch::channel(Standing::Starting);
         let keeper = Keeper::new(settings, clock.clone(), None, wire, sender);

@@ -281,6 +281,7 @@ impl Rig {
             mount: "kv".to_owned(),
             prefix: "credway".to_owned(),
             ca_file: None,
+            lease_paths: Vec::new(),
             auth: VaultAuth::Token { token: "t".into() },
         };
         let wire = Wire::open(&settings, None, None).unwrap();

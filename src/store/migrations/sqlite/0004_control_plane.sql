@@ -56,6 +56,8 @@ CREATE INDEX instances_by_project ON instances (project_id, id);
 CREATE INDEX instances_by_server ON instances (server_id);
 
 ALTER TABLE servers ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+-- The project in which it was registered; that of a manifest is the whole tenant's.
+ALTER TABLE servers ADD COLUMN registered_in TEXT;
 -- What a server was found to offer: a JSON list of its tools.
 ALTER TABLE servers ADD COLUMN tools TEXT;
 CREATE TABLE server_versions (
