@@ -4,3 +4,4 @@ mod kills;
 mod once;
 mod outages;
 mod rig;
+mod withdrawn;
