@@ -90,7 +90,7 @@ fn serve(kind: Kind, answer: &Path, socket: &Path, ready_file: &Path) -> Result<
     })
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let part: PathBuf = path.with_extension("part");
     fs::write(&part, bytes)?;
     Ok(fs::rename(part, path)?)

@@ -163,6 +163,25 @@ impl Client {
         self.bursts(rounds).await.map(drop)
     }
 
+    /// Every request there is, once, so many a second if the server keeps up with them, until `is_over` says so. Answers how many
+    /// were answered.
+    pub(crate) async fn each_once_at(&self, per_second: f64, is_over: &Cell<bool>) -> Result<usize> {
+        let (clock, next, answered) = (Clock::System, Cell::new(0), Cell::new(0));
+        let started = clock.moment();
+        let work = async |mut sender: SendRequest<Bytes>| {
+            while next.get() < self.calls.bodies.len() && !is_over.get() {
+                let at = next.replace(next.get() + 1);
+                let due = Duration::from_secs_f64(at as f64 / per_second);
+                tokio::time::sleep(due.saturating_sub(clock.moment().since(started))).await;
+                call(&mut sender, &self.calls).await?;
+                answered.set(answered.get() + 1);
+            }
+            anyhow::Ok(())
+        };
+        try_join_all(self.streams().map(work)).await?;
+        Ok(answered.get())
+    }
+
     /// A sender for each request that may be in flight.
     fn streams(&self) -> impl Iterator<Item = SendRequest<Bytes>> {
         self.senders.iter().flat_map(|sender| std::iter::repeat_n(sender, self.streams)).cloned()

@@ -7,7 +7,7 @@
 //! OpenBao and PostgreSQL take part where the tests find them; `CREDWAY_BENCH_BAO` names another `bao` binary. A server that
 //! runs already cannot: both sides must have one and the same CPU. An AWS Secrets Manager Agent can, as its process is named
 //! too: `CREDWAY_BENCH_AGENT`, `CREDWAY_BENCH_AGENT_TOKEN`, `CREDWAY_BENCH_AGENT_PID`. `CREDWAY_BENCH_SCALE=1000000` adds that many
-//! instances to G8; filling them takes long.
+//! instances to G8; filling them takes long. The provider whose tokens are refreshed in G9 is this binary too, started again.
 
 mod agent;
 mod binary;
@@ -21,6 +21,8 @@ mod load;
 mod memory;
 mod peers;
 mod process;
+mod provider;
+mod refreshing;
 mod report;
 mod rest;
 mod rounds;
@@ -48,6 +50,7 @@ use inside::Amount;
 use kv::Bao;
 use load::Calls;
 use process::{Pinned, Side};
+use refreshing::{Beside, Servers};
 use report::{Report, Target};
 use rest::Rest;
 use rounds::Pace;
@@ -76,6 +79,7 @@ struct Plan {
     scaled: Amount,
     /// Times that each page is asked for, fewer than a token may ask at once.
     listed: usize,
+    beside: Beside,
     rest: Rest,
 }
 
@@ -91,7 +95,12 @@ const MEASURE: Plan = Plan {
     scales: &[10, 1000, 100_000],
     scaled: Amount { rounds: 9, resolves: 100 },
     listed: 20,
+<<<<<<< HEAD
     rest: Rest { settle: Duration::from_secs(200), window: Duration::from_secs(30) },
+=======
+    beside: Beside { warm: 1000, refreshes_per_second: 100, cold_per_second: 1000 },
+    rest: Rest { settle: Duration::from_secs(130), window: Duration::from_secs(30) },
+>>>>>>> w2
 };
 
 const TRY: Plan = Plan {
@@ -106,6 +115,7 @@ const TRY: Plan = Plan {
     scales: &[5, 50],
     scaled: Amount { rounds: 1, resolves: 5 },
     listed: 2,
+    beside: Beside { warm: 20, refreshes_per_second: 100, cold_per_second: 1000 },
     rest: Rest { settle: Duration::ZERO, window: Duration::from_secs(1) },
 };
 
@@ -114,7 +124,7 @@ fn main() -> Result<()> {
     if let Some(counted) = memory::role(&arguments) {
         return counted;
     }
-    if let Some(served) = echo::role(&arguments) {
+    if let Some(served) = echo::role(&arguments).or_else(|| provider::role(&arguments)) {
         return served;
     }
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -146,7 +156,10 @@ async fn run(plan: &Plan, filter: &str) -> Result<Report> {
         scale::measure(&sites, plan.scaled, plan.pace, &mut report).await?;
         lists::measure(&sites, plan.listed, &mut report).await?;
     }
-    if ["G4", "G7", "G8", "G10"].into_iter().any(is_asked) {
+    if is_asked("G9") {
+        refreshing::measure(plan.beside, plan.pace, dir.path(), None, &mut report).await?;
+    }
+    if ["G4", "G7", "G8", "G9", "G10"].into_iter().any(is_asked) {
         on_servers(plan, &dir, is_asked, &mut report).await?;
     }
     if is_asked("G11") {
@@ -237,7 +250,7 @@ async fn calls(site: &Site, daemon: &Side) -> Result<(bytes::Bytes, Rc<Calls>)> 
     Ok((answer, Rc::new(calls)))
 }
 
-/// G4, G7, G8 and G10 on PostgreSQL and OpenBao.
+/// G4, G7, G8, G9 and G10 on PostgreSQL and OpenBao.
 async fn on_servers(plan: &Plan, dir: &TempDir, is_asked: impl Fn(&str) -> bool, report: &mut Report) -> Result<()> {
     let Some(binary) = kv::binary().filter(|_| peers::has_postgres()) else {
         let reason = "it takes both: `tests/run install`, or name them in CREDWAY_TEST_PG_BIN and CREDWAY_BENCH_BAO";
@@ -245,6 +258,7 @@ async fn on_servers(plan: &Plan, dir: &TempDir, is_asked: impl Fn(&str) -> bool,
             ("G4", "a cold resolve"),
             ("G7", "exec to first resolve"),
             ("G8", "a resolve among many instances"),
+            ("G9", "a warm resolve beside refreshes and cold ones"),
             ("G10", "a daemon at rest"),
         ] {
             if is_asked(goal) {
@@ -269,6 +283,10 @@ async fn on_servers(plan: &Plan, dir: &TempDir, is_asked: impl Fn(&str) -> bool,
         let sites = scaled(plan, dir.path(), Some((&bao, &postgres))).await?;
         scale::measure(&sites, plan.scaled, plan.pace, report).await?;
         lists::measure(&sites, plan.listed, report).await?;
+    }
+    if is_asked("G9") {
+        let servers = Some(Servers { bao: &bao, postgres: &postgres });
+        refreshing::measure(plan.beside, plan.pace, dir.path(), servers, report).await?;
     }
     if is_asked("G10") {
         rest::measure(&bao, &postgres, dir.path().join("rest"), plan.rest, report).await?;

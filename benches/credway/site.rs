@@ -1,10 +1,11 @@
 //! What the daemon works on: a config file, and stores filled through the library with as many instances as are asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use credway::app::backends::{self, Backends};
@@ -14,9 +15,10 @@ use credway::config::load::{self, Sources};
 use credway::model::caller::{Caller, Role, Scope, Subject};
 use credway::model::connection::{Connection, ConnectionState, Status};
 use credway::model::id::{ConnectionId, InstanceId, ProfileId, ProjectId, ServerId, TenantId, TokenId};
+use credway::model::oauth::TokenState;
 use credway::model::profile::{ConfigProfile, Wire};
 use credway::model::schema::{ConfigField, ConfigSchema, ConfigValue, ValueType};
-use credway::model::secret::{SecretAddress, SecretSource};
+use credway::model::secret::{SecretAddress, SecretFields, SecretSource};
 use credway::model::server::McpServer;
 use credway::model::token::TokenText;
 use credway::secrets::SecretStore;
@@ -24,6 +26,8 @@ use credway::store::{InstanceRecord, ProjectRecord, ProjectScope, Store, TenantR
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::provider::TOKEN_SECONDS;
 
 /// Secrets written at once: PostgreSQL and OpenBao are faster then, SQLite takes them one by one.
 const WRITES_AT_ONCE: usize = 16;
@@ -39,6 +43,15 @@ const PLAIN: [(&str, &str); 4] = [
     ("REGION", "eu-central-1"),
     ("USER_AGENT", "bench/1.0 (+https://mcp.example.com)"),
 ];
+
+/// The template of connections with tokens, its fields, and the one that is wired in place of both keys.
+const TOKENS: &str = "bench-tokens";
+const TOKEN_FIELDS: [&str; 4] = [ACCESS_TOKEN, "refresh_token", "client_id", "client_secret"];
+const ACCESS_TOKEN: &str = "access_token";
+
+/// The kinds of sites.
+const EMBEDDED: &str = "SQLite + sealed store";
+const SERVED: &str = "PostgreSQL + OpenBao";
 
 /// Filled stores, and what is needed to ask for what is in them.
 pub(crate) struct Site {
@@ -59,6 +72,15 @@ pub(crate) struct Site {
 pub(crate) struct Step {
     pub instance: InstanceId,
     pub address: SecretAddress,
+    holds: Holds,
+}
+
+/// What a connection holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Keys,
+    /// Tokens of a provider, which are due for a refresh.
+    Tokens,
 }
 
 /// The stores of a site, opened in this process, with the tasks that work for them.
@@ -77,30 +99,58 @@ impl Drop for Opened {
 impl Site {
     /// SQLite and the sealed store in `dir`.
     pub(crate) async fn embedded(dir: PathBuf, instances: usize) -> Result<Self> {
-        Self::fill("SQLite + sealed store", dir, "", (instances, instances)).await
+        Self::fill(EMBEDDED, dir, "", (instances, instances), 0).await
     }
 
     /// PostgreSQL and OpenBao, reached as `stores` says in the words of the config file.
     pub(crate) async fn served(dir: PathBuf, stores: &str, instances: usize) -> Result<Self> {
-        Self::fill("PostgreSQL + OpenBao", dir, stores, (instances, instances)).await
+        Self::fill(SERVED, dir, stores, (instances, instances), 0).await
     }
 
     /// Like the others, with secrets for `asked` of the instances only, spread evenly over all.
     pub(crate) async fn sampled(dir: PathBuf, stores: Option<&str>, instances: usize, asked: usize) -> Result<Self> {
-        let name = if stores.is_some() { "PostgreSQL + OpenBao" } else { "SQLite + sealed store" };
-        Self::fill(name, dir, stores.unwrap_or_default(), (instances, asked)).await
+        let name = if stores.is_some() { SERVED } else { EMBEDDED };
+        Self::fill(name, dir, stores.unwrap_or_default(), (instances, asked), 0).await
     }
 
-    async fn fill(name: &'static str, dir: PathBuf, stores: &str, (instances, asked): (usize, usize)) -> Result<Self> {
-        eprintln!("filling {name} with {instances} instances");
+    /// Like the others, and `tokens` instances more, at the end: their access tokens are of the provider at `token_url`, all end
+    /// within one minute, and are refreshed by whatever daemon reads them.
+    pub(crate) async fn with_tokens(
+        dir: PathBuf,
+        stores: Option<&str>,
+        (instances, tokens): (usize, usize),
+        token_url: &str,
+    ) -> Result<Self> {
+        let name = if stores.is_some() { SERVED } else { EMBEDDED };
+        let templates = dir.with_extension("templates");
+        fs::create_dir(&templates)?;
+        fs::write(templates.join("tokens.toml"), template(token_url))?;
+        let more = format!(
+            "{}\n[templates]\ndir = {templates:?}\n[egress]\nallow = \"127.0.0.1/32\"\n",
+            stores.unwrap_or_default()
+        );
+        Self::fill(name, dir, &more, (instances, instances), tokens).await
+    }
+
+    async fn fill(
+        name: &'static str,
+        dir: PathBuf,
+        settings: &str,
+        (instances, asked): (usize, usize),
+        tokens: usize,
+    ) -> Result<Self> {
+        eprintln!("filling {name} with {} instances", instances + tokens);
         fs::create_dir(&dir)?;
-        let config = write_config(&dir, stores)?;
+        let config = write_config(&dir, settings)?;
         let opened = open(&config).await?;
         let filling = Filling::begin(&opened.backends.store).await?;
-        let mut steps: Vec<Step> = (0..instances).map(|_| filling.step()).collect();
+        let keys = (0..instances).map(|_| filling.step(Holds::Keys));
+        let mut steps: Vec<Step> = keys.chain((0..tokens).map(|_| filling.step(Holds::Tokens))).collect();
         let token = filling.write_rows(&steps, &opened.backends.store).await?;
+        let tokens = steps.split_off(instances);
         let stride = instances.div_ceil(asked.max(1)).max(1);
-        steps = steps.into_iter().step_by(stride).collect();
+        let instances = instances + tokens.len();
+        steps = steps.into_iter().step_by(stride).chain(tokens).collect();
         filling.write_secrets(&steps, opened.backends.secrets.as_ref()).await?;
         let caller = Arc::new(filling.caller());
         Ok(Self { name, dir, config, token, caller, instances, steps })
@@ -135,7 +185,7 @@ fn config_file(dir: &Path) -> PathBuf {
 }
 
 /// Secrets stay cached for the whole run, every resolve is audited, nothing is logged but what goes wrong, and nothing is traced.
-fn write_config(dir: &Path, stores: &str) -> Result<Config> {
+fn write_config(dir: &Path, more: &str) -> Result<Config> {
     let mut text = String::new();
     writeln!(text, "data_dir = {:?}", dir)?;
     writeln!(text, "[cache]\nsecret_ttl = \"1h\"")?;
@@ -143,7 +193,7 @@ fn write_config(dir: &Path, stores: &str) -> Result<Config> {
     writeln!(text, "[http]\naddress = \"127.0.0.1:0\"")?;
     writeln!(text, "[audit]\nfile = {:?}", dir.join("audit.jsonl"))?;
     writeln!(text, "[telemetry]\nlog_level = \"warn\"\ntrace_sample_ratio = 0.0")?;
-    writeln!(text, "{stores}")?;
+    writeln!(text, "{more}")?;
     fs::write(config_file(dir), text)?;
     let sources = Sources { file: Some(config_file(dir)), environment: Vec::new(), flags: Vec::new() };
     Ok(load::load(&sources).map_err(|mistakes| anyhow!("{mistakes}"))?.config)
@@ -190,21 +240,28 @@ impl Filling {
         }
     }
 
-    fn step(&self) -> Step {
+    fn step(&self, holds: Holds) -> Step {
         let address = SecretAddress {
             tenant: self.tenant.slug.clone(),
             project: self.project.slug.clone(),
             connection: ConnectionId::generate(),
             source: SecretSource::Stored,
         };
-        Step { instance: InstanceId::generate(), address }
+        Step { instance: InstanceId::generate(), address, holds }
     }
 
     async fn write_secrets(&self, steps: &[Step], secrets: &dyn SecretStore) -> Result<()> {
-        let field = |(_, name, length): &(&str, &str, usize)| ((*name).to_owned(), "x".repeat(*length).into());
-        let fields = SECRETS.iter().map(field).collect();
-        let writes = stream::iter(steps).map(|step| secrets.write(&step.address, &fields, 0));
-        writes.buffer_unordered(WRITES_AT_ONCE).try_for_each(async |_| Ok(())).await?;
+        let tokens = steps.iter().filter(|step| step.holds == Holds::Tokens).count();
+        let write = async |(nth, step): (usize, &Step)| {
+            // Those with tokens come last.
+            let fields = match step.holds {
+                Holds::Keys => key_fields(),
+                Holds::Tokens => token_fields((steps.len() - nth) as f64 / tokens as f64),
+            };
+            secrets.write(&step.address, &fields, 0).await.map(drop)
+        };
+        let writes = stream::iter(steps.iter().enumerate()).map(write);
+        writes.buffer_unordered(WRITES_AT_ONCE).try_for_each(async |()| Ok(())).await?;
         Ok(())
     }
 
@@ -259,6 +316,46 @@ impl Filling {
     }
 }
 
+fn key_fields() -> SecretFields {
+    SECRETS.iter().map(|(_, name, length)| ((*name).to_owned(), "x".repeat(*length).into())).collect()
+}
+
+/// Tokens that are due, as an hour's tokens are in their last quarter; they end at this part of one minute.
+fn token_fields(part: f64) -> SecretFields {
+    const LEFT_MIN: Duration = Duration::from_secs(13 * 60);
+    const APART_MAX: Duration = Duration::from_secs(60);
+    let ends_at = Clock::System.now() + LEFT_MIN + APART_MAX.mul_f64(part);
+    let obtained_at = ends_at - Duration::from_secs(TOKEN_SECONDS);
+    let state = TokenState { generation: 1, obtained_at, expires_at: Some(ends_at), ..TokenState::none() };
+    let fields = TOKEN_FIELDS.iter().map(|name| ((*name).to_owned(), "x".repeat(64).into()));
+    let mut fields: SecretFields = fields.collect();
+    state.put(&mut fields);
+    fields
+}
+
+/// The template of connections with tokens.
+fn template(token_url: &str) -> String {
+    format!(
+        r#"
+name = "{TOKENS}"
+display_name = "The bench's provider"
+provider = "bench"
+auth_kind = "oauth2"
+fields = [
+  {{ name = "{ACCESS_TOKEN}", label = "Access token" }},
+  {{ name = "refresh_token", label = "Refresh token" }},
+  {{ name = "client_id", label = "Client ID", secret = false }},
+  {{ name = "client_secret", label = "Client secret" }},
+]
+
+[oauth]
+authorize_url = "{token_url}"
+token_url = "{token_url}"
+rotation = {{ kind = "old_dies" }}
+"#
+    )
+}
+
 fn schema_keys() -> impl Iterator<Item = &'static str> {
     SECRETS.iter().map(|(key, ..)| *key).chain(PLAIN.iter().map(|(key, _)| *key))
 }
@@ -271,14 +368,18 @@ fn schema() -> ConfigSchema {
 }
 
 fn connection(step: &Step, number: usize) -> Connection {
+    let (template, fields) = match step.holds {
+        Holds::Keys => ("generic-api-key", SECRETS.iter().map(|(_, field, _)| (*field).to_owned()).collect()),
+        Holds::Tokens => (TOKENS, TOKEN_FIELDS.map(str::to_owned).into()),
+    };
     Connection {
         id: step.address.connection,
         name: format!("Bench {number:05}"),
-        template: "generic-api-key".into(),
+        template: template.into(),
         provider: "bench".into(),
         service: None,
         account_label: None,
-        fields: SECRETS.iter().map(|(_, field, _)| (*field).to_owned()).collect::<BTreeSet<String>>(),
+        fields,
         source: SecretSource::Stored,
         environment: None,
         services: None,
@@ -290,7 +391,8 @@ fn connection(step: &Step, number: usize) -> Connection {
 fn profile(step: &Step) -> ConfigProfile {
     let values = PLAIN.iter().map(|(key, value)| ((*key).to_owned(), ConfigValue::String((*value).to_owned())));
     let wire = |(key, field, _): &(&str, &str, usize)| {
-        let wire = Wire { connection: step.address.connection, credential: (*field).to_owned() };
+        let field = if step.holds == Holds::Tokens { ACCESS_TOKEN } else { field };
+        let wire = Wire { connection: step.address.connection, credential: field.to_owned() };
         ((*key).to_owned(), wire)
     };
     ConfigProfile {

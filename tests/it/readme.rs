@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::support::oidc::{ClientProof, Oidc, Person};
+use crate::support::openbao::free_port;
 use crate::support::program::{Home, until};
 
 /// A fenced block: what stands after the fence, and the text.
@@ -35,7 +37,9 @@ fn marked(mark: &str) -> Vec<String> {
 #[test]
 fn no_command_of_readme_is_left_out_here() {
     let marks: Vec<String> = blocks().into_iter().map(|block| block.mark).collect();
-    assert_eq!(marks, ["sh", "sh", "sh tour", "yaml manifest", "sh tour", "sh api", "sh production"]);
+    let account = ["sh account", "sh account", "sh account", "toml settings"];
+    let all = [&["sh", "sh", "sh tour", "yaml manifest", "sh tour", "sh api"][..], &account, &["sh production"]];
+    assert_eq!(marks, all.concat());
 }
 
 #[test]
@@ -99,6 +103,75 @@ fn the_way_by_the_api_can_be_gone() {
         rest = after;
     }
     assert!(!rest.contains("News\n"), "what was deleted is still listed: {printed}");
+}
+
+/// With another provider in the place of GitHub.
+#[tokio::test]
+async fn an_account_can_be_connected() {
+    let (oidc, port) = (Oidc::start().await, free_port());
+    let home = Home::new().with("CREDWAY_TEMPLATES_DIR", "templates").with("CREDWAY_EGRESS_ALLOW", "127.0.0.1/32");
+    let home = home.with("CLIENT_ID", "octo").with("CLIENT_SECRET", "secret");
+    fs::create_dir(home.path("templates")).unwrap();
+    home.write("templates/octo.toml", &octo(oidc.issuer()));
+    let here = format!("127.0.0.1:{port}");
+    oidc.client("octo", ClientProof::Post("secret"), &format!("http://{here}/oauth/callback")).await;
+
+    let blocks: Vec<String> = marked("sh account")
+        .into_iter()
+        .map(|block| block.replace("github-oauth", "octo").replace("127.0.0.1:8420", &here))
+        .collect();
+    let [dev, begin, connected] = blocks.as_slice() else { panic!("connecting has three parts") };
+    let (variable, dev) = dev.trim().split_once(' ').unwrap();
+    let (name, value) = variable.split_once('=').unwrap();
+    let home = home.with(name, value);
+    let _dev = home.start(&format!("{dev} --http-addr {here} --grpc-addr 127.0.0.1:0"));
+    let api: String = marked("sh api")[0].lines().take(3).map(|line| format!("{line}\n")).collect();
+    let api = api.replace("127.0.0.1:8420", &here).replace("--name api", "--name api-$RANDOM");
+
+    let printed = home.must(&format!("set -e -o pipefail\n{api}{begin}\ndeclare -p SIGN_IN ACCOUNT > begun"));
+    let page = oidc.sign_in(&printed.trim().parse().unwrap(), Person::willing("ann")).await;
+    assert!(page.contains("<h1>Connected</h1>"), "{page}");
+    let printed = home.must(&format!("set -e -o pipefail\n{api}. ./begun\n{connected}"));
+    let token = printed.lines().find(|line| line.contains("APIToken") && !line.contains('{')).unwrap();
+    assert!(oidc.is_alive(token.split_whitespace().nth(1).unwrap()).await, "{printed}");
+    for told in [r#"["active","ann@example.com"]"#, "\"default\"", "/oauth/start/"] {
+        assert!(printed.contains(told), "{told}\n{printed}");
+    }
+}
+
+/// The tests' provider as a template, which feeds what GitHub's feeds.
+fn octo(issuer: &str) -> String {
+    format!(
+        r#"
+        name = "octo"
+        display_name = "Test provider"
+        provider = "octo"
+        auth_kind = "oauth2"
+        fields = [
+          {{ name = "access_token", label = "Access token" }},
+          {{ name = "refresh_token", label = "Refresh token", required = false }},
+          {{ name = "client_id", label = "Client ID", secret = false, required = false }},
+          {{ name = "client_secret", label = "Client secret", required = false }},
+        ]
+        header = {{ name = "Authorization", value = "Bearer {{access_token}}" }}
+        feeds = [{{ service = "github", key = "APIToken", field = "access_token" }}]
+
+        [oauth]
+        authorize_url = "{issuer}/auth"
+        token_url = "{issuer}/token"
+        scopes = ["openid", "email"]
+        authorize_params = {{ prompt = "consent" }}
+        account = {{ source = {{ url = "{issuer}/me" }}, id = "/sub", label = "/email" }}
+        "#
+    )
+}
+
+#[test]
+fn the_settings_of_a_client_are_usable() {
+    let home = Home::new();
+    let secret = home.write("client-secret", "canary").display().to_string();
+    home.write("credway.toml", &marked("toml settings")[0].replace("/etc/credway/google-client-secret", &secret));
+    assert_eq!(home.must("credway config check --config credway.toml"), "the settings are usable\n");
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ pub(crate) enum Fate {
     HoldSent,
     /// The server has answered all it has to say, of which nothing is passed on yet.
     HoldAnswer,
+    /// The server's answer is passed on so much later.
+    Late(Duration),
     /// The connection is reset before the server sees anything.
     CutRequest,
     /// The connection is reset once the server has answered.
@@ -187,6 +189,9 @@ impl Inner {
         }
         if fate == Fate::HoldAnswer && !self.may_go_on(orders).await {
             return reset(&client);
+        }
+        if let Fate::Late(pause) = fate {
+            tokio::time::sleep(pause).await;
         }
         let _ = client.write_all(&answer).await;
         let _ = client.shutdown().await;

@@ -151,8 +151,7 @@ impl Oidc {
                 Some(form) => self.http.post(url.clone()).header("content-type", FORM).body(encoded(&form)),
                 None => self.http.get(url.clone()),
             };
-            let sent: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let answer = request.header("cookie", sent.join("; ")).send().await.unwrap();
+            let answer = request.header("cookie", sent_back(&cookies)).send().await.unwrap();
             keep(&mut cookies, &answer);
             if let Some(next) = answer.headers().get(LOCATION) {
                 url = url.join(next.to_str().unwrap()).unwrap();
@@ -168,6 +167,17 @@ impl Oidc {
             form = Some(filled(&page, person));
         }
         panic!("the sign-in comes to no end, at last at {url}");
+    }
+
+    /// Opens a sign-in's link of the daemon's as a browser does, signs in here and goes back: what the last page says.
+    pub(crate) async fn sign_in(&self, link: &Url, person: Person<'_>) -> String {
+        let sent = self.http.get(link.clone()).send().await.unwrap();
+        let mut cookies = BTreeMap::new();
+        keep(&mut cookies, &sent);
+        let Some(to) = sent.headers().get(LOCATION) else { panic!("{}", sent.text().await.unwrap()) };
+        let back = self.visit(&to.to_str().unwrap().parse().unwrap(), person).await.unwrap();
+        let back = self.http.get(back).header("cookie", sent_back(&cookies)).send().await.unwrap();
+        back.text().await.unwrap()
     }
 
     async fn admin(&self, act: &str, given: Value) -> Value {
@@ -194,6 +204,11 @@ fn issuer(line: std::io::Result<String>) -> Option<String> {
 
 fn encoded(form: &[(String, String)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
+}
+
+fn sent_back(cookies: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join("; ")
 }
 
 fn keep(cookies: &mut BTreeMap<String, String>, answer: &reqwest::Response) {

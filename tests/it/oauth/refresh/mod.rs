@@ -1,6 +1,8 @@
 //! Refreshes by real daemons over OpenBao, at npm's `oidc-provider` behind a gate that counts and holds back.
 
 mod kills;
+mod load;
 mod once;
 mod outages;
 mod rig;
+mod withdrawn;

@@ -1,4 +1,4 @@
-//! D4, D6, D9: the secret store sealed between answer and commit, a grant that was withdrawn, a provider that asks for time.
+//! D4, D9: the secret store sealed between answer and commit, and a provider that asks for time.
 
 use std::time::Duration;
 
@@ -52,26 +52,6 @@ async fn tokens_that_came_while_the_store_was_sealed_are_stored_after_a_restart(
     assert_eq!(site.fields().await["access_token"], token.as_str());
     assert_eq!(site.gate.requests(), 1);
     drop(again);
-}
-
-#[tokio::test]
-async fn a_withdrawn_grant_is_for_a_person_and_others_are_untouched() {
-    let (oidc, bao) = (provider().await, Bao::shared().await);
-    let site = Site::new(&oidc, bao, DIES, None, 2).await;
-    site.tokens_live(SHORT).await;
-    let sidecar = site.sidecar(&[]).await;
-    oidc.revoke(&site.minted[0].grant).await;
-    let refused = sidecar.token("c0").await.unwrap_err();
-    assert_eq!(refused.reason, "RECONNECT_REQUIRED");
-    let other = sidecar.token_in_time("c1").await;
-    assert!(oidc.is_alive(&other).await);
-    for _ in 0..5 {
-        assert_eq!(sidecar.token("c0").await.unwrap_err().reason, "RECONNECT_REQUIRED");
-    }
-    assert_eq!(site.gate.requests(), 2, "the provider is not asked again");
-    let fields = site.fields().await;
-    let kept = fields["refresh_token"].as_str().unwrap();
-    assert!(!kept.is_empty(), "tokens are never deleted");
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use credway::clock::Clock;
 use credway::grpc::proto::{ReportCredentialRejectedRequest, ReportCredentialRejectedResponse};
+use credway::limits;
 use credway::model::oauth::{TOKEN_STATE_FIELD, TokenState};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Client, Daemon, Home, Refused, key_of, lent, refused};
@@ -50,7 +52,7 @@ impl<'a> Site<'a> {
         gate.open();
         let (home, mount) = (Home::new(), bao.fresh_mount().await);
         std::fs::create_dir(home.path("templates")).unwrap();
-        home.write("templates/idp.toml", template(&gate, rotation));
+        home.write("templates/idp.toml", template(&gate, oidc.issuer(), rotation));
         let token_file = home.write("vault-token", bao.root_token());
         let settings = vec![
             ("database.url", url.unwrap_or_else(|| format!("sqlite:{}", home.text("credway.db")))),
@@ -90,26 +92,48 @@ impl<'a> Site<'a> {
     pub(super) async fn tokens_live(&self, left: Duration) {
         let now = Clock::System.now();
         for id in self.connections().await {
-            let path = format!("{}/data/credway/acme/pay/connections/{id}", self.mount);
-            let held = self.bao.must("GET", &path, Value::Null).await;
-            let mut fields = held["data"]["data"].clone();
-            let state = TokenState {
-                generation: self.generation(&fields).unwrap_or(1),
-                obtained_at: now + left - LIFE,
-                expires_at: Some(now + left),
-                ..TokenState::none()
-            };
-            fields[TOKEN_STATE_FIELD] = serde_json::to_string(&state).unwrap().into();
-            let cas = held["data"]["metadata"]["version"].clone();
-            self.bao.must("POST", &path, json!({ "data": fields, "options": { "cas": cas } })).await;
+            self.token_lives(&id, now + left - LIFE, now + left).await;
         }
+    }
+
+    /// Tells of the connections' tokens that they are to be refreshed one after the other: the first `first` from now, all within
+    /// `span`. They live for so short a time that no chance spreads them further.
+    pub(super) async fn tokens_fall_due(&self, first: Duration, span: Duration) {
+        let (now, ids) = (Clock::System.now(), self.connections().await);
+        let apart = span / u32::try_from(ids.len()).unwrap();
+        for (nth, id) in (0..).zip(&ids) {
+            let due = now + first + apart * nth;
+            self.token_lives(id, due - limits::REFRESH_RESERVE, due + limits::REFRESH_RESERVE).await;
+        }
+    }
+
+    async fn token_lives(&self, id: &str, obtained_at: Timestamp, expires_at: Timestamp) {
+        let path = self.secret(id);
+        let held = self.bao.must("GET", &path, Value::Null).await;
+        let mut fields = held["data"]["data"].clone();
+        let state = TokenState {
+            generation: self.generation(&fields).unwrap_or(1),
+            obtained_at,
+            expires_at: Some(expires_at),
+            ..TokenState::none()
+        };
+        fields[TOKEN_STATE_FIELD] = serde_json::to_string(&state).unwrap().into();
+        let cas = held["data"]["metadata"]["version"].clone();
+        self.bao.must("POST", &path, json!({ "data": fields, "options": { "cas": cas } })).await;
+    }
+
+    fn secret(&self, id: &str) -> String {
+        format!("{}/data/credway/acme/pay/connections/{id}", self.mount)
     }
 
     /// What lies in the secret of the first connection.
     pub(super) async fn fields(&self) -> Value {
         let id = self.connections().await.remove(0);
-        let path = format!("{}/data/credway/acme/pay/connections/{id}", self.mount);
-        self.bao.must("GET", &path, Value::Null).await["data"]["data"].clone()
+        self.fields_of(&id).await
+    }
+
+    pub(super) async fn fields_of(&self, id: &str) -> Value {
+        self.bao.must("GET", &self.secret(id), Value::Null).await["data"]["data"].clone()
     }
 
     pub(super) fn generation(&self, fields: &Value) -> Option<u64> {
@@ -147,12 +171,13 @@ impl<'a> Site<'a> {
             json!({ "name": format!("c{nth}"), "server": "echo", "active": "default", "profiles": [profile] })
         };
         let field = json!({ "type": "string", "required": true, "secret": true });
+        let scopes = ["mcp:execute", "mcp:read", "mcp:write"];
         let project = json!({
             "project": "pay",
             "servers": [{ "service": "echo", "url": "https://mcp.example.com/echo", "config": { "API_KEY": field } }],
             "connections": self.minted.iter().enumerate().map(connection).collect::<Vec<_>>(),
             "instances": (0..self.minted.len()).map(instance).collect::<Vec<_>>(),
-            "tokens": [{ "name": "tests", "role": "project_contributor", "scopes": ["mcp:execute"], "file": "token" }],
+            "tokens": [{ "name": "tests", "role": "project_contributor", "scopes": scopes, "file": "token" }],
         });
         json!({ "tenant": "acme", "projects": [project] }).to_string()
     }
@@ -187,7 +212,8 @@ impl Sidecar {
     }
 }
 
-fn template(gate: &Gate, rotation: &str) -> String {
+/// People go to the provider itself, and only tokens are asked for through the gate.
+fn template(gate: &Gate, issuer: &str, rotation: &str) -> String {
     let url = &gate.url;
     format!(
         r#"
@@ -203,8 +229,10 @@ fields = [
 ]
 
 [oauth]
-authorize_url = "{url}auth"
+authorize_url = "{issuer}/auth"
 token_url = "{url}token"
+scopes = ["openid", "offline_access"]
+authorize_params = {{ prompt = "consent" }}
 rotation = {rotation}
 "#
     )
