@@ -15,6 +15,7 @@ mod spool;
 #[cfg(test)]
 mod tests;
 mod token_store;
+mod ways;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -60,7 +61,7 @@ struct Shared {
     rows: Rows,
     flights: Mutex<HashMap<ConnectionId, Flight>>,
     places: Arc<Semaphore>,
-    /// Places at each provider, by template.
+    /// Places at each provider, by who waits for them together.
     providers: Mutex<HashMap<String, Arc<Semaphore>>>,
     tasks: TaskTracker,
     runtime: Handle,
@@ -174,7 +175,7 @@ impl Refresher {
 
     /// Whether connections of this template get their first access token here as well.
     pub fn mints(&self, template: &str) -> bool {
-        self.0.engine.provider(template).is_some_and(|(_, provider)| attempt::mints(provider))
+        self.0.engine.provider(template).is_some_and(|(_, provider)| ways::mints(provider))
     }
 
     /// New tokens that the secret store does not have yet.
@@ -200,7 +201,7 @@ impl Refresher {
     /// Refreshes the tokens in the background if they are due. Nobody waits for it.
     fn look_ahead(&self, address: &SecretAddress, state: &TokenState) {
         let shared = &self.0;
-        let chance = attempt::chance(&shared.engine.owner, address.connection, state.generation);
+        let chance = ways::chance(&shared.engine.owner, address.connection, state.generation);
         let due = decide::due_in(state, shared.rotation(address.connection), shared.clock.now(), chance);
         let is_paused = state.retry_at.is_some_and(|at| at > shared.clock.now());
         if due.is_some_and(|due| due.is_zero()) && !is_paused {
@@ -333,13 +334,20 @@ impl Shared {
 
     /// A place at the provider, and among all: a provider that hangs leaves room for others.
     async fn places(&self, connection: ConnectionId) -> [Option<OwnedSemaphorePermit>; 2] {
-        let template = match self.engine.memory.template(connection) {
-            Some(template) => template,
-            None => self.engine.row(connection).await.map(|row| row.template).unwrap_or_default(),
+        let row = match self.engine.memory.row(connection) {
+            Some(row) => Some(row),
+            None => self.engine.row(connection).await,
         };
+        let queue = row.map_or_else(String::new, |row| {
+            let provider = self.engine.provider(&row.template).map(|(_, provider)| provider);
+            ways::queue(&row.template, provider, row.project.id)
+        });
         let at_provider = {
             let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
-            let places = providers.entry(template);
+            if providers.len() >= limits::REFRESH_QUEUES_REMEMBERED {
+                providers.retain(|_, places| Arc::strong_count(places) > 1);
+            }
+            let places = providers.entry(queue);
             Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(limits::REFRESHES_PER_PROVIDER_MAX))))
         };
         let at_provider = at_provider.acquire_owned().await.ok();
@@ -392,7 +400,7 @@ impl Shared {
     fn rotation(&self, connection: ConnectionId) -> Rotation {
         let template = self.engine.memory.template(connection);
         let provider = template.as_deref().and_then(|template| self.engine.provider(template));
-        provider.map_or(Rotation::None, |(_, provider)| attempt::rotation(provider))
+        provider.map_or(Rotation::None, |(_, provider)| ways::rotation(provider))
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<ConnectionId, Flight>> {
