@@ -51,6 +51,12 @@ pub const REFRESH_PAUSE_DEAD: Duration = Duration::from_secs(3600);
 /// mend it.
 pub const REFRESH_REFUSALS_MAX: u32 = 8;
 
+/// How often it is looked for grants that would end because nobody uses them. The shortest such time that is known is 60 days (Box).
+pub const REFRESH_IDLE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Of these, the ones of one provider that are refreshed in one round; the others come with the next.
+pub const REFRESH_IDLE_BATCH: usize = 1000;
+
 /// The pause while the secret store cannot be written: without it nothing is sent.
 pub const REFRESH_PAUSE_STORE: Duration = Duration::from_secs(2);
 

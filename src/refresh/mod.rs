@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -187,6 +188,36 @@ impl Refresher {
     pub fn changed(&self, connection: ConnectionId) {
         if let Some(Flight::Flying(_, call)) = self.0.flights().get(&connection) {
             call.notify_one();
+        }
+    }
+
+    /// Refreshes, every day and until it is closed, what nobody has used for three quarters of the time after which its provider ends
+    /// a grant. The first round comes any time within a day: of several daemons, the next finds little left to do.
+    pub async fn keep_unused(&self) {
+        let shared = &self.0;
+        let chance = ways::chance(&shared.engine.owner, ConnectionId::from_bytes([0; 16]), 0);
+        let mut pause = limits::REFRESH_IDLE_INTERVAL.mul_f64(chance);
+        while shared.closing.run_until_cancelled(sleep(pause)).await.is_some() {
+            self.refresh_unused().await;
+            pause = limits::REFRESH_IDLE_INTERVAL;
+        }
+    }
+
+    async fn refresh_unused(&self) {
+        let shared = &self.0;
+        for (template, idle) in shared.engine.catalogue.iter().filter_map(ways::idle) {
+            let Ok(until) = shared.clock.now().checked_sub(idle - idle / 4) else { continue };
+            let found = shared.engine.store.connections_idle(&template.name, until, limits::REFRESH_IDLE_BATCH).await;
+            let unused = found.unwrap_or_else(|error| {
+                tracing::debug!(%error, "what nobody uses is looked for again tomorrow");
+                Vec::new()
+            });
+            let refresh = async |address: SecretAddress| {
+                if let Boarded::Flying { mut told, .. } = self.board(&address, Want::Ahead) {
+                    drop(told.wait_for(Option::is_some).await);
+                }
+            };
+            stream::iter(unused).for_each_concurrent(limits::REFRESHES_PER_PROVIDER_MAX, refresh).await;
         }
     }
 

@@ -1,9 +1,12 @@
 //! In what ways a connection's tokens are had, as its template has it. Pure.
 
+use std::time::Duration;
+
 use super::decide::Means;
 use crate::model::id::{ConnectionId, ProjectId};
 use crate::model::oauth::{Grant, Provider, Rotation, field};
 use crate::model::secret::SecretFields;
+use crate::model::template::Template;
 
 /// Whether access tokens are had without a refresh token.
 pub(super) fn mints(provider: &Provider) -> bool {
@@ -32,6 +35,12 @@ pub(super) fn queue(template: &str, provider: Option<&Provider>, project: Projec
         endpoints.into_iter().flatten().any(|url| url.fields().next().is_some())
     });
     if is_told { format!("{template} {project}") } else { template.to_owned() }
+}
+
+/// After what time a grant ends that nobody uses, if that is known and using it helps.
+pub(super) fn idle(template: &Template) -> Option<(&Template, Duration)> {
+    let provider = template.oauth.as_ref().filter(|provider| !mints(provider))?;
+    Some((template, Duration::from_secs(provider.refresh_idle_seconds?)))
 }
 
 /// A number from 0 to 1 that is the same for one daemon, connection and generation: however often it is asked for, the moment of

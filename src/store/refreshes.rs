@@ -11,6 +11,7 @@ use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
 use crate::model::connection::Status;
 use crate::model::id::ConnectionId;
+use crate::model::secret::{SecretAddress, SecretSource};
 
 const TOKENS_GET: &str =
     "SELECT p.id, p.tenant_id, p.slug, p.name, c.template, c.status, c.status_reason, c.status_since, c.generation
@@ -37,6 +38,12 @@ const LEASE_TAKE: &str = "INSERT INTO refresh_leases AS held (connection_id, own
     RETURNING owner";
 const LEASE_RELEASE: &str = "DELETE FROM refresh_leases WHERE connection_id = $1 AND owner = $2 RETURNING owner";
 
+/// In any order: those for which nothing can be done do not stand before the others.
+const IDLE: &str = "SELECT c.id, t.slug, p.slug FROM connections c JOIN projects p ON p.id = c.project_id
+        JOIN tenants t ON t.id = p.tenant_id
+    WHERE c.template = $1 AND c.status IN ('active', 'degraded') AND COALESCE(c.token_expires_at, c.updated_at) < $2
+    ORDER BY random() LIMIT $3";
+
 type TokensRow = (String, String, String, String, String, String, Option<String>, i64, i64);
 
 impl Store {
@@ -57,6 +64,28 @@ impl Store {
         let status = Status { state, reason, since: timestamp("connections.status_since", since)? };
         let generation = counted("connections.generation", generation)?;
         Ok(Some(TokensFound { project, template, status, generation }))
+    }
+
+    /// Connections of a template whose access token ended before `until`, wherever they are: nobody has used them since.
+    pub async fn connections_idle(
+        &self,
+        template: &str,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<SecretAddress>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(String, String, String)> = read!(self, |connection| {
+            sqlx::query_as(IDLE).bind(template).bind(until.as_microsecond()).bind(limit).fetch_all(connection)
+        })?;
+        let address = |(id, tenant, project): (String, String, String)| {
+            Ok(SecretAddress {
+                tenant: parsed("tenants.slug", &tenant)?,
+                project: parsed("projects.slug", &project)?,
+                connection: parsed("connections.id", &id)?,
+                source: SecretSource::Stored,
+            })
+        };
+        rows.into_iter().map(address).collect()
     }
 
     /// Asks the other daemons to leave a connection's tokens to `owner` for `span`; `false` if one of them asked before.

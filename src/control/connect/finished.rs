@@ -363,7 +363,9 @@ impl Granted {
             generation: before + 1,
             obtained_at: now,
             expires_at: ends(self.reply.expires_in),
-            grant_ends_at: ends(provider.refresh_absolute_seconds.map(Duration::from_secs)),
+            grant_ends_at: ends(
+                self.reply.refresh_expires_in.or(provider.refresh_absolute_seconds.map(Duration::from_secs)),
+            ),
             // A manifest that gives older tokens once more is not to put them in the place of these.
             given: state.map(|state| state.given).unwrap_or_default(),
             ..TokenState::none()

@@ -9,3 +9,4 @@ mod refused;
 mod rig;
 mod safety;
 mod together;
+mod unused;
