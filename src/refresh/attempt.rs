@@ -328,7 +328,7 @@ impl Engine {
             Some(left) => left.is_zero(),
             None => matches!(subject.want, Want::Rejected(_)),
         };
-        !mints(subject.provider) && has_ended && held.state.refusals + 1 >= limits::REFRESH_REFUSALS_MAX
+        !mints(subject.provider) && has_ended && held.state.refusals.saturating_add(1) >= limits::REFRESH_REFUSALS_MAX
     }
 
     /// The provider does not take the refresh token any more. Somebody else may have newer tokens already: then all is well. `None` if
