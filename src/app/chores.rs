@@ -1,5 +1,6 @@
-//! What a daemon does beside answering: it writes down which credentials and tokens were used, and ends what is due of the
-//! connections. At rest the one does nothing, and the other asks the database one thing every five minutes.
+//! What a daemon does beside answering: it writes down which credentials and tokens were used, ends what is due of the
+//! connections, and uses grants that would end because nobody does. At rest the first does nothing, the second asks the database one
+//! thing every five minutes, and the third a few every day.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::clock::{Clock, Moment};
 use crate::control::Control;
 use crate::limits;
 use crate::model::id::TokenId;
+use crate::refresh::Refresher;
 use crate::store::{Store, UseRecord};
 
 /// Writes down which credentials were used, soon after the first and then at intervals while there are any; at the end what
@@ -99,4 +101,10 @@ pub(super) async fn end_what_is_due(control: Control, stop: CancellationToken) {
             tracing::debug!(%error, "what is due cannot be looked up");
         }
     }
+}
+
+/// Uses grants that would end because nobody does.
+pub(super) async fn keep_unused(refresher: Refresher, stop: CancellationToken) {
+    // What is under way goes on until the refresher is closed.
+    stop.run_until_cancelled(refresher.keep_unused()).await;
 }

@@ -138,6 +138,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<Running, StartError>
     background.spawn(chores::note_token_uses(Arc::clone(uses), store.clone(), clock, stop.clone()));
     if config.role.is_control() {
         background.spawn(chores::end_what_is_due(parts.control(), stop.clone()));
+        background.spawn(chores::keep_unused(parts.refresher.clone(), stop.clone()));
         background.spawn(parts.events.clone().run(stop.clone()));
     }
     let Parts { store, changes, audit, refresher, .. } = parts;

@@ -151,8 +151,8 @@ impl Control {
             let may_ask = mode == Mode::Carry;
             let held = stored.get(&id);
             let mut read = credentials::read(connection, template, held, outside, may_ask, findings);
-            if let (Some(held), Some(write)) = (held, &mut read.write) {
-                token_fields::saved_by_hand(template, &held.fields, &mut write.fields, self.clock.now());
+            if let Some(write) = &mut read.write {
+                token_fields::saved_by_hand(template, held, &mut write.fields, self.clock.now());
             }
             after.insert(id, read);
         }

@@ -109,6 +109,8 @@ impl Control {
         if held.is_some_and(|held| held.name == spec.name) {
             return Err(ControlError::Taken { what: format!("connection {:?}", spec.name) });
         }
+        let mut secret = accepted.fields.clone();
+        token_fields::saved_by_hand(&template, None, &mut secret, self.clock.now());
         let fields = match source {
             SecretSource::Stored => accepted.fields.keys().cloned().collect(),
             SecretSource::Leased { .. } => leased::fields(&template),
@@ -131,7 +133,7 @@ impl Control {
         let mut fingerprints = Fingerprints::new();
         if connection.source == SecretSource::Stored {
             fingerprints = self.fingerprinter(workspace).await?.of(&accepted.fields);
-            self.secrets.write(&address, &accepted.fields, 0).await?;
+            self.secrets.write(&address, &secret, 0).await?;
         }
         if let Err(error) = self.connection_insert(workspace, &connection, &fingerprints, once).await {
             self.forget_unless_unsure(&address, &error).await;
@@ -349,11 +351,10 @@ impl Control {
         let address = workspace.address(connection);
         let held = self.secret_find(&address).await?;
         let previous = held.as_ref().map_or(0, |document| document.version);
-        let before = held.as_ref().map(|document| document.fields.clone()).unwrap_or_default();
-        let accepted = accept_update(template, given, &before)?;
-        let mut fields = before.clone();
+        let mut fields = held.as_ref().map(|document| document.fields.clone()).unwrap_or_default();
+        let accepted = accept_update(template, given, &fields)?;
         fields.extend(accepted.fields);
-        token_fields::saved_by_hand(template, &before, &mut fields, self.clock.now());
+        token_fields::saved_by_hand(template, held.as_ref(), &mut fields, self.clock.now());
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
         let version = self.secrets.write(&address, &fields, previous).await?;
         connection.fields = token_fields::offered(&fields);

@@ -85,7 +85,8 @@ pub(super) fn read(
         }
     };
     let unread = if may_ask { BTreeSet::new() } else { asked.into_keys().map(str::to_owned).collect() };
-    merge(desired, held, stored.map_or(0, |document| document.version), accepted, unread, findings)
+    let previous = stored.map_or(0, |document| document.version);
+    merge((desired, template), held, previous, accepted, unread, findings)
 }
 
 fn read_unasked(desired: &DesiredConnection, outside: &dyn Outside, findings: &mut Findings) -> SecretFields {
@@ -143,7 +144,7 @@ fn questions<'a>(
 }
 
 fn merge(
-    desired: &DesiredConnection,
+    (desired, template): (&DesiredConnection, &Template),
     held: &SecretFields,
     previous: u64,
     accepted: Accepted,
@@ -151,8 +152,12 @@ fn merge(
     findings: &mut Findings,
 ) -> CredentialAfter {
     let mut write = CredentialWrite { fields: held.clone(), previous, ..CredentialWrite::default() };
+    let is_new = |(field, value): &(&String, &SecretString)| !is_stored(held, field, value);
+    let goes_elsewhere = accepted.fields.iter().filter(is_new).any(|(field, _)| template.is_destination(field));
     for (field, value) in accepted.fields {
-        if is_stored(held, &field, &value) {
+        // A token that was renewed since the manifest gave it is not to be put back, unless it is typed again for another place.
+        let was_given = token_fields::was_given(held, &field, &value) && !goes_elsewhere;
+        if was_given || is_stored(held, &field, &value) {
             continue;
         }
         if accepted.trimmed.contains(&field) {

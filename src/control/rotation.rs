@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::connect::token_fields;
 use super::connections::{accept_update, label, refuse_leased};
 use super::diff::status_with_new_credentials;
 use super::written::Written;
@@ -56,14 +57,15 @@ impl Control {
         }
         let address = workspace.stored_address(connection.id);
         let held = self.secrets.read(&address).await?;
-        if TokenState::of(&held.fields).is_some() {
+        let template = self.template(&connection.template)?;
+        let accepted = accept_update(template, spec.credentials, &held.fields)?;
+        let mut fields = held.fields.clone();
+        fields.extend(accepted.fields);
+        if TokenState::of(&held.fields).is_some() || token_fields::is_refreshed(template, &fields) {
             // An older set of tokens would be spent by the time that it is wanted back.
             let reason = "are tokens, which are renewed without rotation; for other ones reconnect it";
             return Err(ControlError::Mistakes(vec![mistake("credentials", reason)]));
         }
-        let accepted = accept_update(self.template(&connection.template)?, spec.credentials, &held.fields)?;
-        let mut fields = held.fields.clone();
-        fields.extend(accepted.fields);
         let fingerprints = self.fingerprinter(workspace).await?.of(&fields);
         let new_version = self.secrets.write(&address, &fields, held.version).await?;
         let began_at = self.now_as_kept();

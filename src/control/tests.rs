@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 
 use super::check::{self, Current, Findings, Site};
+use super::connect::token_fields;
 use super::credentials::{self, Outside};
 use super::diff::{Change, Write, diff};
 use super::manifest::Manifest;
@@ -431,4 +432,36 @@ fn warnings_tell_what_works_and_is_doubtful() {
     projects[0].instances[0]: the active profile default gives nothing for KEY
     projects[0].connections[2].credentials.token: white space around the value was cut off
     ");
+}
+
+/// A manifest is applied again and again; its tokens were true once.
+#[test]
+fn tokens_that_were_renewed_since_are_not_put_back() {
+    let manifest = |access: &str, client: &str| {
+        format!(
+            "tenant: acme\nprojects:\n- project: shop\n  connections:\n  - name: Mail\n    template: generic-oauth2\n    credentials:\n      \
+             authorize_url: {{value: https://id.example.com/authorize}}\n      token_url: {{value: {client}}}\n      \
+             access_token: {{value: {access}}}\n      refresh_token: {{value: rt1}}\n"
+        )
+    };
+    let here = "https://id.example.com/token";
+    let world = World::with(&manifest("at1", here));
+    for document in world.secrets.borrow_mut().values_mut() {
+        let template = Catalogue::built_in().get("generic-oauth2").unwrap().clone();
+        token_fields::saved_by_hand(&template, None, &mut document.fields, Timestamp::UNIX_EPOCH);
+        let renewed = [("access_token", "at2"), ("refresh_token", "rt2")];
+        document.fields.extend(renewed.map(|(name, value)| (name.to_owned(), SecretString::from(value))));
+    }
+    let told = world.apply(&manifest("at1", here));
+    assert!(told.changes.is_empty() && told.mistakes.is_empty(), "{told:?}");
+    assert_eq!(world.secret("Mail", "refresh_token"), "rt2");
+    // Where they would be sent elsewhere, only who has them may do so, and those that he has are sent.
+    let told = world.apply(&manifest("at1", "https://elsewhere.example.com/token"));
+    assert!(told.mistakes.is_empty(), "{told:?}");
+    assert_eq!(
+        (world.secret("Mail", "access_token"), world.secret("Mail", "refresh_token")),
+        ("at1".into(), "rt1".into())
+    );
+    world.apply(&manifest("at9", "https://elsewhere.example.com/token"));
+    assert_eq!(world.secret("Mail", "access_token"), "at9");
 }

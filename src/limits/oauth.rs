@@ -26,6 +26,10 @@ pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// than an hour.
 pub const ASSERTION_LIFE: Duration = Duration::from_secs(300);
 
+/// By how much an assertion says to be older than it is. Providers that refuse what was signed in their future mostly allow for no
+/// difference of the clocks at all; half a minute is more than a host with NTP is off.
+pub const ASSERTION_BACKDATED: Duration = Duration::from_secs(30);
+
 /// An error word of a provider, as RFC 6749 and its relatives have them.
 pub const OAUTH_WORD_BYTES_MAX: usize = 64;
 

@@ -46,6 +46,17 @@ pub const REFRESH_PAUSE_SILENT_MAX: Duration = Duration::from_secs(60);
 /// After a grant was found dead the provider is not asked again for so long, whatever became of the news.
 pub const REFRESH_PAUSE_DEAD: Duration = Duration::from_secs(3600);
 
+/// How often a provider refuses a refresh, in words that say nothing of the grant, before a person is asked to reconnect, once the
+/// access token has ended too. With the pauses in between that is three quarters of an hour: enough for whoever broke something to
+/// mend it.
+pub const REFRESH_REFUSALS_MAX: u32 = 8;
+
+/// How often it is looked for grants that would end because nobody uses them. The shortest such time that is known is 60 days (Box).
+pub const REFRESH_IDLE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Of these, the ones of one provider that are refreshed in one round; the others come with the next.
+pub const REFRESH_IDLE_BATCH: usize = 1000;
+
 /// The pause while the secret store cannot be written: without it nothing is sent.
 pub const REFRESH_PAUSE_STORE: Duration = Duration::from_secs(2);
 
@@ -54,6 +65,9 @@ pub const REFRESHES_MAX: usize = 64;
 
 /// Of these, the ones at one provider, so that one that hangs leaves room for the others.
 pub const REFRESHES_PER_PROVIDER_MAX: usize = 16;
+
+/// Providers whose places are remembered: those of which somebody waits for one are beyond that.
+pub const REFRESH_QUEUES_REMEMBERED: usize = 1000;
 
 /// Connections whose refresh is under way or was put off, as one daemon remembers them. Who comes beyond is asked to come back.
 pub const REFRESH_FLIGHTS_MAX: usize = 20_000;
@@ -73,6 +87,10 @@ pub const REFRESH_TRIES: usize = 4;
 
 /// The pause before new tokens that could not be stored are tried again; it doubles up to the second.
 pub const SPOOL_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
+/// Connections whose new tokens are tried to be stored at once: a daemon that was cut off from the store has many, and a store that
+/// comes back is not to be run over.
+pub const SPOOL_STORES_MAX: usize = 8;
 
 /// One file of the spool: tokens with many claims and the fields beside them.
 pub const SPOOL_FILE_BYTES_MAX: u64 = 1024 * 1024;

@@ -1,6 +1,7 @@
 //! Assertions that we sign: of a client about itself (RFC 7523, 2.2), and of an account's own key (2.1).
 
 use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
@@ -73,13 +74,14 @@ fn filled(pattern: &Pattern, fields: &SecretFields) -> Result<String, TokenError
 fn claims(issuer: &str, audience: &str, clock: &Clock) -> Result<Map<String, Value>, TokenError> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|_| Setup::NoRandomness)?;
-    let now = clock.now().as_second();
+    // From a while ago: a provider whose clock is behind ours refuses what was signed in its future.
+    let from = clock.now().checked_sub(limits::ASSERTION_BACKDATED).unwrap_or(Timestamp::MIN).as_second();
     let life = i64::try_from(limits::ASSERTION_LIFE.as_secs()).unwrap_or(i64::MAX);
     Ok(Map::from_iter([
         ("iss".to_owned(), issuer.into()),
         ("aud".to_owned(), audience.into()),
-        ("iat".to_owned(), now.into()),
-        ("exp".to_owned(), now.saturating_add(life).into()),
+        ("iat".to_owned(), from.into()),
+        ("exp".to_owned(), from.saturating_add(life).into()),
         ("jti".to_owned(), BASE64URL_NOPAD.encode(&id).into()),
     ]))
 }

@@ -30,7 +30,7 @@ pub use account::{AccountFound, Seen};
 pub use authorize::{Authorize, Pkce};
 pub use client::{Client, NoClient, SigningKey};
 pub use error::{OAuthError, Setup, TokenError, TokenErrorKind};
-pub use reply::Reply;
+pub use reply::{REDIRECT, Reply};
 pub use request::Ask;
 
 /// Speaks with providers. Clones share what it is made of.

@@ -96,6 +96,9 @@ const WORDS: [(&str, Meaning); 34] = [
     ("unsupported_token_type", Meaning::Other),
 ];
 
+/// What is said of an answer that sends us elsewhere, where we do not go.
+pub const REDIRECT: &str = "redirect";
+
 /// Where they stand.
 const WORD_AT: [&str; 5] = ["/error", "/error/code", "/error/type", "/code", "/status"];
 
@@ -172,11 +175,11 @@ fn refusal(answer: &Answer, body: Option<&Value>) -> TokenErrorKind {
         return meaning(word);
     }
     match answer.status {
-        429 | 503 => TokenErrorKind::Busy,
+        429 => TokenErrorKind::Busy,
         // Whatever stands before the provider says that it heard nothing from it, or the provider broke off: the request may have
-        // been carried out all the same.
+        // been carried out all the same. That holds for a 503 too, which load balancers say of a backend that died over it.
         408 | 500.. => TokenErrorKind::MaybeSent,
-        _ if answer.is_redirect => TokenErrorKind::Refused { code: Some("redirect") },
+        _ if answer.is_redirect => TokenErrorKind::Refused { code: Some(REDIRECT) },
         _ => TokenErrorKind::Refused { code: None },
     }
 }
@@ -217,7 +220,8 @@ pub(super) fn text(value: &Value) -> Option<String> {
     Some(text).filter(|text| !text.is_empty() && text.len() <= limits::CREDENTIAL_FIELD_BYTES_MAX)
 }
 
-/// A span, as a number or as text. What is no number is as good as nothing.
+/// A span, as a number or as text. What is no number is as good as nothing, and so is none: no token comes that has ended, and
+/// Keycloak says 0 of one that does not end.
 fn seconds(value: &Value) -> Option<Duration> {
     let seconds = match value {
         Value::Number(number) => number.as_f64()?,
@@ -225,7 +229,7 @@ fn seconds(value: &Value) -> Option<Duration> {
         _ => return None,
     };
     let most = limits::TOKEN_LIFE_MAX.as_secs_f64();
-    (!seconds.is_nan()).then(|| Duration::from_secs_f64(seconds.clamp(0.0, most).floor()))
+    (seconds >= 1.0).then(|| Duration::from_secs_f64(seconds.min(most).floor()))
 }
 
 /// The scopes in a text or a list. No scope has a space or comma in it.
@@ -244,7 +248,8 @@ fn scopes(value: &Value, provider: &Provider) -> Option<BTreeSet<String>> {
 fn life_in(token: &SecretString) -> Option<Duration> {
     let claims = claims(token.expose_secret())?;
     let (from, until) = (claims.get("iat")?.as_i64()?, claims.get("exp")?.as_i64()?);
-    u64::try_from(until.checked_sub(from)?).ok().map(|life| Duration::from_secs(life).min(limits::TOKEN_LIFE_MAX))
+    let life = u64::try_from(until.checked_sub(from)?).ok().filter(|life| *life > 0)?;
+    Some(Duration::from_secs(life).min(limits::TOKEN_LIFE_MAX))
 }
 
 /// The claims of an ID token. Its signature is not asked for: it came over TLS from the token endpoint (OpenID Connect Core,

@@ -12,19 +12,20 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::Commits;
-use super::decide::{self, Cause, Facts, Lost, Means, Seen, Send, Verdict, Wait, Want};
+use super::decide::{self, Cause, Facts, Lost, Seen, Send, Verdict, Wait, Want};
 use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
 use super::memory::{Doubt, Memory};
 use super::outcome::{Failure, code};
 use super::pair::{Pair, token_digest};
 use super::rows::{RowNews, Rows};
+use super::ways::{chance, means, mints, rotation};
 use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::metrics::{Metrics, RefreshOutcome};
 use crate::model::connection::ConnectionState;
 use crate::model::id::ConnectionId;
-use crate::model::oauth::{Grant, Intent, Provider, Rotation, TokenState, field};
-use crate::model::secret::{SecretAddress, SecretDocument, SecretFields};
+use crate::model::oauth::{Intent, Provider, TokenState, field};
+use crate::model::secret::{SecretAddress, SecretDocument};
 use crate::model::template::Template;
 use crate::oauth::Reply;
 use crate::secrets::{SecretError, SecretStore};
@@ -115,9 +116,7 @@ impl Engine {
             // Newer tokens are here already, and only their way into the store is blocked.
             return Attempted::Done { generation: pending.generation, expires_at: pending.expires_at };
         }
-        let now = self.clock.now();
-        let ends_at = now.checked_add(limits::REFRESH_LEASE).unwrap_or(now);
-        match self.store.refresh_lease_take(address.connection, &self.owner, (now, ends_at)).await {
+        match self.store.refresh_lease_take(address.connection, &self.owner, limits::REFRESH_LEASE).await {
             Ok(true) => self.memory.hold(address.connection),
             Ok(false) => return self.without_lease(&subject).await,
             Err(error) => tracing::debug!(%error, "a refresh goes on without its lease, which only saves requests"),
@@ -276,12 +275,13 @@ impl Engine {
         started: Moment,
     ) -> Attempted {
         let seconds = self.clock.moment().since(started).as_secs_f64();
-        if failure == Failure::Dead {
-            return self.dead(subject, held, sent.as_ref(), seconds).await;
-        }
+        let failure = match self.weighed(subject, held, (sent.as_ref(), failure), seconds).await {
+            Ok(failure) => failure,
+            Err(attempted) => return attempted,
+        };
         self.metrics.token_refreshed(failure.outcome(), seconds);
         let connection = subject.address.connection;
-        if let (Some(sent), Failure::Unspent { .. }) = (&sent, failure) {
+        if let (Some(sent), true) = (&sent, failure.is_unspent()) {
             // Should the note be lost, this process still knows.
             self.memory.sends(connection, &sent.id, false);
         }
@@ -290,7 +290,7 @@ impl Engine {
         let pause =
             state.retry_at.map(|at| Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default());
         let is_noted = self.note(subject, held, &state).await.is_ok();
-        if let (true, Some(doubt), Failure::Unspent { .. }) = (is_noted, &held.doubt, failure) {
+        if let (true, Some(doubt), true) = (is_noted, &held.doubt, failure.is_unspent()) {
             self.memory.restore(connection, doubt);
         }
         let reason = failure.reason();
@@ -299,14 +299,49 @@ impl Engine {
         later(pause.unwrap_or(limits::REFRESH_PAUSE_ANSWERED), cause)
     }
 
-    /// The provider does not take the refresh token any more. Somebody else may have newer tokens already: then all is well.
-    async fn dead(&self, subject: &Subject<'_>, held: &Held, sent: Option<&Intent>, seconds: f64) -> Attempted {
+    /// What a failure is taken for where the provider's word alone does not tell; the error is an end.
+    async fn weighed(
+        &self,
+        subject: &Subject<'_>,
+        held: &Held,
+        (sent, failure): (Option<&Intent>, Failure),
+        seconds: f64,
+    ) -> Result<Failure, Attempted> {
+        match failure {
+            // No grant of a person's is lost: what a token is asked for with is there as before.
+            Failure::Dead if mints(subject.provider) => Ok(Failure::NOT_TAKEN),
+            Failure::Dead => match self.dead(subject, held, sent, seconds).await {
+                Some(attempted) => Err(attempted),
+                None => Ok(Failure::NOT_SETTLED),
+            },
+            Failure::Refused { .. } if self.is_hopeless(subject, held) => {
+                self.metrics.token_refreshed(RefreshOutcome::NeedsReauth, seconds);
+                Err(self.give_up(subject, held, code::REFRESH_REFUSED).await)
+            }
+            failure => Ok(failure),
+        }
+    }
+
+    /// Whether a refusal is one too many, and the tokens are of no use meanwhile.
+    fn is_hopeless(&self, subject: &Subject<'_>, held: &Held) -> bool {
+        let has_ended = match held.state.life_left(self.clock.now()) {
+            Some(left) => left.is_zero(),
+            None => matches!(subject.want, Want::Rejected(_)),
+        };
+        !mints(subject.provider) && has_ended && held.state.refusals.saturating_add(1) >= limits::REFRESH_REFUSALS_MAX
+    }
+
+    /// The provider does not take the refresh token any more. Somebody else may have newer tokens already: then all is well. `None` if
+    /// that cannot be found out now.
+    async fn dead(&self, subject: &Subject<'_>, held: &Held, sent: Option<&Intent>, seconds: f64) -> Option<Attempted> {
         match self.read(subject).await {
             Ok(now) if now.state.generation > held.state.generation || now.token != held.token => {
                 self.metrics.token_refreshed(RefreshOutcome::BenignRace, seconds);
-                return self.enough(subject, &now).await;
+                return Some(self.enough(subject, &now).await);
             }
-            Ok(_) | Err(_) => {}
+            Ok(_) => {}
+            Err(gone @ Attempted::NotOurs) => return Some(gone),
+            Err(_) => return None,
         }
         self.metrics.token_refreshed(RefreshOutcome::NeedsReauth, seconds);
         let is_ended = held.state.grant_ends_at.is_some_and(|end| end <= self.clock.now());
@@ -316,7 +351,7 @@ impl Engine {
             _ if is_ended => code::GRANT_EXPIRED,
             _ => code::GRANT_REVOKED,
         };
-        self.give_up(subject, held, reason).await
+        Some(self.give_up(subject, held, reason).await)
     }
 
     /// Nothing is left to try without a person. The tokens stay where they are.
@@ -446,24 +481,6 @@ impl Engine {
     }
 }
 
-/// Whether access tokens are had without a refresh token.
-pub(super) fn mints(provider: &Provider) -> bool {
-    provider.grant != Grant::AuthorizationCode
-}
-
-/// What repeating a request does to the grant.
-pub(super) fn rotation(provider: &Provider) -> Rotation {
-    if mints(provider) { Rotation::None } else { provider.rotation }
-}
-
-fn means(provider: &Provider, fields: &SecretFields) -> Means {
-    match mints(provider) {
-        true => Means::Mint,
-        false if fields.contains_key(field::REFRESH_TOKEN) => Means::RefreshToken,
-        false => Means::Nothing,
-    }
-}
-
 /// What a reply brings, as it will lie in the secret.
 fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_at: Timestamp) -> Pair {
     let after = |life: Duration| sent_at.checked_add(life).ok();
@@ -471,6 +488,8 @@ fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_
     let expires_at = reply.expires_in.and_then(after);
     // A token that ends no later than the one before was not worth asking for: not again at once.
     let is_helpful = expires_at.is_none() || expires_at > held.state.expires_at || held.state.generation == 0;
+    // Nor one that is handed out to nobody.
+    let is_short = reply.expires_in.is_some_and(|life| life < limits::MIN_TOKEN_TTL_DEFAULT);
     let state = TokenState {
         generation: held.state.generation + 1,
         obtained_at: sent_at,
@@ -478,7 +497,9 @@ fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_
         grant_ends_at: reply.refresh_expires_in.and_then(after).or(held.state.grant_ends_at),
         intent: None,
         failures: 0,
-        retry_at: (!is_helpful).then(|| after(limits::REFRESH_PAUSE_ANSWERED)).flatten(),
+        retry_at: (is_short || !is_helpful).then(|| after(limits::REFRESH_PAUSE_ANSWERED)).flatten(),
+        refusals: 0,
+        given: held.state.given.clone(),
     };
     let mut fields = reply.fields;
     fields.insert(field::ACCESS_TOKEN.to_owned(), reply.access_token);
@@ -486,13 +507,4 @@ fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_
         fields.extend(reply.refresh_token.map(|token| (field::REFRESH_TOKEN.to_owned(), token)));
     }
     Pair { address: subject.address.clone(), intent: intent.id.clone(), spent: held.token.clone(), state, fields }
-}
-
-/// A number from 0 to 1 that is the same for one daemon, connection and generation: however often it is asked for, the moment of
-/// a refresh stays where it is, and daemons do not all come at once.
-pub(super) fn chance(owner: &str, connection: ConnectionId, generation: u64) -> f64 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    (owner, connection, generation).hash(&mut hasher);
-    f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
@@ -132,9 +133,10 @@ impl Commits {
     /// Tries once more to store all that waits.
     pub(super) async fn retry_all(&self) {
         let connections: Vec<ConnectionId> = self.waiting().keys().copied().collect();
-        for connection in connections {
+        let retry = async |connection| {
             self.retry(connection).await;
-        }
+        };
+        stream::iter(connections).for_each_concurrent(limits::SPOOL_STORES_MAX, retry).await;
     }
 
     /// How many pairs wait.

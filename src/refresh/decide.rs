@@ -137,9 +137,11 @@ pub(super) fn decide(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// When the token is refreshed though nobody asks for it; `None` if it is not known to end.
+/// When the token is refreshed though nobody asks for it; `None` if it is not known to end. One that a person brought is refreshed
+/// at its next use: it may have ended already, and only the provider knows.
 pub(super) fn due_in(state: &TokenState, rotation: Rotation, now: Timestamp, chance: f64) -> Option<Duration> {
-    let life = span(state.obtained_at, state.expires_at?);
+    let Some(expires_at) = state.expires_at else { return state.is_of_unknown_age().then_some(Duration::ZERO) };
+    let life = span(state.obtained_at, expires_at);
     let reserve = limits::REFRESH_RESERVE;
     let early = life.mul_f64(0.60 + 0.15 * chance).min(life.saturating_sub(reserve)).max(life / 2);
     let late = life.saturating_sub(reserve.mul_f64(1.0 + 0.5 * chance));
@@ -215,14 +217,15 @@ fn in_doubt(facts: &Facts<'_>, intent: &Intent) -> Verdict {
     if seen.since < limits::INTENT_HOLD_OFF {
         return wait(limits::INTENT_HOLD_OFF.saturating_sub(seen.since), Cause::Unknown);
     }
-    let left = if matches!(facts.want, Want::Rejected(_)) {
-        Duration::ZERO
-    } else {
+    let is_rejected = matches!(facts.want, Want::Rejected(_));
+    let left = match facts.state.life_left(now) {
+        // The refresh in doubt would have ended it, and so it seems to have done. Anywhere else whoever says so may be wrong.
+        _ if is_rejected && facts.rotation.kills_access() => Duration::ZERO,
+        // With less than that it is handed out to nobody.
+        Some(left) => left.saturating_sub(limits::MIN_TOKEN_TTL_DEFAULT),
         // A token that is not known to end is of use until it is said to be rejected.
-        facts.state.life_left(now).map_or(limits::REFRESH_PAUSE_DEAD, |left| {
-            // With less than that it is handed out to nobody.
-            left.saturating_sub(limits::MIN_TOKEN_TTL_DEFAULT)
-        })
+        None if is_rejected => Duration::ZERO,
+        None => limits::REFRESH_PAUSE_DEAD,
     };
     if !left.is_zero() {
         return wait(left.min(limits::REFRESH_PAUSE_DEAD), Cause::Unknown);

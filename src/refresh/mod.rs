@@ -15,6 +15,7 @@ mod spool;
 #[cfg(test)]
 mod tests;
 mod token_store;
+mod ways;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -60,7 +62,7 @@ struct Shared {
     rows: Rows,
     flights: Mutex<HashMap<ConnectionId, Flight>>,
     places: Arc<Semaphore>,
-    /// Places at each provider, by template.
+    /// Places at each provider, by who waits for them together.
     providers: Mutex<HashMap<String, Arc<Semaphore>>>,
     tasks: TaskTracker,
     runtime: Handle,
@@ -174,7 +176,7 @@ impl Refresher {
 
     /// Whether connections of this template get their first access token here as well.
     pub fn mints(&self, template: &str) -> bool {
-        self.0.engine.provider(template).is_some_and(|(_, provider)| attempt::mints(provider))
+        self.0.engine.provider(template).is_some_and(|(_, provider)| ways::mints(provider))
     }
 
     /// New tokens that the secret store does not have yet.
@@ -189,6 +191,36 @@ impl Refresher {
         }
     }
 
+    /// Refreshes, every day and until it is closed, what nobody has used for three quarters of the time after which its provider ends
+    /// a grant. The first round comes any time within a day: of several daemons, the next finds little left to do.
+    pub async fn keep_unused(&self) {
+        let shared = &self.0;
+        let chance = ways::chance(&shared.engine.owner, ConnectionId::from_bytes([0; 16]), 0);
+        let mut pause = limits::REFRESH_IDLE_INTERVAL.mul_f64(chance);
+        while shared.closing.run_until_cancelled(sleep(pause)).await.is_some() {
+            self.refresh_unused().await;
+            pause = limits::REFRESH_IDLE_INTERVAL;
+        }
+    }
+
+    async fn refresh_unused(&self) {
+        let shared = &self.0;
+        for (template, idle) in shared.engine.catalogue.iter().filter_map(ways::idle) {
+            let Ok(until) = shared.clock.now().checked_sub(idle - idle / 4) else { continue };
+            let found = shared.engine.store.connections_idle(&template.name, until, limits::REFRESH_IDLE_BATCH).await;
+            let unused = found.unwrap_or_else(|error| {
+                tracing::debug!(%error, "what nobody uses is looked for again tomorrow");
+                Vec::new()
+            });
+            let refresh = async |address: SecretAddress| {
+                if let Boarded::Flying { mut told, .. } = self.board(&address, Want::Ahead) {
+                    drop(told.wait_for(Option::is_some).await);
+                }
+            };
+            stream::iter(unused).for_each_concurrent(limits::REFRESHES_PER_PROVIDER_MAX, refresh).await;
+        }
+    }
+
     /// Begins nothing new, and returns once every new token is stored. The caller sets the deadline; what is left then lies in the
     /// spool.
     pub async fn close(&self) {
@@ -200,7 +232,7 @@ impl Refresher {
     /// Refreshes the tokens in the background if they are due. Nobody waits for it.
     fn look_ahead(&self, address: &SecretAddress, state: &TokenState) {
         let shared = &self.0;
-        let chance = attempt::chance(&shared.engine.owner, address.connection, state.generation);
+        let chance = ways::chance(&shared.engine.owner, address.connection, state.generation);
         let due = decide::due_in(state, shared.rotation(address.connection), shared.clock.now(), chance);
         let is_paused = state.retry_at.is_some_and(|at| at > shared.clock.now());
         if due.is_some_and(|due| due.is_zero()) && !is_paused {
@@ -333,13 +365,20 @@ impl Shared {
 
     /// A place at the provider, and among all: a provider that hangs leaves room for others.
     async fn places(&self, connection: ConnectionId) -> [Option<OwnedSemaphorePermit>; 2] {
-        let template = match self.engine.memory.template(connection) {
-            Some(template) => template,
-            None => self.engine.row(connection).await.map(|row| row.template).unwrap_or_default(),
+        let row = match self.engine.memory.row(connection) {
+            Some(row) => Some(row),
+            None => self.engine.row(connection).await,
         };
+        let queue = row.map_or_else(String::new, |row| {
+            let provider = self.engine.provider(&row.template).map(|(_, provider)| provider);
+            ways::queue(&row.template, provider, row.project.id)
+        });
         let at_provider = {
             let mut providers = self.providers.lock().unwrap_or_else(PoisonError::into_inner);
-            let places = providers.entry(template);
+            if providers.len() >= limits::REFRESH_QUEUES_REMEMBERED {
+                providers.retain(|_, places| Arc::strong_count(places) > 1);
+            }
+            let places = providers.entry(queue);
             Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(limits::REFRESHES_PER_PROVIDER_MAX))))
         };
         let at_provider = at_provider.acquire_owned().await.ok();
@@ -392,7 +431,7 @@ impl Shared {
     fn rotation(&self, connection: ConnectionId) -> Rotation {
         let template = self.engine.memory.template(connection);
         let provider = template.as_deref().and_then(|template| self.engine.provider(template));
-        provider.map_or(Rotation::None, |(_, provider)| attempt::rotation(provider))
+        provider.map_or(Rotation::None, |(_, provider)| ways::rotation(provider))
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<ConnectionId, Flight>> {

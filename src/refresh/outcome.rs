@@ -9,7 +9,7 @@ use super::endpoint::NotAsked;
 use crate::limits;
 use crate::metrics::RefreshOutcome;
 use crate::model::oauth::{Intent, TokenState};
-use crate::oauth::{TokenError, TokenErrorKind};
+use crate::oauth::{REDIRECT, TokenError, TokenErrorKind};
 
 /// Reason codes of a connection whose refresh is in trouble.
 pub(super) mod code {
@@ -21,6 +21,8 @@ pub(super) mod code {
     pub(crate) const GRANT_REVOKED: &str = "GRANT_REVOKED";
     pub(crate) const TOKEN_LOST: &str = "TOKEN_LOST";
     pub(crate) const GRANT_EXPIRED: &str = "GRANT_EXPIRED";
+    /// The provider refuses again and again, and does not say that the grant is dead.
+    pub(crate) const REFRESH_REFUSED: &str = "REFRESH_REFUSED";
 }
 
 /// What became of a request that brought no tokens.
@@ -28,6 +30,8 @@ pub(super) mod code {
 pub(super) enum Failure {
     /// The refresh token is as good as before. `answered`: the provider is there, and said no.
     Unspent { answered: bool, reason: &'static str, retry_after: Option<Duration> },
+    /// It is, and the provider answered that it does not like the request: it may like no other one better.
+    Refused { retry_after: Option<Duration> },
     /// Nobody knows.
     MaybeSpent { retry_after: Option<Duration> },
     /// The provider does not take it, and never will.
@@ -35,12 +39,22 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The provider does not take what is no refresh token: an assertion, by a clock that is wrong or before it knows the key.
+    pub(super) const NOT_TAKEN: Self =
+        Self::Unspent { answered: true, reason: code::CLIENT_REFUSED, retry_after: None };
+    /// The provider does not take the refresh token, and whether somebody has a newer one cannot be read.
+    pub(super) const NOT_SETTLED: Self =
+        Self::Unspent { answered: true, reason: code::OUTCOME_UNKNOWN, retry_after: None };
+
     pub(super) fn of(error: &TokenError) -> Self {
         let retry_after = error.retry_after;
         let unspent = |answered: bool, reason: &'static str| Self::Unspent { answered, reason, retry_after };
         match error.kind {
             TokenErrorKind::NotSent => unspent(false, code::PROVIDER_UNAVAILABLE),
-            TokenErrorKind::Busy | TokenErrorKind::Refused { .. } => unspent(true, code::PROVIDER_UNAVAILABLE),
+            TokenErrorKind::Busy => unspent(true, code::PROVIDER_UNAVAILABLE),
+            // Its address is another one: that says nothing of the grant.
+            TokenErrorKind::Refused { code: Some(REDIRECT) } => unspent(true, code::PROVIDER_UNAVAILABLE),
+            TokenErrorKind::Refused { .. } => Self::Refused { retry_after },
             TokenErrorKind::ClientRefused
             | TokenErrorKind::ScopeRefused
             | TokenErrorKind::NotAllowed(_)
@@ -59,23 +73,29 @@ impl Failure {
                     Self::Unspent { answered: false, reason: code::PROVIDER_UNAVAILABLE, retry_after }
                 }
                 Self::Dead => Self::Unspent { answered: false, reason: code::PROVIDER_UNAVAILABLE, retry_after: None },
-                unspent @ Self::Unspent { .. } => unspent,
+                unspent @ (Self::Unspent { .. } | Self::Refused { .. }) => unspent,
             },
         }
     }
 
     pub(super) fn outcome(self) -> RefreshOutcome {
         match self {
-            Self::Unspent { .. } => RefreshOutcome::Transient,
+            Self::Unspent { .. } | Self::Refused { .. } => RefreshOutcome::Transient,
             Self::MaybeSpent { .. } => RefreshOutcome::UnknownOutcome,
             Self::Dead => RefreshOutcome::NeedsReauth,
         }
+    }
+
+    /// Whether the refresh token is as good as before.
+    pub(super) fn is_unspent(self) -> bool {
+        matches!(self, Self::Unspent { .. } | Self::Refused { .. })
     }
 
     /// The reason code of the connection's status until then.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Unspent { reason, .. } => reason,
+            Self::Refused { .. } => code::PROVIDER_UNAVAILABLE,
             Self::MaybeSpent { .. } => code::OUTCOME_UNKNOWN,
             Self::Dead => code::GRANT_REVOKED,
         }
@@ -93,6 +113,7 @@ impl Failure {
         let failures = state.failures.saturating_add(1);
         let (answered, retry_after) = match self {
             Self::Unspent { answered, retry_after, .. } => (answered, retry_after),
+            Self::Refused { retry_after } => (true, retry_after),
             Self::MaybeSpent { retry_after } => (false, retry_after),
             Self::Dead => (true, Some(limits::REFRESH_PAUSE_DEAD)),
         };
@@ -102,10 +123,11 @@ impl Failure {
         };
         let pause = retry_after.unwrap_or_default().min(limits::RETRY_AFTER_MAX).max(own);
         let intent = match self {
-            Self::Unspent { .. } => doubt,
+            Self::Unspent { .. } | Self::Refused { .. } => doubt,
             Self::MaybeSpent { .. } => sent.or(doubt),
             Self::Dead => None,
         };
-        TokenState { intent, failures, retry_at: now.checked_add(pause).ok(), ..state.clone() }
+        let refusals = state.refusals.saturating_add(u32::from(matches!(self, Self::Refused { .. })));
+        TokenState { intent, failures, refusals, retry_at: now.checked_add(pause).ok(), ..state.clone() }
     }
 }

@@ -1,6 +1,8 @@
 //! What the database knows of OAuth tokens: which set is current, whether its refresh is in trouble, and who is at it. The tokens
 //! themselves are secrets.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::records::{Act, Entity, ProjectRecord, TokensFound};
@@ -9,6 +11,7 @@ use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
 use crate::model::connection::Status;
 use crate::model::id::ConnectionId;
+use crate::model::secret::{SecretAddress, SecretSource};
 
 const TOKENS_GET: &str =
     "SELECT p.id, p.tenant_id, p.slug, p.name, c.template, c.status, c.status_reason, c.status_since, c.generation
@@ -26,11 +29,20 @@ const TROUBLED: &str = "UPDATE connections SET status = $3, status_reason = $4, 
         version = version + 1, updated_at = $6
     WHERE id = $1 AND project_id = $2 AND generation <= $7 AND status IN ('active', 'degraded')
         AND (status <> $3 OR COALESCE(status_reason, '') <> COALESCE($4, ''))";
-const LEASE_TAKE: &str = "INSERT INTO refresh_leases (connection_id, owner, ends_at) VALUES ($1, $2, $3)
+/// By the clock of the database, which all daemons have in common. One that ends later than a lease lasts is of a clock that was
+/// set back since, and counts as little as one that is over.
+const LEASE_TAKE: &str = "INSERT INTO refresh_leases AS held (connection_id, owner, ends_at)
+    SELECT $1, $2, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::BIGINT + $3
     ON CONFLICT (connection_id) DO UPDATE SET owner = excluded.owner, ends_at = excluded.ends_at
-        WHERE refresh_leases.ends_at < $4 OR refresh_leases.owner = excluded.owner
+        WHERE held.owner = excluded.owner OR held.ends_at NOT BETWEEN excluded.ends_at - $3 AND excluded.ends_at
     RETURNING owner";
 const LEASE_RELEASE: &str = "DELETE FROM refresh_leases WHERE connection_id = $1 AND owner = $2 RETURNING owner";
+
+/// In any order: those for which nothing can be done do not stand before the others.
+const IDLE: &str = "SELECT c.id, t.slug, p.slug FROM connections c JOIN projects p ON p.id = c.project_id
+        JOIN tenants t ON t.id = p.tenant_id
+    WHERE c.template = $1 AND c.status IN ('active', 'degraded') AND COALESCE(c.token_expires_at, c.updated_at) < $2
+    ORDER BY random() LIMIT $3";
 
 type TokensRow = (String, String, String, String, String, String, Option<String>, i64, i64);
 
@@ -54,14 +66,31 @@ impl Store {
         Ok(Some(TokensFound { project, template, status, generation }))
     }
 
-    /// Asks the other daemons to leave a connection's tokens to `owner` until `ends_at`; `false` if one of them asked before.
-    /// That is a courtesy which saves requests. Where all daemons have one SQLite file, there is nobody to ask.
-    pub async fn refresh_lease_take(
+    /// Connections of a template whose access token ended before `until`, wherever they are: nobody has used them since.
+    pub async fn connections_idle(
         &self,
-        id: ConnectionId,
-        owner: &str,
-        (now, ends_at): (Timestamp, Timestamp),
-    ) -> Result<bool, StoreError> {
+        template: &str,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<SecretAddress>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(String, String, String)> = read!(self, |connection| {
+            sqlx::query_as(IDLE).bind(template).bind(until.as_microsecond()).bind(limit).fetch_all(connection)
+        })?;
+        let address = |(id, tenant, project): (String, String, String)| {
+            Ok(SecretAddress {
+                tenant: parsed("tenants.slug", &tenant)?,
+                project: parsed("projects.slug", &project)?,
+                connection: parsed("connections.id", &id)?,
+                source: SecretSource::Stored,
+            })
+        };
+        rows.into_iter().map(address).collect()
+    }
+
+    /// Asks the other daemons to leave a connection's tokens to `owner` for `span`; `false` if one of them asked before.
+    /// That is a courtesy which saves requests. Where all daemons have one SQLite file, there is nobody to ask.
+    pub async fn refresh_lease_take(&self, id: ConnectionId, owner: &str, span: Duration) -> Result<bool, StoreError> {
         if self.is_file() {
             return Ok(true);
         }
@@ -69,8 +98,7 @@ impl Store {
             sqlx::query_scalar(LEASE_TAKE)
                 .bind(id.to_string())
                 .bind(owner)
-                .bind(ends_at.as_microsecond())
-                .bind(now.as_microsecond())
+                .bind(i64::try_from(span.as_micros()).unwrap_or(i64::MAX))
                 .fetch_optional(connection)
         })?;
         Ok(taken.is_some())

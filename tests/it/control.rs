@@ -11,6 +11,7 @@ use credway::limits;
 use credway::model::caller::{Role, Scope};
 use credway::model::connection::{ConnectionState, Status};
 use credway::model::id::TokenId;
+use credway::model::oauth::{TOKEN_STATE_FIELD, TokenState};
 use credway::model::secret::{SecretFields, SecretString};
 use credway::model::token::TokenText;
 use credway::store::{DueUntil, Store, StoreError, TokenRecord, WorkflowRecord};
@@ -223,6 +224,30 @@ async fn what_was_turned_off_comes_back_as_it_was(fresh: Fresh) {
     assert_eq!(on.status.state, ConnectionState::Active, "new credentials heal it while it is off");
 }
 
+async fn tokens_that_are_saved_by_hand_are_kept_fresh(fresh: Fresh) {
+    let shelf = Arc::new(Shelf::default());
+    let control = control(&fresh.store, &shelf);
+    let workspace = workspace(&control).await;
+    let states = || -> Vec<TokenState> {
+        shelf.values(TOKEN_STATE_FIELD).iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    };
+    let access = [("access_token", "at-1")];
+    control.connection_create(&workspace, spec("Ms", "microsoft", &access), None).await.unwrap();
+    assert_eq!(states(), [], "there is nothing to renew it with");
+    let both = fields(&[("access_token", "at-2"), ("refresh_token", "rt-2")]);
+    let patched = control.connection_update_credentials(&workspace, "Ms", both).await.unwrap();
+    let first = &states()[0];
+    assert!(first.is_of_unknown_age() && first.generation == 2, "{first:?}");
+    assert!(!patched.connection.fields.contains(TOKEN_STATE_FIELD));
+    let again = fields(&[("access_token", "at-3")]);
+    control.connection_update_credentials(&workspace, "Ms", again).await.unwrap();
+    assert_eq!(states()[0].generation, 3);
+    let alone = [("client_id", "c"), ("client_secret", "s"), ("refresh_token", "rt")];
+    let saved = control.connection_create(&workspace, spec("Ask", "reddit", &alone), None).await.unwrap();
+    assert!(states().iter().any(|state| state.generation == 1), "{:?}", states());
+    assert!(!saved.connection.fields.contains(TOKEN_STATE_FIELD));
+}
+
 async fn a_token_is_found_by_its_text_until_it_is_revoked(fresh: Fresh) {
     let control = control(&fresh.store, &Arc::default());
     let workspace = workspace(&control).await;
@@ -394,5 +419,6 @@ on_both!(
     a_secret_without_a_row_is_never_named,
     a_destruction_that_fails_in_between_is_completed_by_the_next,
     what_was_turned_off_comes_back_as_it_was,
+    tokens_that_are_saved_by_hand_are_kept_fresh,
     a_token_is_found_by_its_text_until_it_is_revoked,
 );

@@ -349,7 +349,7 @@ impl Granted {
         let mut fields = held.map(|document| document.fields.clone()).unwrap_or_default();
         let state = TokenState::of(&fields);
         // Versions that callers were told before there was a state are those of the store.
-        let before = state.map_or(held.map_or(0, |document| document.version), |state| state.generation);
+        let before = state.as_ref().map_or(held.map_or(0, |document| document.version), |state| state.generation);
         let is_same_client = fields.get(field::CLIENT_ID).map(ExposeSecret::expose_secret)
             == self.fields.get(field::CLIENT_ID).map(ExposeSecret::expose_secret);
         // A refresh token that the provider gives no other for is the one of this client, and of a grant that lives.
@@ -363,10 +363,12 @@ impl Granted {
             generation: before + 1,
             obtained_at: now,
             expires_at: ends(self.reply.expires_in),
-            grant_ends_at: ends(provider.refresh_absolute_seconds.map(Duration::from_secs)),
-            intent: None,
-            failures: 0,
-            retry_at: None,
+            grant_ends_at: ends(
+                self.reply.refresh_expires_in.or(provider.refresh_absolute_seconds.map(Duration::from_secs)),
+            ),
+            // A manifest that gives older tokens once more is not to put them in the place of these.
+            given: state.map(|state| state.given).unwrap_or_default(),
+            ..TokenState::none()
         };
         state.put(&mut fields);
         fields

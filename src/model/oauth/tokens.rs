@@ -1,5 +1,6 @@
 //! What is known of a connection's tokens. It lies in the secret itself, beside them, so that both change in one write.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ pub const TOKEN_STATE_FIELD: &str = "credway.tokens";
 pub struct TokenState {
     /// Grows by one with each set of tokens, from 1; 0 while there is none.
     pub generation: u64,
-    /// When these tokens were had.
+    /// When these tokens were had; the beginning of time for those of which nobody knows.
     pub obtained_at: Timestamp,
     /// When the access token ends, as far as is known.
     pub expires_at: Option<Timestamp>,
@@ -30,6 +31,12 @@ pub struct TokenState {
     pub failures: u32,
     #[serde(default)]
     pub retry_at: Option<Timestamp>,
+    /// How often the provider refused, in words that settle nothing, since these tokens were had.
+    #[serde(default)]
+    pub refusals: u32,
+    /// Of the tokens that people gave last, a digest by field: what was had for them since is newer than they are.
+    #[serde(default)]
+    pub given: BTreeMap<String, String>,
 }
 
 /// Says that a refresh token may have been spent. Written before it is sent.
@@ -67,7 +74,14 @@ impl TokenState {
             intent: None,
             failures: 0,
             retry_at: None,
+            refusals: 0,
+            given: BTreeMap::new(),
         }
+    }
+
+    /// Whether nobody knows how old these tokens are: a person brought them.
+    pub fn is_of_unknown_age(&self) -> bool {
+        self.obtained_at == Timestamp::UNIX_EPOCH
     }
 
     /// The state that a secret holds, if it holds one.

@@ -46,7 +46,10 @@ fn a_refusal_is_known_by_its_word_wherever_it_stands_and_whatever_the_status() {
         // Notion's.
         (429, r#"{"code":"rate_limited"}"#, Kind::Busy),
         (429, "", Kind::Busy),
-        (503, "<html>", Kind::Busy),
+        // Said of a backend that is gone, by what stands before it.
+        (503, "<html>", Kind::MaybeSent),
+        (503, "", Kind::MaybeSent),
+        (503, r#"{"error":"temporarily_unavailable"}"#, Kind::Busy),
         (500, "", Kind::MaybeSent),
         (502, "<html>", Kind::MaybeSent),
         (504, r#"{"message":"Endpoint request timed out"}"#, Kind::MaybeSent),
@@ -86,7 +89,11 @@ fn lives_and_scopes_are_read_as_they_come() {
         ("", r#"{"access_token":"at","expires_in":3600}"#, Some(3600)),
         ("", r#"{"access_token":"at","expires_in":"3600"}"#, Some(3600)),
         ("", r#"{"access_token":"at","expires_in":3599.9}"#, Some(3599)),
-        ("", r#"{"access_token":"at","expires_in":-1}"#, Some(0)),
+        // No token comes that has ended: that is not known.
+        ("", r#"{"access_token":"at","expires_in":-1}"#, None),
+        ("", r#"{"access_token":"at","expires_in":0}"#, None),
+        ("", r#"{"access_token":"at","expires_in":"0"}"#, None),
+        ("access_seconds = 7200", r#"{"access_token":"at","expires_in":0}"#, Some(7200)),
         ("", r#"{"access_token":"at","expires_in":1e300}"#, Some(limits::TOKEN_LIFE_MAX.as_secs())),
         ("", r#"{"access_token":"at","expires_in":"soon"}"#, None),
         ("", r#"{"access_token":"at"}"#, None),
@@ -119,6 +126,8 @@ fn a_new_refresh_token_and_its_life_are_found() {
     let token = |reply: &Reply| reply.refresh_token.as_ref().map(|token| token.expose_secret().to_owned());
     let known = reply(r#"{"access_token":"at","refresh_token":"rt2","refresh_token_expires_in":"15897600"}"#);
     assert_eq!((token(&known).as_deref(), known.refresh_expires_in.unwrap().as_secs()), (Some("rt2"), 15_897_600));
+    // Keycloak's word for one that does not end.
+    assert_eq!(reply(r#"{"access_token":"at","refresh_token":"rt2","refresh_expires_in":0}"#).refresh_expires_in, None);
     for kept in [r#"{"access_token":"at"}"#, r#"{"access_token":"at","refresh_token":""}"#] {
         assert_eq!(token(&reply(kept)), None, "{kept}");
     }
@@ -150,5 +159,6 @@ fn a_token_that_is_gone_already_is_given_back() {
     // Google's.
     assert_eq!(revoked(400, r#"{"error":"invalid_token"}"#), Ok(()));
     assert_eq!(revoked(401, r#"{"error":"invalid_client"}"#), Err(TokenErrorKind::ClientRefused));
-    assert_eq!(revoked(503, ""), Err(TokenErrorKind::Busy));
+    assert_eq!(revoked(503, ""), Err(TokenErrorKind::MaybeSent));
+    assert_eq!(revoked(429, ""), Err(TokenErrorKind::Busy));
 }

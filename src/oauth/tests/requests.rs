@@ -112,7 +112,10 @@ fn verified(jwt: &str, algorithm: &'static dyn VerificationAlgorithm, public: &[
     (part(header), part(claims))
 }
 
+/// How long an assertion that was made just now is good for. It is dated back a little.
 fn life(claims: &Value) -> i64 {
+    let age = Clock::System.now().as_second() - claims["iat"].as_i64().unwrap();
+    assert!((30..60).contains(&age), "it is {age} seconds old");
     claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap()
 }
 

@@ -72,7 +72,8 @@ fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
         ("the old one works still", DIES, 3000, Some(intent(2500)), 500, unknown, ahead, "wait 540 Unknown"),
         ("for some seconds yet", DIES, 3530, Some(intent(2500)), 500, unknown, ahead, "wait 10 Unknown"),
         ("nobody gets it any more", DIES, 3541, Some(intent(2500)), 500, unknown, life, "send Probe"),
-        ("nor if it is rejected", DIES, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "send Probe"),
+        ("whoever says that it is rejected", DIES, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "wait 540 Unknown"),
+        ("unless the refresh ends it", Rotation::OldDiesWithAccess, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "send Probe"),
         ("once more", DIES, 3600, probed(2), 60, unknown, life, "send Probe"),
         ("and no more", DIES, 3600, probed(3), 60, unknown, life, "give up Token"),
         ("it is about another token", DIES, 2501, Some(Intent { token: "old".into(), ..intent(2500) }), 1, unknown, ahead, "send First"),
@@ -212,11 +213,13 @@ fn may_be_sent(facts: &Facts<'_>, intent: Option<&Intent>, send: Send, told: &st
         }
         Send::Probe => {
             assert!(facts.seen.since >= limits::INTENT_HOLD_OFF && doubt.probes < 3, "{told}");
+            // 5.4 (c): the access token has ended, which a report alone does not show unless the refresh ends it.
             let is_rejected = matches!(facts.want, Want::Rejected(_));
-            let is_of_no_use =
-                facts.state.expires_at.is_some_and(|end| end <= facts.now + limits::MIN_TOKEN_TTL_DEFAULT)
-                    || is_rejected;
-            assert!(is_of_no_use, "{told}");
+            let has_ended = match facts.state.expires_at {
+                Some(end) => end <= facts.now + limits::MIN_TOKEN_TTL_DEFAULT,
+                None => is_rejected,
+            };
+            assert!(has_ended || (is_rejected && facts.rotation.kills_access()), "{told}");
         }
     }
 }

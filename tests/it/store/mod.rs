@@ -1,6 +1,7 @@
 //! The store's contract: each of its methods, on SQLite and on PostgreSQL.
 
 mod changes;
+mod leases;
 mod outages;
 mod records;
 mod servers;
