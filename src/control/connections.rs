@@ -12,6 +12,7 @@ use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
+use crate::model::oauth::TokenState;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
@@ -73,6 +74,17 @@ impl Control {
         spec: ConnectionSpec,
         once: Option<&Once>,
     ) -> Result<SavedConnection, ControlError> {
+        self.connection_create_until(workspace, spec, None, once).await
+    }
+
+    /// The same, of a token whose end is known.
+    pub(super) async fn connection_create_until(
+        &self,
+        workspace: &Workspace,
+        spec: ConnectionSpec,
+        tokens: Option<&TokenState>,
+        once: Option<&Once>,
+    ) -> Result<SavedConnection, ControlError> {
         if let Some(made) = self.made_before(once).await? {
             let connection = self.connection_get(workspace, &made).await?;
             return Ok(SavedConnection { connection, trimmed: Vec::new() });
@@ -121,9 +133,13 @@ impl Control {
         let mut fingerprints = Fingerprints::new();
         if connection.source == SecretSource::Stored {
             fingerprints = self.fingerprinter(workspace).await?.of(&accepted.fields);
-            self.secrets.write(&address, &accepted.fields, 0).await?;
+            let mut stored = accepted.fields;
+            if let Some(state) = tokens {
+                state.put(&mut stored);
+            }
+            self.secrets.write(&address, &stored, 0).await?;
         }
-        if let Err(error) = self.connection_insert(workspace, &connection, &fingerprints, once).await {
+        if let Err(error) = self.connection_insert(workspace, &connection, (&fingerprints, tokens), once).await {
             self.forget_unless_unsure(&address, &error).await;
             return Err(error);
         }
@@ -148,7 +164,7 @@ impl Control {
         &self,
         workspace: &Workspace,
         connection: &Connection,
-        fingerprints: &Fingerprints,
+        (fingerprints, tokens): (&Fingerprints, Option<&TokenState>),
         once: Option<&Once>,
     ) -> Result<(), ControlError> {
         let mut tx = self.begin().await?;
@@ -157,6 +173,9 @@ impl Control {
         }
         tx.connection_insert(&workspace.project, connection).await?;
         tx.fields_put(connection.id, fingerprints).await?;
+        if let Some(TokenState { generation, expires_at, .. }) = tokens {
+            tx.connection_refreshed(&workspace.project, connection.id, *generation, *expires_at).await?;
+        }
         Ok(tx.commit().await?)
     }
 

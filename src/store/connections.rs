@@ -282,11 +282,32 @@ impl Tx {
     /// Puts a connection among the deleted ones; `false` if it did not exist. What still refers to it keeps doing so (and then
     /// resolves to CONNECTION_MISSING).
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+        self.connection_bury(project, id, None).await
+    }
+
+    /// The same, and if it is restored, it is in this state.
+    pub async fn connection_delete_as(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        status: Status,
+    ) -> Result<bool, StoreError> {
+        self.connection_bury(project, id, Some(status)).await
+    }
+
+    async fn connection_bury(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        status: Option<Status>,
+    ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        let Some(mut held) = self.connection_held(project, id).await? else { return Ok(false) };
+        let before = held.status.state;
+        held.status = status.unwrap_or(held.status);
         self.deleted_insert(project, &held).await?;
         execute!(self, sqlx::query(CONNECTION_DELETE).bind(id.to_string()).bind(project.id.to_string()))?;
-        self.event_insert(project, &held, Some(held.status.state), None).await?;
+        self.event_insert(project, &held, Some(before), None).await?;
         self.project_change(sequence, project, Act::Delete, Entity::Connection, id).await?;
         Ok(true)
     }
