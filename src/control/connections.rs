@@ -15,6 +15,7 @@ use super::{Control, ControlError, Mistake, Workspace, expect_version, mistake};
 use crate::limits;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
 use crate::model::id::ConnectionId;
+use crate::model::oauth::TokenState;
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretDocument, SecretFields, SecretSource};
 use crate::model::template::Template;
 use crate::secrets::SecretError;
@@ -83,6 +84,17 @@ impl Control {
         spec: ConnectionSpec,
         once: Option<&Once>,
     ) -> Result<SavedConnection, ControlError> {
+        self.connection_create_until(workspace, spec, None, once).await
+    }
+
+    /// The same, of a token whose end is known.
+    pub(super) async fn connection_create_until(
+        &self,
+        workspace: &Workspace,
+        spec: ConnectionSpec,
+        tokens: Option<&TokenState>,
+        once: Option<&Once>,
+    ) -> Result<SavedConnection, ControlError> {
         if let Some(made) = self.made_before(once).await? {
             let connection = self.connection_get(workspace, &made).await?;
             return Ok(SavedConnection { connection, trimmed: Vec::new() });
@@ -110,7 +122,10 @@ impl Control {
             return Err(ControlError::Taken { what: format!("connection {:?}", spec.name) });
         }
         let mut secret = accepted.fields.clone();
-        token_fields::saved_by_hand(&template, None, &mut secret, self.clock.now());
+        match tokens {
+            Some(state) => state.put(&mut secret),
+            None => token_fields::saved_by_hand(&template, None, &mut secret, self.clock.now()),
+        }
         let fields = match source {
             SecretSource::Stored => accepted.fields.keys().cloned().collect(),
             SecretSource::Leased { .. } => leased::fields(&template),
@@ -135,7 +150,7 @@ impl Control {
             fingerprints = self.fingerprinter(workspace).await?.of(&accepted.fields);
             self.secrets.write(&address, &secret, 0).await?;
         }
-        if let Err(error) = self.connection_insert(workspace, &connection, &fingerprints, once).await {
+        if let Err(error) = self.connection_insert(workspace, &connection, (&fingerprints, tokens), once).await {
             self.forget_unless_unsure(&address, &error).await;
             return Err(error);
         }
@@ -169,7 +184,7 @@ impl Control {
         &self,
         workspace: &Workspace,
         connection: &Connection,
-        fingerprints: &Fingerprints,
+        (fingerprints, tokens): (&Fingerprints, Option<&TokenState>),
         once: Option<&Once>,
     ) -> Result<(), ControlError> {
         let mut tx = self.begin().await?;
@@ -178,6 +193,9 @@ impl Control {
         }
         tx.connection_insert(&workspace.project, connection).await?;
         tx.fields_put(connection.id, fingerprints).await?;
+        if let Some(TokenState { generation, expires_at, .. }) = tokens {
+            tx.connection_refreshed(&workspace.project, connection.id, *generation, *expires_at).await?;
+        }
         Ok(tx.commit().await?)
     }
 

@@ -5,13 +5,20 @@ use std::time::Duration;
 /// How long a link works, and with it the whole sign-in: people find their password, and a second factor, in some minutes.
 pub const CONNECT_LIFE: Duration = Duration::from_secs(10 * 60);
 
+/// How long the code of a sign-in is worked on at most: two questions to the provider, and what is written. After it, the process
+/// that did so is taken to be dead, and its browser may try again.
+pub const CONNECT_FINISH_MAX: Duration = Duration::from_secs(60);
+
+/// The form of the page that asks whether to go on: one key.
+pub const CONNECT_FORM_BYTES_MAX: usize = 1024;
+
 /// How long a sign-in is remembered after its end, so that who comes too late is told so.
 pub const CONNECT_REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// How long a connection waits for its first sign-in before it is deleted.
 pub const CONNECT_PENDING_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Sign-ins of one project that have not expired: each holds a secret of its own, and there are only so many people.
+/// Sign-ins of one project that are neither finished nor expired: each holds a secret of its own, and there are only so many people.
 pub const CONNECTS_OPEN_MAX: i64 = 200;
 
 /// Scopes that are asked for at once. Google's whole list has some hundreds, and no account is asked for all.

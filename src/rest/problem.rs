@@ -218,9 +218,9 @@ fn status_of_error(error: &ControlError) -> StatusCode {
         ControlError::Refused(refusal) => status_of(refusal.reason.class()),
         ControlError::Connect(fault) => match **fault {
             ConnectFault::Unknown | ConnectFault::Gone => StatusCode::NOT_FOUND,
-            ConnectFault::Expired | ConnectFault::Used | ConnectFault::Finished => StatusCode::GONE,
+            ConnectFault::Expired | ConnectFault::Used | ConnectFault::Finished { .. } => StatusCode::GONE,
             ConnectFault::NoSignIn { .. } | ConnectFault::NoAnswer { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            ConnectFault::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            ConnectFault::Unavailable { .. } | ConnectFault::CodeSpent { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::CONFLICT,
         },
         ControlError::Taken { .. }

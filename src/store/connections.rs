@@ -329,9 +329,30 @@ impl Tx {
     /// Puts a connection among the deleted ones; `false` if it did not exist. What still refers to it keeps doing so (and then
     /// resolves to CONNECTION_MISSING).
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
+        self.connection_bury(project, id, None).await
+    }
+
+    /// The same, and if it is restored, it is in this state.
+    pub async fn connection_delete_as(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        status: Status,
+    ) -> Result<bool, StoreError> {
+        self.connection_bury(project, id, Some(status)).await
+    }
+
+    async fn connection_bury(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        status: Option<Status>,
+    ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
-        self.connection_remove(sequence, project, &held).await?;
+        let Some(mut held) = self.connection_held(project, id).await? else { return Ok(false) };
+        let before = held.status.state;
+        held.status = status.unwrap_or(held.status);
+        self.connection_remove(sequence, project, &held, before).await?;
         Ok(true)
     }
 
@@ -352,7 +373,7 @@ impl Tx {
         if is_to_be_unused && self.connection_is_used(project, id).await? {
             return Err(conflict());
         }
-        self.connection_remove(sequence, project, &held).await
+        self.connection_remove(sequence, project, &held, held.status.state).await
     }
 
     async fn connection_remove(
@@ -360,11 +381,12 @@ impl Tx {
         sequence: Sequence,
         project: &ProjectRecord,
         held: &Connection,
+        before: ConnectionState,
     ) -> Result<(), StoreError> {
         self.deleted_insert(project, held).await?;
         let (id, of) = (held.id.to_string(), project.id.to_string());
         execute!(self, sqlx::query(CONNECTION_DELETE).bind(id).bind(of))?;
-        self.event_insert(project, held, Some(held.status.state), None).await?;
+        self.event_insert(project, held, Some(before), None).await?;
         self.project_change(sequence, project, Act::Delete, Entity::Connection, held.id).await
     }
 

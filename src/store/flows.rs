@@ -8,13 +8,15 @@ use super::records::{ProjectRecord, TenantRecord};
 use super::rows::{from_json, parsed, timestamp, to_json, unreadable};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
+use crate::limits;
 use crate::model::id::{ConnectionId, FlowId, ProjectId};
 
 macro_rules! flow_found {
     ($condition:literal) => {
         concat!(
             "SELECT f.id, f.connection_id, f.secret_id, f.template, f.services, f.scopes_asked, f.actor, f.link_hash,
-            f.browser_hash, f.started_at, f.expires_at, f.taken_at, f.completed_at, p.id AS project_id, p.slug AS project_slug,
+            f.browser_hash, f.started_at, f.expires_at, f.taken_at, f.completed_at, f.attempt,
+            f.busy_until, p.id AS project_id, p.slug AS project_slug,
             p.name AS project_name, t.id AS tenant_id, t.slug AS tenant_slug, t.name AS tenant_name
             FROM connect_flows f JOIN projects p ON p.id = f.project_id JOIN tenants t ON t.id = p.tenant_id WHERE ",
             $condition
@@ -24,19 +26,26 @@ macro_rules! flow_found {
 
 const FLOW_GET: &str = flow_found!("f.id = $1");
 const FLOW_OF_STATE: &str = flow_found!("f.state_hash = $1");
-const FLOWS_OPEN: &str = "SELECT COUNT(*) FROM connect_flows WHERE project_id = $1 AND expires_at > $2";
+const FLOWS_OPEN: &str = "SELECT COUNT(*) FROM connect_flows WHERE project_id = $1 AND expires_at > $2
+    AND completed_at IS NULL";
 const FLOW_INSERT: &str =
     "INSERT INTO connect_flows (id, project_id, connection_id, secret_id, template, services, scopes_asked,
         actor, link_hash, started_at, expires_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-/// Only one browser gets in. Each time that it is sent off there is a new state, and the one before is good for nothing.
-const FLOW_OPEN: &str = "UPDATE connect_flows SET browser_hash = $2, state_hash = $3, taken_at = NULL
-    WHERE id = $1 AND completed_at IS NULL AND expires_at > $4 AND (browser_hash IS NULL OR browser_hash = $2)";
+/// Only one browser gets in. Each attempt has a state of its own, and then the one before is good for nothing: so there is none
+/// while that one is worked on.
+const FLOW_OPEN: &str = "UPDATE connect_flows SET browser_hash = $2, state_hash = $3, taken_at = NULL, attempt = $5 + 1
+    WHERE id = $1 AND completed_at IS NULL AND expires_at > $4 AND (browser_hash IS NULL OR browser_hash = $2)
+        AND attempt = $5 AND (busy_until IS NULL OR busy_until <= $4)";
 /// Of those who come back with one state, one gets through.
-const FLOW_TAKE: &str = "UPDATE connect_flows SET taken_at = $2
+const FLOW_TAKE: &str = "UPDATE connect_flows SET taken_at = $2, busy_until = $3
     WHERE state_hash = $1 AND taken_at IS NULL AND completed_at IS NULL AND expires_at > $2";
+const FLOW_RELEASE: &str = "UPDATE connect_flows SET busy_until = NULL WHERE state_hash = $1";
 const FLOW_COMPLETE: &str = "UPDATE connect_flows SET completed_at = $2 WHERE id = $1";
 const FLOW_DELETE: &str = "DELETE FROM connect_flows WHERE secret_id = $1";
+const OF_ACCOUNT: &str = "SELECT c.id, c.name FROM connection_grants g JOIN connections c ON c.id = g.connection_id
+    WHERE g.account_id = $1 AND c.project_id = $2 AND c.template = $3 ORDER BY c.id LIMIT $4";
+const ACCOUNT_KNOWN: &str = "SELECT COUNT(*) FROM connection_grants WHERE account_id = $1";
 const GRANT_GET: &str =
     "SELECT account_id, scopes_asked, scopes_granted, granted_at FROM connection_grants WHERE connection_id = $1";
 const GRANT_PUT: &str =
@@ -67,6 +76,10 @@ pub struct FlowRecord {
     /// When somebody came back with its present state.
     pub taken_at: Option<Timestamp>,
     pub completed_at: Option<Timestamp>,
+    /// How often its browser was sent to the provider with a new state.
+    pub attempt: i64,
+    /// Until when what somebody came back with is worked on, unless that ends before.
+    pub busy_until: Option<Timestamp>,
 }
 
 /// A sign-in, and where it belongs.
@@ -109,6 +122,8 @@ struct FlowRow {
     expires_at: i64,
     taken_at: Option<i64>,
     completed_at: Option<i64>,
+    attempt: i64,
+    busy_until: Option<i64>,
     project_id: String,
     project_slug: String,
     project_name: String,
@@ -146,6 +161,8 @@ impl FlowRow {
             expires_at: timestamp("connect_flows.expires_at", self.expires_at)?,
             taken_at: time("connect_flows.taken_at", self.taken_at)?,
             completed_at: time("connect_flows.completed_at", self.completed_at)?,
+            attempt: self.attempt,
+            busy_until: time("connect_flows.busy_until", self.busy_until)?,
         };
         Ok(FlowFound { flow, tenant, project })
     }
@@ -166,11 +183,31 @@ impl Store {
         row.map(FlowRow::read).transpose()
     }
 
-    /// How many sign-ins of a project have not expired.
+    /// How many sign-ins of a project are neither finished nor expired.
     pub async fn flows_open(&self, project: ProjectId, now: Timestamp) -> Result<i64, StoreError> {
         read!(self, |held| {
             sqlx::query_scalar(FLOWS_OPEN).bind(project.to_string()).bind(now.as_microsecond()).fetch_one(held)
         })
+    }
+
+    /// Connections of a project, of one template, that are of the same account as this one: at most `limits::REFERENCES_MAX`.
+    pub async fn connections_of_account(
+        &self,
+        project: ProjectId,
+        template: &str,
+        account: &str,
+    ) -> Result<Vec<(ConnectionId, String)>, StoreError> {
+        let (project, limit) = (project.to_string(), limits::REFERENCES_MAX);
+        let rows: Vec<(String, String)> = read!(self, |held| {
+            sqlx::query_as(OF_ACCOUNT).bind(account).bind(&project).bind(template).bind(limit).fetch_all(held)
+        })?;
+        rows.into_iter().map(|(id, name)| Ok((parsed("connections.id", &id)?, name))).collect()
+    }
+
+    /// Whether anybody's connection is of an account with this id, be it deleted; providers are not told apart.
+    pub async fn account_is_known(&self, account: &str) -> Result<bool, StoreError> {
+        let known: i64 = read!(self, |held| sqlx::query_scalar(ACCOUNT_KNOWN).bind(account).fetch_one(held))?;
+        Ok(known > 0)
     }
 
     /// What the provider granted to a connection; `None` if nobody ever signed in for it.
@@ -211,20 +248,36 @@ impl Tx {
         .map(drop)
     }
 
-    /// A browser is sent to the provider with a new state; `false` if another one was before, or it is too late.
-    pub async fn flow_open(&mut self, id: FlowId, browser: &[u8; 32], state: &[u8; 32]) -> Result<bool, StoreError> {
+    /// A browser is sent to the provider with the state of the attempt after these; `false` if another browser, or another
+    /// attempt, was first, or it is too late.
+    pub async fn flow_open(
+        &mut self,
+        id: FlowId,
+        (browser, state): (&[u8; 32], &[u8; 32]),
+        attempts: i64,
+    ) -> Result<bool, StoreError> {
         let now = self.now.as_microsecond();
         execute!(
             self,
-            sqlx::query(FLOW_OPEN).bind(id.to_string()).bind(browser.as_slice()).bind(state.as_slice()).bind(now)
+            sqlx::query(FLOW_OPEN)
+                .bind(id.to_string())
+                .bind(browser.as_slice())
+                .bind(state.as_slice())
+                .bind(now)
+                .bind(attempts)
         )
         .map(|changed| changed > 0)
     }
 
-    /// Somebody came back with a state; `false` if it was used before, or is not good any more.
-    pub async fn flow_take(&mut self, state: &[u8; 32]) -> Result<bool, StoreError> {
-        let now = self.now.as_microsecond();
-        execute!(self, sqlx::query(FLOW_TAKE).bind(state.as_slice()).bind(now)).map(|changed| changed > 0)
+    /// Somebody came back with a state, which is worked on until then; `false` if it was used before, or is not good any more.
+    pub async fn flow_take(&mut self, state: &[u8; 32], busy_until: Timestamp) -> Result<bool, StoreError> {
+        let (now, until) = (self.now.as_microsecond(), busy_until.as_microsecond());
+        execute!(self, sqlx::query(FLOW_TAKE).bind(state.as_slice()).bind(now).bind(until)).map(|changed| changed > 0)
+    }
+
+    /// What somebody came back with is worked on no more, and the sign-in is not at its end.
+    pub async fn flow_release(&mut self, state: &[u8; 32]) -> Result<(), StoreError> {
+        execute!(self, sqlx::query(FLOW_RELEASE).bind(state.as_slice())).map(drop)
     }
 
     /// A sign-in has come to its end. Goes with the change of the connection itself.

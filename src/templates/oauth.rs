@@ -20,11 +20,17 @@ pub(super) fn faults_of(template: &Template, provider: &Provider) -> Vec<String>
         }
     }
     match (provider.grant, &provider.authorize_url) {
-        (Grant::AuthorizationCode, None) => {
+        (Grant::AuthorizationCode, None) if !provider.code_from_page => {
             faults.push("[oauth] says nowhere to send people: add authorize_url, or another grant".to_owned());
+        }
+        (Grant::AuthorizationCode, Some(_)) if provider.code_from_page => {
+            faults.push("[oauth] has an authorize_url, though its codes come from a page".to_owned());
         }
         (Grant::AuthorizationCode, Some(_)) | (_, None) => {}
         (_, Some(_)) => faults.push("[oauth] has an authorize_url, which its grant does not use".to_owned()),
+    }
+    if provider.sends_issuer && provider.issuer.is_none() {
+        faults.push("[oauth] says that sends_issuer, and not which: add issuer".to_owned());
     }
     if provider.grant == Grant::JwtBearer {
         let is_complete = |said: &Assertion| match &said.key_json {
@@ -87,6 +93,28 @@ mod tests {
         }
     }
 
+    /// What replies do not name is granted all the same, and nothing else is.
+    #[test]
+    fn what_is_granted_is_more_than_what_replies_name() {
+        let catalogue = Catalogue::built_in();
+        let table: [(&str, &[&str], &str, bool); 9] = [
+            ("microsoft", &["User.Read"], "offline_access", true),
+            ("microsoft", &["User.Read"], "openid", true),
+            ("microsoft", &["https://graph.microsoft.com/User.Read"], "User.Read", true),
+            ("microsoft", &["User.Read"], "https://graph.microsoft.com/User.Read", true),
+            ("microsoft", &["User.Read"], "Mail.Read", false),
+            ("github-oauth", &["user", "gist"], "user:email", true),
+            ("github-oauth", &["user:email"], "user", false),
+            ("github-oauth", &["gist"], "user:email", false),
+            ("google", &["openid"], "https://www.googleapis.com/auth/drive", false),
+        ];
+        for (template, named, asked, expected) in table {
+            let provider = catalogue.get(template).unwrap().oauth.as_ref().unwrap();
+            let named: BTreeSet<String> = named.iter().map(|&scope| scope.to_owned()).collect();
+            assert_eq!(provider.grants(&named, asked), expected, "{template}: {asked} by {named:?}");
+        }
+    }
+
     #[test]
     fn whoever_decides_where_a_secret_is_sent_says_so() {
         for template in Catalogue::built_in().iter() {
@@ -126,6 +154,14 @@ mod tests {
                     [[fields]]\nname = \"access_token\"\nlabel = \"T\"\n[oauth]\n";
         let table = [
             ("token_url = \"https://a.example\"", "nowhere to send people"),
+            (
+                "token_url = \"https://a.example\"\ncode_from_page = true\nauthorize_url = \"https://a.example\"",
+                "come from a page",
+            ),
+            (
+                "token_url = \"https://a.example\"\nauthorize_url = \"https://a.example\"\nsends_issuer = true",
+                "add issuer",
+            ),
             ("token_url = \"{x}\"\nauthorize_url = \"https://a.example\"", "names {x}"),
             ("token_url = \"https://a.example\"\ngrant = \"jwt_bearer\"", "[oauth.assertion] needs"),
             (

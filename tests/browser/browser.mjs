@@ -45,11 +45,13 @@ const ACTS = {
     await held.page.goto(asked.url);
     return seen(held);
   },
-  // By its role and its name, as assistive technology has them; it leads to another page.
+  // By its role and its name, as assistive technology has them; it leads to another page, and past one that only leads on.
   async click(asked) {
     const held = pageOf(asked);
     const target = held.page.getByRole(asked.role, { name: asked.name, exact: true });
     await Promise.all([held.page.waitForNavigation(), target.click()]);
+    await held.page.locator('meta[http-equiv="refresh"]').waitFor({ state: 'detached' });
+    await held.page.waitForLoadState();
     return seen(held);
   },
   async untick(asked) {

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::super::check::name_fault;
 use super::super::{ControlError, Mistake, mistake};
-use super::{ConnectFault, ConnectSpec, FLOW_KEY_FIELD, Off, Target, UNFINISHED, authorize_url, provider_of};
+use super::{
+    ConnectFault, ConnectSpec, FLOW_GIVEN_FIELD, FLOW_KEY_FIELD, Off, Target, UNFINISHED, authorize_url, provider_of,
+};
 use crate::limits;
 use crate::model::address::NoAddress;
 use crate::model::connection::{AccountServices, Connection, ConnectionState, Status};
@@ -55,10 +57,20 @@ pub(super) fn without_tokens(mut fields: SecretFields) -> SecretFields {
     fields
 }
 
+/// The fields that a connection will have beside what the provider gives, and which of them somebody gives now.
+#[derive(Clone, Debug)]
+pub(super) struct Fields {
+    pub fields: SecretFields,
+    /// One of these that is not among the fields is taken away.
+    pub given: BTreeSet<String>,
+}
+
 /// What of a sign-in's secret belongs to the connection.
-pub(super) fn of_flow(mut fields: SecretFields) -> SecretFields {
+pub(super) fn of_flow(mut fields: SecretFields) -> Fields {
     fields.remove(FLOW_KEY_FIELD);
-    fields
+    let given = fields.remove(FLOW_GIVEN_FIELD);
+    let given = given.iter().flat_map(|given| given.expose_secret().lines()).map(str::to_owned).collect();
+    Fields { fields, given }
 }
 
 /// What of a connection's secret people are told of.
@@ -68,12 +80,8 @@ pub(super) fn shown(fields: &SecretFields) -> SecretFields {
     fields
 }
 
-/// The fields that the connection will have beside what the provider gives: those that it has, and those given over them.
-pub(super) fn fields(
-    template: &Template,
-    held: &SecretFields,
-    spec: &ConnectSpec,
-) -> Result<SecretFields, ControlError> {
+/// Those that the connection has, and those given over them.
+pub(super) fn fields(template: &Template, held: &SecretFields, spec: &ConnectSpec) -> Result<Fields, ControlError> {
     let provider = provider_of(template)?;
     let of_provider = [field::ACCESS_TOKEN, field::REFRESH_TOKEN].into_iter();
     let of_provider: BTreeSet<&str> = of_provider.chain(provider.reply.fields.keys().map(String::as_str)).collect();
@@ -92,12 +100,15 @@ pub(super) fn fields(
         let text = |fields: &SecretFields| fields.get(name).map(|value| value.expose_secret().trim().to_owned());
         text(&spec.fields) != text(held)
     };
-    // The client that is held would be shown to another host. Its tokens are not: there will be others.
-    let moves = |name: &&str| held.contains_key(*name) && template.is_destination(name) && differs(name);
-    let is_moved = given.iter().any(moves);
-    let is_shown = spec.client.is_none() && held.contains_key(field::CLIENT_SECRET);
-    if is_moved && is_shown {
-        mistakes.push(mistake("client", "must be given again, because the change decides where it is sent"));
+    // What is held would be shown to another host. Its tokens are not: there will be others.
+    let is_moved = !held.is_empty() && given.iter().any(|name| template.is_destination(name) && differs(name));
+    let is_kept = |name: &&String| match name.as_str() {
+        field::CLIENT_SECRET => spec.client.is_none(),
+        name => template.is_secret(name) && !given.contains(name) && !of_provider.contains(name),
+    };
+    for name in held.keys().filter(|_| is_moved).filter(is_kept) {
+        let place = if name == field::CLIENT_SECRET { "client" } else { name };
+        mistakes.push(mistake(place, "must be given again, because the change decides where it is sent"));
     }
     let accepted = credential::accept(template, spec.fields.clone(), &stored).unwrap_or_else(|found| {
         mistakes.extend(found.into_iter().map(|found| mistake(found.field, found.reason)));
@@ -106,16 +117,18 @@ pub(super) fn fields(
     if !mistakes.is_empty() {
         return Err(ControlError::Mistakes(mistakes));
     }
+    let mut given: BTreeSet<String> = accepted.fields.keys().cloned().collect();
     let mut fields = held.clone();
     fields.extend(accepted.fields);
     if let Some(client) = &spec.client {
+        given.extend(of_client.map(str::to_owned));
         fields.insert(field::CLIENT_ID.to_owned(), client.id.clone());
         match &client.secret {
             Some(secret) => drop(fields.insert(field::CLIENT_SECRET.to_owned(), secret.clone())),
             None => drop(fields.remove(field::CLIENT_SECRET)),
         }
     }
-    Ok(fields)
+    Ok(Fields { fields, given })
 }
 
 /// The scopes to ask for: those given, else those of the last time, else the template's; and with them those of the services.

@@ -1,5 +1,7 @@
 //! Why a connection was not connected: by cause, each with what to do. Never a provider's own words.
 
+use super::whatsapp::WHATSAPP;
+use crate::model::connection::ConnectionState;
 use crate::model::reason::Reason;
 use crate::oauth::{TokenError, TokenErrorKind};
 
@@ -20,11 +22,17 @@ pub enum ConnectFault {
     /// Somebody came back with it before.
     #[error("this sign-in was used before")]
     Used,
-    /// It came to its end before.
-    #[error("this sign-in was finished before")]
-    Finished,
+    /// Its code is worked on.
+    #[error("this sign-in is being finished")]
+    Busy,
+    /// It came to its end before; what its connection is now.
+    #[error("this sign-in is finished already{}", now_is(.now.as_ref()))]
+    Finished { now: Option<(String, ConnectionState)> },
     #[error("this sign-in was opened in another browser")]
     OtherBrowser,
+    /// Whoever goes on was not asked before, or their browser does not remember it.
+    #[error("this browser did not keep the cookie that a sign-in is known by")]
+    NoCookie,
     /// What came back is no answer to a sign-in.
     #[error("the answer from {provider} has neither a code nor an error")]
     NoAnswer { provider: String },
@@ -47,6 +55,15 @@ pub enum ConnectFault {
     AccountChanged { held: Option<String>, found: Option<String> },
     #[error("the connection was deleted meanwhile")]
     Gone,
+    /// The tokens are of another place or client than the connection's.
+    #[error("the connection's settings were changed while somebody signed in")]
+    Changed,
+    /// Others stand on what is to be given back.
+    #[error("other connections are of the same account, and would end with it: {}", .others.join(", "))]
+    Shared { others: Vec<String> },
+    /// A code is good once, and what came for it could not be saved.
+    #[error("{provider} took the code, but did not tell of the account, so nothing was saved")]
+    CodeSpent { provider: String },
 }
 
 /// What an operator has not set.
@@ -130,7 +147,12 @@ impl ConnectFault {
             Self::NoSignIn { .. } => Reason::InvalidRequest.code(),
             Self::Unknown => "CONNECT_UNKNOWN",
             Self::Expired => "CONNECT_EXPIRED",
-            Self::Used | Self::Finished => "CONNECT_USED",
+            Self::Used | Self::Finished { .. } => "CONNECT_USED",
+            Self::Busy => "CONNECT_BUSY",
+            Self::NoCookie => "CONNECT_NO_COOKIE",
+            Self::Changed => "CHANGED_MEANWHILE",
+            Self::CodeSpent { .. } => "CONNECT_CODE_SPENT",
+            Self::Shared { .. } => "IN_USE",
             Self::OtherBrowser => "CONNECT_OTHER_BROWSER",
             Self::NoAnswer { .. } => "CONNECT_NO_ANSWER",
             Self::WrongIssuer { .. } => "CONNECT_WRONG_ISSUER",
@@ -149,12 +171,28 @@ impl ConnectFault {
     pub fn remedy(&self) -> String {
         match self {
             Self::Off { template, off, .. } => off.remedy(template),
+            Self::NoSignIn { template } if template == WHATSAPP => {
+                "run Meta's embedded signup again: POST /v1/connections/whatsapp/complete with its `code` and this \
+                 `connection_id`; or give a new token: POST /v1/connections/whatsapp/manual"
+                    .to_owned()
+            }
             Self::NoSignIn { .. } => "save its credentials: PATCH /v1/connections/{id} with `credentials`".to_owned(),
             Self::Unknown | Self::Expired | Self::OtherBrowser => {
                 "start again where you got the link; nothing was changed".to_owned()
             }
             Self::Used => "if you see no new connection, start again where you got the link".to_owned(),
-            Self::Finished => "you can close this page; to sign in once more, reconnect the connection".to_owned(),
+            Self::Finished { .. } => {
+                "you can close this page; to sign in once more, reconnect the connection".to_owned()
+            }
+            Self::Busy => "wait a moment, and start again if you see no new connection".to_owned(),
+            Self::NoCookie => "allow cookies for this site, and open the link again; nothing was changed".to_owned(),
+            Self::Changed => "start again, from the connection as it is now; its credential stays as it was".to_owned(),
+            Self::Shared { .. } => {
+                "delete it without giving its grant back, or delete those first; if an administrator forces it, \
+                                    those have to be connected again"
+                    .to_owned()
+            }
+            Self::CodeSpent { .. } => "run the embedded signup again: a code is good once".to_owned(),
             Self::NoAnswer { .. } | Self::WrongIssuer { .. } => {
                 "start again, and do not use links to sign-ins that others send you; nothing was changed".to_owned()
             }
@@ -209,6 +247,10 @@ impl ConnectFault {
         };
         Self::Refused { provider, refused }
     }
+}
+
+fn now_is(now: Option<&(String, ConnectionState)>) -> String {
+    now.map(|(name, state)| format!(": {name} is {state}")).unwrap_or_default()
 }
 
 fn accounts(held: Option<&str>, found: Option<&str>) -> String {

@@ -1,21 +1,26 @@
 //! A person comes back from the provider: the answer is held against the sign-in, the code is given for tokens, and those are
 //! stored. The secret first, then the row: a run that ends in between has saved what a later sign-in replaces.
+//!
+//! There is one redirect URI for all providers. That an answer is given to the one which was asked is known by its state, which
+//! belongs to one sign-in, one connection and one browser; and where the provider names itself in its answers (RFC 9207), by that.
+//! What remains for those that do not: whoever sets up a provider of their own that sends people on to another one gets that one's
+//! code. It is good for nothing without the other one's client, and people are told who asks before they are sent anywhere.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::granted::Granted;
 use super::{ConnectFault, asked, hash, is_hashed, provider_of, verifier};
 use crate::control::diff::status_with_new_credentials;
 use crate::control::{Control, ControlError, Workspace};
 use crate::limits;
 use crate::model::connection::{AccountServices, Connection, ConnectionState};
 use crate::model::id::{ConnectionId, FlowId};
-use crate::model::oauth::{Provider, TOKEN_STATE_FIELD, TokenState, field};
-use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
+use crate::model::oauth::{Provider, TOKEN_STATE_FIELD, TokenState};
+use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::Template;
-use crate::oauth::{AccountFound, Ask, OAuth, Reply, TokenError, with_reply};
+use crate::oauth::OAuth;
 use crate::secrets::SecretError;
 use crate::store::{FlowFound, FlowRecord, GrantRecord, StoreError};
 
@@ -51,6 +56,17 @@ pub struct Connected {
     pub scopes_missing: BTreeSet<String>,
     /// The services that were to be enabled and are not, as their scopes were not granted.
     pub services_missing: BTreeSet<String>,
+    pub account_check: AccountCheck,
+}
+
+/// Whether the account was held against the one that the connection had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountCheck {
+    /// It had none.
+    First,
+    Same,
+    /// The provider does not tell, or did not when the connection was made.
+    NotChecked,
 }
 
 /// Why it was not, and whether the same browser may be sent again.
@@ -70,12 +86,12 @@ impl<E: Into<ControlError>> From<E> for NotConnected {
 }
 
 /// A sign-in with what it stands on.
-struct SignIn<'a> {
-    flow: &'a FlowRecord,
+pub(super) struct SignIn<'a> {
+    pub flow: &'a FlowRecord,
     workspace: &'a Workspace,
-    template: &'a Template,
-    provider: &'a Provider,
-    oauth: &'a OAuth,
+    pub template: &'a Template,
+    pub provider: &'a Provider,
+    pub oauth: &'a OAuth,
 }
 
 impl Control {
@@ -87,12 +103,13 @@ impl Control {
         presence: Presence<'_>,
     ) -> Result<Connected, NotConnected> {
         let found = self.store.flow_of_state(&hash(&answered.state)).await?;
-        let FlowFound { flow, tenant, project } = found.ok_or(ConnectFault::Unknown)?;
-        let workspace = Workspace { tenant, project };
-        self.is_present(&flow, &workspace, &presence)?;
-        if flow.completed_at.is_some() {
-            return Err(ConnectFault::Finished.into());
+        let found = found.ok_or(ConnectFault::Unknown)?;
+        self.is_present(&found, &presence)?;
+        if found.flow.completed_at.is_some() {
+            return Err(self.finished(&found).await?.into());
         }
+        let FlowFound { flow, tenant, project } = found;
+        let workspace = Workspace { tenant, project };
         if flow.expires_at <= self.clock.now() {
             return Err(ConnectFault::Expired.into());
         }
@@ -104,18 +121,16 @@ impl Control {
         let control = self.acting_as(crate::store::Actor { name: flow.actor.clone(), ..(*self.by).clone() });
         let finished = control.answered(oauth, &workspace, &flow, answered).await;
         finished.map_err(|error| {
-            let is_over = matches!(&error, ControlError::Connect(fault) if matches!(**fault, ConnectFault::Gone));
+            // What it stands on is not there any more.
+            let is_over = |fault: &ConnectFault| matches!(fault, ConnectFault::Gone | ConnectFault::Changed);
+            let is_over = matches!(&error, ControlError::Connect(fault) if is_over(fault));
             NotConnected { error: Box::new(error), again: again.filter(|_| !is_over) }
         })
     }
 
     /// Whether it is handed in by who was sent to the provider.
-    fn is_present(
-        &self,
-        flow: &FlowRecord,
-        workspace: &Workspace,
-        presence: &Presence<'_>,
-    ) -> Result<(), ConnectFault> {
+    fn is_present(&self, found: &FlowFound, presence: &Presence<'_>) -> Result<(), ConnectFault> {
+        let FlowFound { flow, project, .. } = found;
         match presence {
             Presence::Browser(held) => {
                 let held = held(flow.id);
@@ -123,7 +138,7 @@ impl Control {
                 flow.browser_hash.as_ref().is_some_and(is_the_one).then_some(()).ok_or(ConnectFault::OtherBrowser)
             }
             Presence::Caller(here) => {
-                let is_theirs = flow.actor == self.by.name && workspace.project.id == here.project.id;
+                let is_theirs = flow.actor == self.by.name && project.id == here.project.id;
                 is_theirs.then_some(()).ok_or(ConnectFault::Unknown)
             }
         }
@@ -141,20 +156,55 @@ impl Control {
         let address = workspace.stored_address(flow.secret);
         let secret = self.secrets.read(&address).await?.fields;
         let code = code(&sign_in, answered, &secret)?;
+        let (state, now) = (hash(&answered.state), self.clock.now());
         let mut tx = self.begin().await?;
-        if !tx.flow_take(&hash(&answered.state)).await? {
+        if !tx.flow_take(&state, now + limits::CONNECT_FINISH_MAX).await? {
             return Err(ConnectFault::Used.into());
         }
         tx.commit().await?;
 
         let verifier = verifier(&secret, &answered.state).ok_or(ConnectFault::Expired)?;
-        let granted = sign_in.granted(secret, code, &verifier).await?;
-        let connected = self.connected(&sign_in, granted, self.clock.now()).await?;
-        if connected.scopes_missing.is_empty() {
+        let connected = match sign_in.granted(secret, code, &verifier).await {
+            Ok(granted) => self.connected(&sign_in, granted, self.clock.now()).await,
+            Err(error) => Err(error),
+        };
+        match &connected {
             // Left behind it goes with the next round that looks for what has expired.
-            let _ = self.secrets.delete(&address).await;
+            Ok(done) if done.scopes_missing.is_empty() => drop(self.secrets.delete(&address).await),
+            // So that the browser may try again at once; else it may when the time for this one is over.
+            _ => drop(self.flow_release(&state).await),
         }
-        Ok(connected)
+        connected
+    }
+
+    async fn flow_release(&self, state: &[u8; 32]) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        tx.flow_release(state).await?;
+        tx.commit().await
+    }
+
+    /// Whether the account is the one that the connection has.
+    async fn account_check(
+        &self,
+        sign_in: &SignIn<'_>,
+        connection: &Connection,
+        granted: &Granted,
+    ) -> Result<AccountCheck, ControlError> {
+        let held = self.store.grant_get(connection.id).await?;
+        let found = granted.account.as_ref();
+        match (held.and_then(|grant| grant.account_id), found) {
+            (Some(held), Some(found)) if held == found.id => Ok(AccountCheck::Same),
+            (Some(_), Some(found)) => {
+                // Where it has a connection of its own, that would die with these tokens, as at Google.
+                if !self.store.account_is_known(&found.id).await? {
+                    sign_in.give_back(granted).await;
+                }
+                let (held, found) = (connection.account_label.clone(), found.label.clone());
+                Err(ConnectFault::AccountChanged { held, found }.into())
+            }
+            (None, Some(_)) if connection.status.state == ConnectionState::Pending => Ok(AccountCheck::First),
+            _ => Ok(AccountCheck::NotChecked),
+        }
     }
 
     /// Stores what was granted.
@@ -165,15 +215,9 @@ impl Control {
         now: Timestamp,
     ) -> Result<Connected, ControlError> {
         let SignIn { flow, workspace, template, .. } = *sign_in;
-        let held = self.store.grant_get(flow.connection).await?;
         let connection = self.live(workspace, flow.connection).await?;
-        if let (Some(held), Some(found)) = (held.as_ref().and_then(|grant| grant.account_id.as_ref()), &granted.account)
-            && *held != found.id
-        {
-            let (held, found) = (connection.account_label, found.label.clone());
-            return Err(ConnectFault::AccountChanged { held, found }.into());
-        }
-        let fields = self.tokens_save(sign_in, &connection, &granted, now).await?;
+        let account_check = self.account_check(sign_in, &connection, &granted).await?;
+        let fields = self.tokens_save(sign_in, &connection, (&granted, account_check), now).await?;
         let scopes_granted = granted.scopes(sign_in);
         let grant = GrantRecord {
             account_id: granted.account.as_ref().map(|found| found.id.clone()),
@@ -204,6 +248,7 @@ impl Control {
             is_new,
             scopes_missing,
             services_missing,
+            account_check,
         })
     }
 
@@ -213,20 +258,20 @@ impl Control {
         Ok(held.filter(|held| held.id == id).ok_or(ConnectFault::Gone)?)
     }
 
-    /// Writes the tokens into the connection's secret, over whatever was written there meanwhile: nothing is newer than what
-    /// the person has just consented to.
+    /// Writes the tokens into the connection's secret, over whatever tokens were written there meanwhile: nothing is newer than
+    /// what the person has just consented to. What else was written there stays.
     async fn tokens_save(
         &self,
         sign_in: &SignIn<'_>,
         connection: &Connection,
-        granted: &Granted,
+        (granted, check): (&Granted, AccountCheck),
         now: Timestamp,
     ) -> Result<SecretFields, ControlError> {
         let address = sign_in.workspace.stored_address(connection.id);
         let mut attempt = 1;
         loop {
             let held = self.secret_find(&address).await?;
-            let fields = granted.over(sign_in.provider, connection, held.as_ref(), now);
+            let fields = granted.over(sign_in, connection, held.as_ref(), check, now).ok_or(ConnectFault::Changed)?;
             let previous = held.map_or(0, |document| document.version);
             match self.secrets.write(&address, &fields, previous).await {
                 Ok(_) => return Ok(fields),
@@ -282,10 +327,13 @@ fn code<'a>(
     fields: &SecretFields,
 ) -> Result<&'a SecretString, ConnectFault> {
     let name = || sign_in.template.display_name.clone();
-    // RFC 9207, 2.4. That an issuer is known does not mean that its provider says so in each answer: only another one is wrong.
-    if let (Some(issuer), Some(said)) = (&sign_in.provider.issuer, &answered.issuer)
-        && issuer.fill(fields).is_none_or(|expected| expected.expose_secret() != said)
-    {
+    // RFC 9207, 2.4. That an issuer is known does not mean that its provider says so in each answer, unless the template says it.
+    let issuer = sign_in.provider.issuer.as_ref().and_then(|issuer| issuer.fill(fields));
+    let is_other = |issuer: &SecretString| match &answered.issuer {
+        Some(said) => issuer.expose_secret() != said,
+        None => sign_in.provider.sends_issuer,
+    };
+    if issuer.as_ref().is_some_and(is_other) {
         return Err(ConnectFault::WrongIssuer { provider: name() });
     }
     if let Some(word) = &answered.error {
@@ -299,78 +347,4 @@ pub(super) fn lacking(template: &Template, wanted: &BTreeSet<String>, granted: &
     let known = template.services.iter().filter(|known| wanted.contains(known.service.as_str()));
     let lacking = known.filter(|known| !known.scopes.iter().all(|scope| granted.contains(scope)));
     lacking.map(|known| known.service.to_string()).collect()
-}
-
-/// What the provider gave, and to whom.
-struct Granted {
-    /// The fields of the sign-in.
-    fields: SecretFields,
-    reply: Reply,
-    account: Option<AccountFound>,
-}
-
-impl SignIn<'_> {
-    /// Gives the code for tokens, and finds out whose they are.
-    async fn granted(
-        &self,
-        fields: SecretFields,
-        code: &SecretString,
-        verifier: &SecretString,
-    ) -> Result<Granted, ControlError> {
-        let Self { template, provider, oauth, .. } = *self;
-        let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
-        let redirect_uri = oauth.redirect_uri().ok_or(ConnectFault::Expired)?;
-        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri: Some(redirect_uri) };
-        let reply = oauth
-            .token(provider, &client, &fields, ask)
-            .await
-            .map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
-        let account = oauth.account(template, &fields, &reply).await;
-        let unknown = |_: TokenError| ConnectFault::AccountUnknown { provider: template.display_name.clone() };
-        let account = account.map_err(unknown)?;
-        Ok(Granted { fields: asked::of_flow(fields), reply, account })
-    }
-}
-
-impl Granted {
-    /// What the reply names as granted; without a word all that was asked for (RFC 6749, 5.1).
-    fn scopes(&self, sign_in: &SignIn<'_>) -> BTreeSet<String> {
-        self.reply.scopes.clone().unwrap_or_else(|| sign_in.flow.scopes_asked.clone())
-    }
-
-    /// The connection's secret, with this in it.
-    fn over(
-        &self,
-        provider: &Provider,
-        connection: &Connection,
-        held: Option<&SecretDocument>,
-        now: Timestamp,
-    ) -> SecretFields {
-        let mut fields = held.map(|document| document.fields.clone()).unwrap_or_default();
-        let state = TokenState::of(&fields);
-        // Versions that callers were told before there was a state are those of the store.
-        let before = state.as_ref().map_or(held.map_or(0, |document| document.version), |state| state.generation);
-        let is_same_client = fields.get(field::CLIENT_ID).map(ExposeSecret::expose_secret)
-            == self.fields.get(field::CLIENT_ID).map(ExposeSecret::expose_secret);
-        // A refresh token that the provider gives no other for is the one of this client, and of a grant that lives.
-        if !is_same_client || connection.status.state == ConnectionState::Reconnect {
-            fields.remove(field::REFRESH_TOKEN);
-        }
-        fields.extend(self.fields.clone());
-        let mut fields = with_reply(fields, &self.reply);
-        let ends = |life: Option<Duration>| life.and_then(|life| now.checked_add(life).ok());
-        let state = TokenState {
-            generation: before + 1,
-            obtained_at: now,
-            expires_at: ends(self.reply.expires_in),
-            grant_ends_at: ends(
-                self.reply.refresh_expires_in.or(provider.refresh_absolute_seconds.map(Duration::from_secs)),
-            ),
-            // A manifest that gives older tokens once more is not to put them in the place of these.
-            given: state.map(|state| state.given).unwrap_or_default(),
-            ..TokenState::none()
-        };
-        state.put(&mut fields);
-        fields
-    }
 }

@@ -9,6 +9,7 @@ mod accounts;
 mod asked;
 mod fault;
 mod finished;
+mod granted;
 mod opened;
 mod revoked;
 pub(super) mod token_fields;
@@ -38,8 +39,8 @@ use crate::store::{FlowRecord, GrantRecord, Once};
 
 pub use accounts::{AccountRecord, Consent, ServiceRecord, ServicesChanged};
 pub use fault::{ConnectFault, Off, Refused};
-pub use finished::{Answered, Connected, NotConnected, Presence};
-pub use opened::Sent;
+pub use finished::{AccountCheck, Answered, Connected, NotConnected, Presence};
+pub use opened::{Opener, Question, Sent};
 pub use whatsapp::{Business, PhoneNumber, WhatsAppSaved, WhatsAppSpec};
 
 /// Why a connection is pending.
@@ -47,6 +48,9 @@ pub const UNFINISHED: &str = "CONNECT_UNFINISHED";
 
 /// The field of a sign-in's secret that its PKCE verifiers are made with. No connection has it.
 const FLOW_KEY_FIELD: &str = "credway.sign-in";
+
+/// The field of a sign-in's secret that names those that were given for it, one a line; the others were held by its connection.
+const FLOW_GIVEN_FIELD: &str = "credway.sign-in.given";
 
 /// What somebody wants to connect.
 #[derive(Clone, Debug)]
@@ -114,7 +118,7 @@ impl Control {
         }
         accounts::known(&template, spec.services.iter())?;
         let target = self.target(workspace, &template, &spec).await?;
-        let fields = asked::fields(&template, &target.held, &spec)?;
+        let asked::Fields { fields, given } = asked::fields(&template, &target.held, &spec)?;
         let client = oauth.client(&template, &fields).map_err(|no| asked::no_client(&template, &no))?;
         let scopes = asked::scopes(&template, &spec, &target)?;
         asked::can_be_sent(oauth, &template, &client, &fields, &scopes)?;
@@ -135,10 +139,14 @@ impl Control {
             expires_at: now + limits::CONNECT_LIFE,
             taken_at: None,
             completed_at: None,
+            attempt: 0,
+            busy_until: None,
         };
         let address = workspace.stored_address(flow.secret);
         let mut kept = fields;
         kept.insert(FLOW_KEY_FIELD.to_owned(), SecretString::from(flow_key.as_str()));
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        kept.insert(FLOW_GIVEN_FIELD.to_owned(), SecretString::from(given.join("\n")));
         self.secrets.write(&address, &kept, 0).await?;
         let begun = self.flow_insert(workspace, target, &flow, once.filter(|_| spec_is_new(&spec.target))).await;
         let connection = match begun {
@@ -299,8 +307,17 @@ fn is_hashed(text: &str, hashed: &[u8; 32]) -> bool {
 
 /// The PKCE verifier that belongs to a state (RFC 7636, 4.1): made again when it is needed, and kept nowhere.
 fn verifier(secret: &SecretFields, state: &str) -> Option<SecretString> {
+    keyed(secret, state).map(SecretString::from)
+}
+
+/// The state of an attempt: the same in each tab. No state is what this is made from, as none has a space.
+fn state(secret: &SecretFields, attempt: i64) -> Option<String> {
+    keyed(secret, &format!("attempt {attempt}"))
+}
+
+fn keyed(secret: &SecretFields, text: &str) -> Option<String> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.get(FLOW_KEY_FIELD)?.expose_secret().as_bytes());
-    Some(SecretString::from(BASE64URL_NOPAD.encode(hmac::sign(&key, state.as_bytes()).as_ref())))
+    Some(BASE64URL_NOPAD.encode(hmac::sign(&key, text.as_bytes()).as_ref()))
 }
 
 /// Where a person is sent with a state.

@@ -4,7 +4,9 @@ use super::{ConnectFault, asked};
 use crate::control::connections::label;
 use crate::control::{Control, ControlError, Workspace, expect_version, mistake};
 use crate::model::connection::{Connection, ConnectionState, Status};
+use crate::model::id::ConnectionId;
 use crate::model::oauth::field;
+use crate::model::secret::ExposeSecret;
 use crate::oauth::OAuth;
 
 /// Why a connection must be connected again: its grant was given back.
@@ -12,7 +14,11 @@ const REVOKED: &str = "GRANT_REVOKED";
 
 impl Control {
     /// Deletes a connection, and before that gives its grant back at the provider. If the provider does not take it, nothing is
-    /// deleted. What is restored afterwards is to be connected again.
+    /// deleted; a token that it does not know, or not any more, is taken to be given back, as there is nothing else that could be.
+    /// What is restored afterwards is to be connected again.
+    ///
+    /// What one account granted to one client is mostly one grant: the account's other connections would end with it. Those of
+    /// the project are told, and then it is done only by `force`; those of other projects are nobody's business here.
     pub async fn connection_revoke(
         &self,
         workspace: &Workspace,
@@ -30,6 +36,7 @@ impl Control {
             return Err(ControlError::Mistakes(vec![mistake("revoke", reason)]));
         };
         self.expect_unused(workspace, &connection, force).await?;
+        self.expect_alone(workspace, &connection, force).await?;
         let held = self.secret_find(&workspace.stored_address(connection.id)).await?;
         let fields = held.map(|document| document.fields).unwrap_or_default();
         // The refresh token stands for the whole grant (RFC 7009, 2.1).
@@ -39,12 +46,43 @@ impl Control {
             let unavailable = |_| ConnectFault::Unavailable { provider: template.display_name.clone() };
             revoked.map_err(unavailable)?;
         }
-        let reason = Some(REVOKED.to_owned());
-        let status = Status { state: ConnectionState::Reconnect, reason, since: self.clock.now() };
+        let (state, reason) = match connection.status.state {
+            // What it is when it is turned on again.
+            ConnectionState::Disabled => (ConnectionState::Disabled, ConnectionState::Reconnect.to_string()),
+            _ => (ConnectionState::Reconnect, REVOKED.to_owned()),
+        };
+        let status = Status { state, reason: Some(reason), since: self.clock.now() };
         let mut tx = self.begin().await?;
-        tx.connection_set_status(&workspace.project, connection.id, &status).await?;
-        tx.connection_delete(&workspace.project, connection.id).await?;
+        tx.connection_delete_as(&workspace.project, connection.id, status).await?;
         tx.commit().await?;
         Ok(connection)
+    }
+
+    /// No other connection of the project is of the same account and client, or that does not matter.
+    async fn expect_alone(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+        force: bool,
+    ) -> Result<(), ControlError> {
+        let grant = self.store.grant_get(connection.id).await?;
+        let Some(account) = grant.and_then(|grant| grant.account_id).filter(|_| !force) else { return Ok(()) };
+        let of_account =
+            self.store.connections_of_account(workspace.project.id, &connection.template, &account).await?;
+        let own_client = self.own_client(workspace, connection.id).await?;
+        let mut others = Vec::new();
+        for (id, name) in of_account.into_iter().filter(|(id, _)| *id != connection.id) {
+            if self.own_client(workspace, id).await? == own_client {
+                others.push(name);
+            }
+        }
+        if others.is_empty() { Ok(()) } else { Err(ConnectFault::Shared { others }.into()) }
+    }
+
+    /// The id of a client of the tenant's own.
+    async fn own_client(&self, workspace: &Workspace, id: ConnectionId) -> Result<Option<String>, ControlError> {
+        let held = self.secret_find(&workspace.stored_address(id)).await?;
+        let client = held.and_then(|mut document| document.fields.remove(field::CLIENT_ID));
+        Ok(client.map(|client| client.expose_secret().to_owned()))
     }
 }

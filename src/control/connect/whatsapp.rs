@@ -1,27 +1,33 @@
 //! WhatsApp business accounts. Their token comes from Meta's embedded signup, as a code that is exchanged here, or from people who
 //! made one themselves. Either way the account and its numbers are looked at before anything is saved.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use super::{ConnectFault, asked};
-use crate::control::{ConnectionSpec, Control, ControlError, SavedConnection, Workspace, mistake};
+use super::{ConnectFault, ConnectTarget, asked, token_fields};
+use crate::control::connections::label;
+use crate::control::diff::status_with_new_credentials;
+use crate::control::{
+    ConnectionSpec, Control, ControlError, Mistake, SavedConnection, Workspace, expect_version, mistake,
+};
 use crate::limits;
 use crate::model::address::NoAddress;
-use crate::model::oauth::field;
-use crate::model::secret::{SecretFields, SecretString};
+use crate::model::connection::Connection;
+use crate::model::oauth::{TokenState, field};
+use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::Template;
 use crate::oauth::{Ask, OAuth, Seen, Setup, TokenError, TokenErrorKind};
 use crate::store::Once;
 
-const WHATSAPP: &str = "whatsapp";
+pub(super) const WHATSAPP: &str = "whatsapp";
 const BUSINESS_ACCOUNT: &str = "business_account_id";
 const PHONE_NUMBER: &str = "phone_number_id";
 
 /// A WhatsApp business account to be connected.
 #[derive(Clone, Debug)]
 pub struct WhatsAppSpec {
-    pub name: String,
-    pub environment: Option<String>,
+    pub target: ConnectTarget,
     pub business_account: String,
     /// If it has several, which one to send from; if it has one, that one.
     pub phone_number: Option<String>,
@@ -41,6 +47,15 @@ pub struct PhoneNumber {
     /// As people dial it.
     pub shown: Option<String>,
     pub verified_name: Option<String>,
+}
+
+/// A token for an account.
+struct Token {
+    text: SecretString,
+    /// How long it lives, if that is told.
+    life: Option<Duration>,
+    /// Whether a code was given for it, which is good for no second one.
+    is_for_code: bool,
 }
 
 /// A connection that was made, and what is known of its account.
@@ -77,6 +92,8 @@ impl Control {
         if let Some(saved) = self.whatsapp_before(workspace, once).await? {
             return Ok(saved);
         }
+        // What is wrong with the connection is told before the code is used up.
+        self.whatsapp_target(workspace, &spec).await?;
         let template = self.template(WHATSAPP)?;
         let nothing = SecretFields::new();
         let client = oauth.client(template, &nothing).map_err(|no| asked::no_client(template, &no))?;
@@ -86,7 +103,8 @@ impl Control {
         let ask = Ask::Code { code, verifier: None, redirect_uri: None };
         let reply = oauth.token(provider, &client, &nothing, ask).await;
         let reply = reply.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
-        self.whatsapp_save(workspace, oauth, spec, reply.access_token, once).await
+        let token = Token { text: reply.access_token, life: reply.expires_in, is_for_code: true };
+        self.whatsapp_save(workspace, oauth, spec, token, once).await
     }
 
     /// Connects an account by a token that somebody made at Meta.
@@ -100,7 +118,10 @@ impl Control {
     ) -> Result<WhatsAppSaved, ControlError> {
         match self.whatsapp_before(workspace, once).await? {
             Some(saved) => Ok(saved),
-            None => self.whatsapp_save(workspace, oauth, spec, token, once).await,
+            None => {
+                let token = Token { text: token, life: None, is_for_code: false };
+                self.whatsapp_save(workspace, oauth, spec, token, once).await
+            }
         }
     }
 
@@ -114,38 +135,157 @@ impl Control {
         Ok(Some(WhatsAppSaved { saved: SavedConnection { connection, trimmed: Vec::new() }, business: None }))
     }
 
+    /// The connection that is to be connected again; `None` for a new one, which there is room for.
+    async fn whatsapp_target(
+        &self,
+        workspace: &Workspace,
+        spec: &WhatsAppSpec,
+    ) -> Result<Option<Connection>, ControlError> {
+        let (asked, expected) = match &spec.target {
+            ConnectTarget::Held { asked, expected } => (asked, *expected),
+            ConnectTarget::New { name, environment } => {
+                let template = self.template(WHATSAPP)?;
+                let new = asked::new_connection(template, name, environment.as_ref(), self.clock.now())?;
+                let held = self.store.connection_get(workspace.project.id, name).await?;
+                return match held.is_some_and(|held| held.name == *name) {
+                    true => Err(ControlError::Taken { what: label(&new) }),
+                    false => Ok(None),
+                };
+            }
+        };
+        let held = self.connection_get(workspace, asked).await?;
+        expect_version(|| label(&held), held.version, expected)?;
+        if held.template != WHATSAPP {
+            let reason = format!("{} is of template {}", label(&held), held.template);
+            return Err(ControlError::Mistakes(vec![mistake("connection_id", reason)]));
+        }
+        self.expect_no_rotation(workspace, &held).await?;
+        let secret = self.secret_find(&workspace.stored_address(held.id)).await?;
+        let account = secret.and_then(|mut document| document.fields.remove(BUSINESS_ACCOUNT));
+        if account.is_some_and(|account| account.expose_secret() != spec.business_account.trim()) {
+            return Err(ConnectFault::AccountChanged { held: held.account_label, found: None }.into());
+        }
+        Ok(Some(held))
+    }
+
     async fn whatsapp_save(
         &self,
         workspace: &Workspace,
         oauth: &OAuth,
         spec: WhatsAppSpec,
-        token: SecretString,
+        token: Token,
         once: Option<&Once>,
     ) -> Result<WhatsAppSaved, ControlError> {
         let template = self.template(WHATSAPP)?;
+        let held = self.whatsapp_target(workspace, &spec).await?;
+        let WhatsAppSpec { target, business_account, phone_number } = spec;
         let mut fields = SecretFields::from([
-            (field::ACCESS_TOKEN.to_owned(), token),
-            (BUSINESS_ACCOUNT.to_owned(), SecretString::from(spec.business_account.trim())),
+            (field::ACCESS_TOKEN.to_owned(), token.text),
+            (BUSINESS_ACCOUNT.to_owned(), SecretString::from(business_account.trim())),
         ]);
-        let business = look(oauth, template, &fields).await?;
-        let number = number(oauth, template, &business, spec.phone_number.as_deref(), &fields).await?;
+        let seen = async {
+            let business = match look(oauth, template, &fields).await {
+                // There is no second code: so it is asked a second time.
+                Err(error) if token.is_for_code && is_unavailable(&error) => look(oauth, template, &fields).await?,
+                seen => seen?,
+            };
+            let number = number(oauth, template, &business, phone_number.as_deref(), &fields).await?;
+            Ok((business, number))
+        };
+        let (business, number) = seen.await.map_err(|error| if token.is_for_code { spent(error) } else { error })?;
         let shown = number.as_ref().and_then(|number| number.verified_name.clone().or(number.shown.clone()));
         if let Some(number) = &number {
             fields.insert(PHONE_NUMBER.to_owned(), SecretString::from(number.id.as_str()));
         }
+        let now = self.clock.now();
+        let state = TokenState {
+            generation: 1,
+            obtained_at: now,
+            expires_at: token.life.and_then(|life| now.checked_add(life).ok()),
+            ..TokenState::none()
+        };
+        let account_label = business.name.clone().or(shown);
+        if let Some(held) = held {
+            let saved = self.whatsapp_again(workspace, held, (fields, state), (account_label, &business), once).await?;
+            return Ok(WhatsAppSaved { saved, business: Some(business) });
+        }
+        let ConnectTarget::New { name, environment } = target else { return Err(ConnectFault::Gone.into()) };
         let spec = ConnectionSpec {
-            name: spec.name,
+            name,
             template: WHATSAPP.to_owned(),
             provider: None,
             service: None,
-            account_label: business.name.clone().or(shown),
-            environment: spec.environment,
+            account_label,
+            environment,
             services: None,
             lease_path: None,
             credentials: fields,
         };
-        let saved = self.connection_create(workspace, spec, once).await?;
+        let state = token.life.map(|_| state);
+        let saved = self.connection_create_until(workspace, spec, state.as_ref(), once).await?;
         Ok(WhatsAppSaved { saved, business: Some(business) })
+    }
+
+    /// Puts a new token into a connection that is there, if it is of the same account.
+    async fn whatsapp_again(
+        &self,
+        workspace: &Workspace,
+        mut connection: Connection,
+        (given, mut state): (SecretFields, TokenState),
+        (account_label, business): (Option<String>, &Business),
+        once: Option<&Once>,
+    ) -> Result<SavedConnection, ControlError> {
+        let address = workspace.stored_address(connection.id);
+        let held = self.secret_find(&address).await?;
+        let previous = held.as_ref().map_or(0, |document| document.version);
+        let mut fields = held.map(|document| document.fields).unwrap_or_default();
+        let text = |fields: &SecretFields, name: &str| fields.get(name).map(|it| it.expose_secret().to_owned());
+        // The one that it sent from stays, if it is there still and no other was named.
+        let is_there = |id: String| business.phone_numbers.iter().any(|number| number.id == id);
+        if !text(&fields, PHONE_NUMBER).is_some_and(is_there) {
+            fields.remove(PHONE_NUMBER);
+        }
+        // As wherever there was no state before, versions that callers were told are those of the store.
+        state.generation = TokenState::of(&fields).map_or(previous, |state| state.generation) + 1;
+        fields.extend(given);
+        state.put(&mut fields);
+        let fingerprints = self.fingerprinter(workspace).await?.of(&asked::shown(&fields));
+        self.secrets.write(&address, &fields, previous).await?;
+        connection.fields = token_fields::offered(&fields);
+        connection.status = status_with_new_credentials(&connection.status, state.obtained_at);
+        connection.account_label = account_label.or(connection.account_label);
+        let mut tx = self.begin().await?;
+        if let Some(once) = once {
+            tx.once_insert(once, &connection.id.to_string()).await?;
+        }
+        tx.connection_update(&workspace.project, &connection).await?;
+        tx.fields_put(connection.id, &fingerprints).await?;
+        tx.connection_refreshed(&workspace.project, connection.id, state.generation, state.expires_at).await?;
+        tx.commit().await?;
+        connection.version += 1;
+        Ok(SavedConnection { connection, trimmed: Vec::new() })
+    }
+}
+
+fn is_unavailable(error: &ControlError) -> bool {
+    matches!(error, ControlError::Connect(fault) if matches!(**fault, ConnectFault::Unavailable { .. }))
+}
+
+/// The same, where the code is used up.
+fn spent(error: ControlError) -> ControlError {
+    match error {
+        ControlError::Connect(fault) => match *fault {
+            ConnectFault::Unavailable { provider } => ConnectFault::CodeSpent { provider }.into(),
+            other => other.into(),
+        },
+        ControlError::Mistakes(mistakes) => {
+            let told = |found: Mistake| Mistake {
+                reason: format!("{}; the code is used up: run the embedded signup again", found.reason),
+                ..found
+            };
+            ControlError::Mistakes(mistakes.into_iter().map(told).collect())
+        }
+        other => other,
     }
 }
 

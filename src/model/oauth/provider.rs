@@ -1,7 +1,7 @@
 //! What a provider of OAuth is like: the `[oauth]` table of a template. Nothing here is guessed; what is not known is left out,
 //! and then the careful default holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,6 +22,13 @@ pub struct Provider {
     pub refresh_url: Option<Pattern>,
     /// The `iss` that it sends back (RFC 9207), where it does.
     pub issuer: Option<Pattern>,
+    /// Whether it says so in each answer: then one that does not is somebody else's. Where the connection lacks the field that
+    /// `issuer` names, nothing is known.
+    #[serde(default)]
+    pub sends_issuer: bool,
+    /// Whether nobody is sent anywhere: a page of the provider's own hands the code over.
+    #[serde(default)]
+    pub code_from_page: bool,
     #[serde(default)]
     pub client_auth: ClientAuth,
     /// How the body of a token request is written.
@@ -35,6 +42,14 @@ pub struct Provider {
     pub scopes: Vec<String>,
     #[serde(default = "space")]
     pub scope_separator: String,
+    /// Scopes that no reply names, though they are granted.
+    #[serde(default)]
+    pub scopes_unreported: BTreeSet<String>,
+    /// What a scope includes that replies then name alone.
+    #[serde(default)]
+    pub implied_scopes: BTreeMap<String, BTreeSet<String>>,
+    /// What scopes may begin with or not, which makes no difference: replies do as they like.
+    pub scope_prefix: Option<String>,
     /// More parameters of the authorization request: `access_type = "offline"`. Here and below, one that names a field which
     /// the connection does not have is left out.
     #[serde(default)]
@@ -197,6 +212,17 @@ impl Provider {
         let optional = [self.authorize_url.as_ref(), self.refresh_url.as_ref()];
         let revocation = self.revocation.as_ref().filter(|it| it.authenticated).map(|it| &it.url);
         [&self.token_url].into_iter().chain(optional.into_iter().flatten()).chain(revocation)
+    }
+
+    /// Whether a reply that names these scopes grants the one that was asked for.
+    pub fn grants(&self, named: &BTreeSet<String>, asked: &str) -> bool {
+        let prefix = self.scope_prefix.as_deref().unwrap_or_default();
+        let is_named = |scope: &str| {
+            let bare = |scope: &str| scope.strip_prefix(prefix).unwrap_or(scope).to_owned();
+            named.iter().any(|named| bare(named) == bare(scope))
+        };
+        let is_implied = || self.implied_scopes.iter().any(|(whole, parts)| parts.contains(asked) && is_named(whole));
+        self.scopes_unreported.contains(asked) || is_named(asked) || is_implied()
     }
 
     /// Every pattern, those of addresses included.

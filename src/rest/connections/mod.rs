@@ -208,7 +208,9 @@ pub(super) struct DeleteQuery {
     /// Deletes it even if profiles or overrides refer to it: their resolutions then fail. For administrators.
     #[serde(default)]
     force: bool,
-    /// Gives its grant back at the provider first.
+    /// Gives its grant back at the provider first. That ends what its account granted to this client, wherever else it is used:
+    /// if other connections of the project are of that account, it is refused with their names, unless an administrator forces
+    /// it. A token that the provider does not know any more counts as given back.
     #[serde(default)]
     revoke: bool,
 }

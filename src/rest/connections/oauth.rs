@@ -20,7 +20,7 @@ use super::super::problem::{Problem, ProblemBody};
 use super::super::tags::{IfMatch, Tagged};
 use super::{ConnectionView, Credentials, fields};
 use crate::control::connect::{
-    Answered, Begun, ConnectSpec, ConnectTarget, Connected, NotConnected, OwnClient, Presence,
+    AccountCheck, Answered, Begun, ConnectSpec, ConnectTarget, Connected, NotConnected, OwnClient, Presence,
 };
 use crate::control::{Control, Workspace};
 use crate::limits;
@@ -74,7 +74,8 @@ pub(super) struct BegunView {
     connection_id: String,
     /// `pending` for a new connection; one that is there stays as it is until the sign-in is finished.
     status: String,
-    /// To be opened in a browser, once: it sends its reader to the provider, and on to a page that tells how it went.
+    /// To be opened in a browser: it tells who asks for what, sends whoever goes on to the provider, and then tells how it went.
+    /// Good for one browser and one sign-in.
     authorize_url: String,
     #[schema(format = DateTime)]
     expires_at: String,
@@ -113,6 +114,8 @@ pub(super) struct ConnectedView {
     /// The services that are not enabled, as their scopes were not granted.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     missing_services: BTreeSet<String>,
+    /// Whether it is known that the account is the connection's own: not where its provider does not tell whose it is.
+    account_checked: bool,
 }
 
 impl From<Connected> for ConnectedView {
@@ -123,6 +126,7 @@ impl From<Connected> for ConnectedView {
                 ..connected.connection.into()
             },
             missing_services: connected.services_missing,
+            account_checked: connected.account_check != AccountCheck::NotChecked,
         }
     }
 }

@@ -14,9 +14,10 @@ use super::super::Rest;
 use super::super::asker::{Asker, Read, Write};
 use super::super::body::JsonBody;
 use super::super::problem::{Problem, ProblemBody};
-use super::super::tags::Tagged;
+use super::super::tags::{IfMatch, Tagged};
 use super::Saved;
-use crate::control::connect::{Business, Off, PhoneNumber, WhatsAppSaved, WhatsAppSpec};
+use super::oauth::target;
+use crate::control::connect::{Business, ConnectTarget, Off, PhoneNumber, WhatsAppSaved, WhatsAppSpec};
 use crate::model::refusal::Refusal;
 use crate::model::secret::SecretFields;
 
@@ -48,8 +49,12 @@ struct ConfigView {
 #[serde(deny_unknown_fields)]
 #[schema(as = WhatsAppSignup)]
 struct Signup {
+    /// The name of a new connection; or else `connection_id`.
     #[schema(min_length = 1, max_length = 256)]
-    display_name: String,
+    display_name: Option<String>,
+    /// A connection that is there, to be connected again: it keeps its id, and its account.
+    connection_id: Option<String>,
+    /// Of a new connection.
     environment: Option<String>,
     /// Good for half a minute, and once.
     #[schema(value_type = String)]
@@ -63,8 +68,12 @@ struct Signup {
 #[serde(deny_unknown_fields)]
 #[schema(as = WhatsAppManual)]
 struct Manual {
+    /// The name of a new connection; or else `connection_id`.
     #[schema(min_length = 1, max_length = 256)]
-    display_name: String,
+    display_name: Option<String>,
+    /// A connection that is there, to be connected again: it keeps its id, and its account.
+    connection_id: Option<String>,
+    /// Of a new connection.
     environment: Option<String>,
     /// Of a system user, with `whatsapp_business_messaging` and `whatsapp_business_management`.
     #[schema(value_type = String)]
@@ -131,13 +140,21 @@ async fn config(asker: Asker<Read>, State(rest): State<Rest>) -> Result<Json<Con
 /// Connects the account that somebody signed up with. The token for their code is fetched here, and never seen by a browser.
 #[utoipa::path(post, path = "/whatsapp/complete", request_body = Signup, tag = "whatsapp",
     security(("token" = ["mcp:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
-    responses((status = 201, body = SavedView), (status = "4XX", body = ProblemBody)))]
-async fn complete(asker: Asker<Write>, State(rest): State<Rest>, body: JsonBody<Signup>) -> Result<Response, Problem> {
+    params(("If-Match" = Option<String>, Header, description = "The ETag of the connection that is there"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
+    responses((status = 200, body = SavedView, description = "Connected again"), (status = 201, body = SavedView),
+        (status = "4XX", body = ProblemBody)))]
+async fn complete(
+    asker: Asker<Write>,
+    State(rest): State<Rest>,
+    IfMatch(expected): IfMatch,
+    body: JsonBody<Signup>,
+) -> Result<Response, Problem> {
     let once = asker.once("whatsapp.complete", &body.bytes)?;
-    let Signup { display_name, environment, code, waba_id, phone_number_id } = body.value;
-    let spec =
-        WhatsAppSpec { name: display_name, environment, business_account: waba_id, phone_number: phone_number_id };
+    let Signup { display_name, connection_id, environment, code, waba_id, phone_number_id } = body.value;
+    let target = target(display_name, connection_id, environment, expected)?;
+    let (is_new, spec) =
+        (is_new(&target), WhatsAppSpec { target, business_account: waba_id, phone_number: phone_number_id });
     let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
     // To its end, whoever goes away: the code is good once.
     let saving = async move { control.whatsapp_complete(&workspace, &oauth, spec, &code, once.as_ref()).await };
@@ -147,33 +164,45 @@ async fn complete(asker: Asker<Write>, State(rest): State<Rest>, body: JsonBody<
         "access_token" => "/code".to_owned(),
         other => pointer(other),
     };
-    Ok(answer(saved.map_err(|error| Problem::of(error, place))?))
+    Ok(answer(saved.map_err(|error| Problem::of(error, place))?, is_new))
 }
 
 /// Connects an account by a token that somebody made at Meta, after a look whether it works.
 #[utoipa::path(post, path = "/whatsapp/manual", request_body = Manual, tag = "whatsapp",
     security(("token" = ["mcp:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
-    responses((status = 201, body = SavedView), (status = "4XX", body = ProblemBody)))]
-async fn manual(asker: Asker<Write>, State(rest): State<Rest>, body: JsonBody<Manual>) -> Result<Response, Problem> {
+    params(("If-Match" = Option<String>, Header, description = "The ETag of the connection that is there"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes it once, however often it is sent")),
+    responses((status = 200, body = SavedView, description = "Connected again"), (status = 201, body = SavedView),
+        (status = "4XX", body = ProblemBody)))]
+async fn manual(
+    asker: Asker<Write>,
+    State(rest): State<Rest>,
+    IfMatch(expected): IfMatch,
+    body: JsonBody<Manual>,
+) -> Result<Response, Problem> {
     let once = asker.once("whatsapp.manual", &body.bytes)?;
-    let Manual { display_name, environment, access_token, business_account_id, phone_number_id } = body.value;
-    let spec = WhatsAppSpec {
-        name: display_name,
-        environment,
-        business_account: business_account_id,
-        phone_number: phone_number_id,
-    };
+    let Manual { display_name, connection_id, environment, access_token, business_account_id, phone_number_id } =
+        body.value;
+    let target = target(display_name, connection_id, environment, expected)?;
+    let (is_new, spec) = (
+        is_new(&target),
+        WhatsAppSpec { target, business_account: business_account_id, phone_number: phone_number_id },
+    );
     let Asker { control, workspace, .. } = &asker;
     let saved = control.whatsapp_manual(workspace, &rest.0.oauth, spec, access_token, once.as_ref()).await;
-    Ok(answer(saved.map_err(|error| Problem::of(error, pointer))?))
+    Ok(answer(saved.map_err(|error| Problem::of(error, pointer))?, is_new))
 }
 
-fn answer(WhatsAppSaved { saved, business }: WhatsAppSaved) -> Response {
+fn is_new(target: &ConnectTarget) -> bool {
+    matches!(target, ConnectTarget::New { .. })
+}
+
+fn answer(WhatsAppSaved { saved, business }: WhatsAppSaved, is_new: bool) -> Response {
     let saved = Saved::from(saved);
     let version = saved.connection.version;
     let view = SavedView { saved, business: business.map(BusinessView::from) };
-    (StatusCode::CREATED, Tagged(version, Json(view))).into_response()
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    (status, Tagged(version, Json(view))).into_response()
 }
 
 /// Where the body has what the operation calls by `place`.

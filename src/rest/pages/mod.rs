@@ -1,10 +1,14 @@
-//! The pages of sign-ins: `/oauth/start/{flow}`, which sends a browser to a provider, and `/oauth/callback`, to which the provider
-//! sends it back. They need no script, show no code, state or token, and end with what to do next.
+//! The pages of sign-ins: `/oauth/start/{flow}`, which asks whether to go on and sends a browser to a provider, and
+//! `/oauth/callback`, to which the provider sends it back. They need no script, show no code, state or token, and end with what to do next.
 
 mod outcome;
 
+use std::borrow::Cow;
+
 use axum::Router;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -13,14 +17,14 @@ use zeroize::Zeroizing;
 use super::Rest;
 use super::connections::answer_of;
 use super::front::RequestId;
-use crate::control::connect::{ConnectFault, NotConnected, Presence, Sent};
+use crate::control::connect::{ConnectFault, NotConnected, Opener, Presence};
 use crate::control::{Control, ControlError};
 use crate::limits;
 use crate::model::id::FlowId;
 use crate::model::refusal::Refusal;
 use crate::store::Actor;
 pub(super) use outcome::trouble;
-use outcome::{connected, not_connected, with_headers};
+use outcome::{connected, not_connected, onward};
 
 /// Below this path people are answered, not scripts.
 pub(super) const PATH: &str = "/oauth/";
@@ -31,15 +35,16 @@ const BROWSER: &str = "browser";
 pub(super) fn routes() -> Router<Rest> {
     // A HEAD is a program's look at a link, which is not to use it up.
     Router::new()
-        .route("/oauth/start/{flow}", get(start).head(no_look))
+        .route("/oauth/start/{flow}", get(start).post(go_on).head(no_look))
         .route("/oauth/callback", get(callback).head(no_look))
+        .layer(DefaultBodyLimit::max(limits::CONNECT_FORM_BYTES_MAX))
 }
 
 async fn no_look() -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")]).into_response()
 }
 
-/// Sends the browser to the provider, and gives it what it is known by when it comes back.
+/// Tells who asks for what, and gives the browser what it is known by from then on.
 async fn start(
     State(rest): State<Rest>,
     Extension(request): Extension<RequestId>,
@@ -48,14 +53,43 @@ async fn start(
     headers: HeaderMap,
 ) -> Response {
     let cookies = Cookies::of(&rest);
-    let query = query.unwrap_or_default();
-    let link = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "k").map(|(_, value)| value);
-    let held = asked.parse().ok().and_then(|flow| cookies.held(&headers, flow));
-    let held = held.as_deref().map(String::as_str);
-    match control(&rest, &request).connect_open(&rest.0.oauth, &asked, link.as_deref(), held).await {
-        Ok(sent) => cookies.sent(&sent),
+    let (link, held) = (link(query.as_deref()), cookies.held_for(&headers, &asked));
+    let opener = Opener { link: link.as_deref(), browser: held.as_deref().map(String::as_str), proof: None };
+    match control(&rest, &request).connect_look(&asked, opener).await {
+        Ok(question) => {
+            let mut page = outcome::question(&question);
+            page.headers_mut().append(header::SET_COOKIE, cookies.cookie(question.flow, &question.browser));
+            page
+        }
         Err(no) => not_connected(&no, &request.0),
     }
+}
+
+/// Sends the browser to the provider, if that is wanted. By a page that leads on, and no redirect: what a form leads to is bound by
+/// the policy of its page, and providers send people on to hosts that only they know.
+async fn go_on(
+    State(rest): State<Rest>,
+    Extension(request): Extension<RequestId>,
+    Path(asked): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    form: Result<Bytes, BytesRejection>,
+) -> Response {
+    let form = form.unwrap_or_default();
+    let proof = url::form_urlencoded::parse(&form).find(|(name, _)| name == "b").map(|(_, value)| value);
+    let (link, held) = (link(query.as_deref()), Cookies::of(&rest).held_for(&headers, &asked));
+    let browser = held.as_deref().map(String::as_str);
+    let opener = Opener { link: link.as_deref(), browser, proof: proof.as_deref() };
+    match control(&rest, &request).connect_open(&rest.0.oauth, &asked, opener).await {
+        Ok(sent) => onward(&sent, &request.0),
+        Err(no) => not_connected(&no, &request.0),
+    }
+}
+
+/// The key of a link.
+fn link(query: Option<&str>) -> Option<Cow<'_, str>> {
+    let mut pairs = url::form_urlencoded::parse(query?.as_bytes());
+    pairs.find(|(name, _)| name == "k").map(|(_, value)| value)
 }
 
 /// Takes the provider's answer. It is worked on to its end even if the browser goes away: a code is good only once.
@@ -79,11 +113,8 @@ async fn callback(
         Ok(done) => {
             // Whoever sees the page finds the connection as it says.
             rest.0.resolver.caught_up().await;
-            let mut page = connected(&done, &request.0);
-            if done.scopes_missing.is_empty() {
-                page.headers_mut().append(header::SET_COOKIE, cookies.gone(done.flow));
-            }
-            page
+            // Its cookie stays until it expires: whoever loads the page once more is told how it went.
+            connected(&done, &request.0)
         }
         Err(no) => not_connected(&no, &request.0),
     }
@@ -117,25 +148,18 @@ impl Cookies {
         pairs.find(|(held, _)| *held == name).map(|(_, value)| Zeroizing::new(value.to_owned()))
     }
 
-    fn cookie(&self, flow: FlowId, value: &str, seconds: u64) -> HeaderValue {
+    fn held_for(&self, headers: &HeaderMap, asked: &str) -> Option<Zeroizing<String>> {
+        self.held(headers, asked.parse().ok()?)
+    }
+
+    /// What comes back comes from another site, as a plain navigation: to that a lax cookie is sent, and not to another site's form.
+    fn cookie(&self, flow: FlowId, value: &str) -> HeaderValue {
         let secure = if self.is_https { "; Secure" } else { "" };
-        let name = self.name(flow);
+        let (name, seconds) = (self.name(flow), limits::CONNECT_LIFE.as_secs());
         let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}");
-        let mut value = HeaderValue::from_str(&text).expect("it is made of letters, digits and punctuation");
+        // What a browser sent and we send back may be anything; then it was not ours, and it is not known by it.
+        let mut value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
         value.set_sensitive(true);
         value
-    }
-
-    fn gone(&self, flow: FlowId) -> HeaderValue {
-        self.cookie(flow, "", 0)
-    }
-
-    fn sent(&self, sent: &Sent) -> Response {
-        // What comes back comes from another site, as a plain navigation: to that a lax cookie is sent.
-        let cookie = self.cookie(sent.flow, &sent.browser, limits::CONNECT_LIFE.as_secs());
-        let location = HeaderValue::from_str(sent.location.as_str()).expect("a URL is made of visible ASCII");
-        with_headers(
-            (StatusCode::SEE_OTHER, [(header::SET_COOKIE, cookie), (header::LOCATION, location)]).into_response(),
-        )
     }
 }

@@ -1,4 +1,4 @@
-//! The one page that there is: what happened, what to do next, and a link to it.
+//! The pages that there are: one that asks whether to go on, and one that tells what happened, what to do next, and a link to it.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
 use crate::control::ControlError;
-use crate::control::connect::{ConnectFault, Connected, NotConnected};
+use crate::control::connect::{AccountCheck, ConnectFault, Connected, NotConnected, Question, Sent};
 use crate::model::id::FlowId;
 use crate::rest::problem::Problem;
 
@@ -17,13 +17,28 @@ use crate::rest::problem::Problem;
 const STYLE: &str = include_str!("outcome.css");
 
 /// Nothing is run, loaded or sent anywhere, nobody frames it, and the only style is its own.
-static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'"));
+
+/// The same, with a form that is sent to us.
+static POLICY_OF_FORMS: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'"));
+
+fn policy(forms: &str) -> HeaderValue {
     let style = BASE64.encode(&Sha256::digest(STYLE));
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action {forms}; frame-ancestors 'none'"
     );
     HeaderValue::from_str(&policy).expect("it is made of visible ASCII")
-});
+}
+
+/// Who asks for what.
+#[derive(Template)]
+#[template(path = "question.html", config = "src/rest/pages/askama.toml")]
+struct Asking<'a> {
+    heading: String,
+    told: String,
+    question: &'a Question,
+    style: &'static str,
+}
 
 #[derive(Template)]
 #[template(path = "outcome.html", config = "src/rest/pages/askama.toml")]
@@ -37,7 +52,9 @@ struct Outcome<'a> {
     /// What to do next.
     next: String,
     /// A link, and what stands on it.
-    link: Option<(String, &'static str)>,
+    link: Option<(String, String)>,
+    /// Where the browser goes by itself.
+    onward: Option<&'a str>,
     /// For whoever is asked for help.
     code: Option<&'a str>,
     request_id: &'a str,
@@ -45,24 +62,59 @@ struct Outcome<'a> {
 }
 
 /// What everything below our path is sent with: the addresses of sign-ins are told to nobody.
-pub(super) fn with_headers(mut response: Response) -> Response {
+fn with_headers(mut response: Response, policy: &HeaderValue) -> Response {
     const HEADERS: [(HeaderName, &str); 3] = [
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-store"),
     ];
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.clone());
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy.clone());
     headers.extend(HEADERS.map(|(name, value)| (name, HeaderValue::from_static(value))));
     response
 }
 
 fn shown(status: StatusCode, page: &Outcome<'_>) -> Response {
+    with_headers(rendered(status, page), &CONTENT_SECURITY_POLICY)
+}
+
+fn rendered(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
-        Ok(text) => with_headers((status, Html(text)).into_response()),
+        Ok(text) => (status, Html(text)).into_response(),
         // Only a writer that fails could fail it, and a text does not.
-        Err(_) => with_headers(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// Whether to go on.
+pub(super) fn question(question: &Question) -> Response {
+    let Question { provider, is_new, .. } = question;
+    let again = if *is_new { "" } else { " again" };
+    let page = Asking {
+        heading: format!("Connect {provider}{again}?"),
+        told: format!("Somebody asks you to sign in at {provider}, and to let this server use your account there:"),
+        question,
+        style: STYLE,
+    };
+    with_headers(rendered(StatusCode::OK, &page), &POLICY_OF_FORMS)
+}
+
+/// On to the provider.
+pub(super) fn onward(sent: &Sent, request_id: &str) -> Response {
+    let Sent { location, provider } = sent;
+    let page = Outcome {
+        is_good: true,
+        heading: format!("On to {provider}"),
+        told: format!("You are sent to {provider}."),
+        missing: Vec::new(),
+        next: "If nothing happens, follow the link.".to_owned(),
+        link: Some((location.to_string(), format!("Continue to {provider}"))),
+        onward: Some(location.as_str()),
+        code: None,
+        request_id,
+        style: STYLE,
+    };
+    shown(StatusCode::OK, &page)
 }
 
 /// It went well, wholly or in part.
@@ -70,7 +122,14 @@ pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
     let Connected { connection, provider, is_new, .. } = done;
     let again = if *is_new { "connected" } else { "connected again" };
     let account = connection.account_label.as_ref().map(|label| format!(" as {label}")).unwrap_or_default();
-    let told = format!("{} is {again} to {provider}{account}.", connection.name);
+    let unchecked = match done.account_check {
+        AccountCheck::First | AccountCheck::Same => String::new(),
+        AccountCheck::NotChecked if *is_new => format!(" {provider} does not tell whose account it is: not checked."),
+        AccountCheck::NotChecked => {
+            format!(" Account not checked: {provider} does not tell whether it is the same as before.")
+        }
+    };
+    let told = format!("{} is {again} to {provider}{account}.{unchecked}", connection.name);
     let is_whole = done.scopes_missing.is_empty();
     let missing = done.services_missing.iter().chain(&done.scopes_missing).map(String::as_str).collect();
     let (heading, told, next) = match is_whole {
@@ -87,7 +146,8 @@ pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
         told,
         missing,
         next: next.to_owned(),
-        link: (!is_whole).then(|| (start(done.flow), "Grant what is missing")),
+        link: (!is_whole).then(|| (start(done.flow), "Grant what is missing".to_owned())),
+        onward: None,
         code: None,
         request_id,
         style: STYLE,
@@ -102,14 +162,17 @@ pub(super) fn not_connected(no: &NotConnected, request_id: &str) -> Response {
         tracing::warn!(%request_id, error = %no.error, "a sign-in broke off");
         return shown(StatusCode::SERVICE_UNAVAILABLE, &broken("INTERNAL", no.again, request_id));
     };
+    // To whoever did so it is good news, told twice.
+    let is_good = matches!(**fault, ConnectFault::Finished { .. });
     let page = Outcome {
-        is_good: false,
+        is_good,
         heading: heading(fault),
         told: sentence(&fault.to_string()),
         missing: Vec::new(),
         next: sentence(&fault.remedy()),
-        link: no.again.map(|flow| (start(flow), "Start again")),
-        code: Some(fault.code()),
+        link: no.again.map(|flow| (start(flow), "Start again".to_owned())),
+        onward: None,
+        code: (!is_good).then(|| fault.code()),
         request_id,
         style: STYLE,
     };
@@ -128,7 +191,8 @@ fn broken<'a>(code: &'a str, again: Option<FlowId>, request_id: &'a str) -> Outc
         told: "Something on our side does not answer as it should.".to_owned(),
         missing: Vec::new(),
         next: "Start again in some minutes.".to_owned(),
-        link: again.map(|flow| (start(flow), "Start again")),
+        link: again.map(|flow| (start(flow), "Start again".to_owned())),
+        onward: None,
         code: Some(code),
         request_id,
         style: STYLE,
@@ -142,7 +206,9 @@ fn start(flow: FlowId) -> String {
 
 fn status(fault: &ConnectFault) -> StatusCode {
     match fault {
-        ConnectFault::Expired | ConnectFault::Used | ConnectFault::Finished | ConnectFault::Gone => StatusCode::GONE,
+        ConnectFault::Finished { .. } => StatusCode::OK,
+        ConnectFault::Expired | ConnectFault::Used | ConnectFault::Gone => StatusCode::GONE,
+        ConnectFault::Busy => StatusCode::CONFLICT,
         ConnectFault::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     }
@@ -153,13 +219,16 @@ fn heading(fault: &ConnectFault) -> String {
         ConnectFault::Unknown => "This link does not work".to_owned(),
         ConnectFault::Expired => "This sign-in has expired".to_owned(),
         ConnectFault::Used => "This sign-in was used before".to_owned(),
-        ConnectFault::Finished => "This sign-in was finished before".to_owned(),
+        ConnectFault::Finished { .. } => "This sign-in is finished already".to_owned(),
+        ConnectFault::Busy => "This sign-in is being finished".to_owned(),
+        ConnectFault::NoCookie => "This browser keeps no cookie".to_owned(),
         ConnectFault::OtherBrowser => "This sign-in belongs to another browser".to_owned(),
         ConnectFault::Cancelled { provider } => format!("You cancelled at {provider}"),
         ConnectFault::Refused { provider, .. } => format!("{provider} refused"),
         ConnectFault::Unavailable { provider } => format!("{provider} does not answer"),
         ConnectFault::AccountChanged { .. } => "This is another account".to_owned(),
         ConnectFault::Gone => "The connection is not there any more".to_owned(),
+        ConnectFault::Changed => "The connection was changed meanwhile".to_owned(),
         _ => "It could not be connected".to_owned(),
     }
 }

@@ -60,12 +60,20 @@ impl Scene {
     /// A connection of Ann's.
     async fn connected(&self, name: &str) -> Begun {
         let (begun, page) = (self.begin(name).await, Page::new().await);
-        page.open(&begun.link).await;
+        go_on(&page, &begun).await;
         page.press("Ann Archer").await;
         assert_eq!(page.press("Allow").await.h1, "Connected");
         page.close().await;
         begun
     }
+}
+
+const CONTINUE: &str = "Continue to Test provider";
+
+/// Opens the link, and goes on.
+async fn go_on(page: &Page, begun: &Begun) {
+    page.open(&begun.link).await;
+    assert_eq!(page.press(CONTINUE).await.h1, "Choose an account");
 }
 
 struct Begun {
@@ -95,7 +103,12 @@ async fn who_consents_is_told_that_it_is_connected_and_as_whom() {
     let scene = Scene::new().await;
     let (begun, page) = (scene.begin("calendar").await, Page::new().await);
     assert_eq!(scene.connection(&begun.id).await["status"], "pending");
-    assert_eq!(page.open(&begun.link).await.h1, "Choose an account");
+    let asked = page.open(&begun.link).await;
+    is_ours(&asked, "Connect Test provider?");
+    for told in ["acme", "calendar", "Asked for by"] {
+        assert!(asked.text.contains(told), "{told}: {asked:?}");
+    }
+    assert_eq!(page.press(CONTINUE).await.h1, "Choose an account");
     assert_eq!(page.press("Ann Archer").await.h1, "Allow access");
     let seen = page.press("Allow").await;
     is_ours(&seen, "Connected");
@@ -110,7 +123,7 @@ async fn who_consents_is_told_that_it_is_connected_and_as_whom() {
 async fn who_unticks_a_scope_is_told_so_and_can_grant_it_yet() {
     let scene = Scene::new().await;
     let (begun, page) = (scene.begin("mail").await, Page::new().await);
-    page.open(&begun.link).await;
+    go_on(&page, &begun).await;
     page.press("Ann Archer").await;
     page.untick("mail").await;
     let seen = page.press("Allow").await;
@@ -118,7 +131,8 @@ async fn who_unticks_a_scope_is_told_so_and_can_grant_it_yet() {
     assert!(seen.text.contains("\nmail\n"), "{seen:?}");
     assert_eq!(scene.connection(&begun.id).await["status"], "active");
     // The provider knows the browser, and asks for the account no more.
-    assert_eq!(page.follow("Grant what is missing").await.h1, "Allow access");
+    is_ours(&page.follow("Grant what is missing").await, "Connect Test provider again?");
+    assert_eq!(page.press(CONTINUE).await.h1, "Allow access");
     is_ours(&page.press("Allow").await, "Connected");
     page.close().await;
 }
@@ -127,11 +141,12 @@ async fn who_unticks_a_scope_is_told_so_and_can_grant_it_yet() {
 async fn who_cancels_is_told_so_and_can_start_again() {
     let scene = Scene::new().await;
     let (begun, page) = (scene.begin("cancelled").await, Page::new().await);
-    page.open(&begun.link).await;
+    go_on(&page, &begun).await;
     page.press("Ann Archer").await;
     is_ours(&page.press("Cancel").await, "You cancelled at Test provider");
     assert_eq!(scene.connection(&begun.id).await["status"], "pending");
-    assert_eq!(page.follow("Start again").await.h1, "Allow access");
+    is_ours(&page.follow("Start again").await, "Connect Test provider?");
+    assert_eq!(page.press(CONTINUE).await.h1, "Allow access");
     is_ours(&page.press("Allow").await, "Connected");
     page.close().await;
 }
@@ -140,13 +155,16 @@ async fn who_cancels_is_told_so_and_can_start_again() {
 async fn a_link_works_once_and_in_one_browser() {
     let scene = Scene::new().await;
     let (begun, page, other) = (scene.begin("stale").await, Page::new().await, Page::new().await);
-    page.open(&begun.link).await;
+    go_on(&page, &begun).await;
     is_ours(&other.open(&begun.link).await, "This sign-in belongs to another browser");
     page.press("Ann Archer").await;
     let seen = page.press("Allow").await;
     is_ours(&seen, "Connected");
-    is_ours(&page.open(&begun.link).await, "This sign-in was finished before");
-    is_ours(&other.open(&begun.link).await, "This sign-in was finished before");
+    let again = page.open(&seen.url).await;
+    is_ours(&again, "This sign-in is finished already");
+    assert!(again.text.contains("stale is active"), "{again:?}");
+    is_ours(&page.open(&begun.link).await, "This sign-in is finished already");
+    is_ours(&other.open(&begun.link).await, "This sign-in is finished already");
     // The address that the person ended on is of no use to anybody else.
     assert_ne!(other.open(&seen.url).await.h1, "Connected");
     page.close().await;
@@ -159,7 +177,7 @@ async fn another_account_cannot_take_the_place_of_the_one_that_was_connected() {
     let held = scene.connected("held").await;
     let (begun, page) = (scene.begin_again(&held.id).await, Page::new().await);
     assert_eq!(begun.id, held.id);
-    page.open(&begun.link).await;
+    go_on(&page, &begun).await;
     page.press("Bob Baker").await;
     is_ours(&page.press("Allow").await, "This is another account");
     let connection = scene.connection(&held.id).await;
@@ -198,6 +216,7 @@ fn template(issuer: &str) -> String {
         authorize_url = "{issuer}/auth"
         token_url = "{issuer}/token"
         issuer = "{issuer}"
+        sends_issuer = true
         scopes = ["openid", "email", "calendar", "mail"]
         authorize_params = {{ prompt = "consent" }}
         revocation = {{ url = "{issuer}/token/revocation" }}

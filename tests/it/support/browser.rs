@@ -1,4 +1,4 @@
-//! A browser as far as sign-ins need one: cookies by origin, redirects followed one by one, pages read.
+//! A browser as far as sign-ins need one: cookies by origin, redirects followed one by one, pages read, forms sent.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use reqwest::Certificate;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 /// A person's browser, which finds some hosts where the test says.
 pub(crate) struct Browser {
@@ -39,6 +39,22 @@ impl Browser {
 
     /// One page without what it redirects to.
     pub(crate) async fn look(&self, url: &Url) -> Page {
+        self.visit(url, None).await
+    }
+
+    /// Sends the form of a page, as whoever presses its button.
+    pub(crate) async fn press(&self, page: &Page) -> Page {
+        let body = page.form().unwrap_or_else(|| panic!("no form: {page:?}"));
+        self.visit(page.url(), Some(body)).await
+    }
+
+    /// Goes on from a link of ours, up to where it leads.
+    pub(crate) async fn consent(&self, link: &Url) -> Url {
+        let asked = self.look(link).await;
+        self.press(&asked).await.location().unwrap()
+    }
+
+    async fn visit(&self, url: &Url, form: Option<String>) -> Page {
         let host = url.host_str().unwrap().to_owned();
         let mut reached = url.clone();
         if host == self.daemon.0 {
@@ -54,7 +70,12 @@ impl Browser {
                 .map(|((_, name), value)| format!("{name}={value}"))
                 .collect()
         };
-        let mut request = self.http.get(reached);
+        let mut request = match form {
+            None => self.http.get(reached),
+            Some(body) => {
+                self.http.post(reached).header("content-type", "application/x-www-form-urlencoded").body(body)
+            }
+        };
         if !held.is_empty() {
             request = request.header("cookie", held.join("; "));
         }
@@ -80,30 +101,48 @@ impl Browser {
         }
     }
 
-    /// The page that an address leads to.
+    /// The page that an address leads to, for somebody who goes on whenever they are asked.
     pub(crate) async fn open(&self, url: &Url) -> Page {
         let mut page = self.look(url).await;
-        while let Some(next) = page.location() {
+        loop {
+            let next = page.location();
+            if next.is_none() && page.form().is_none() {
+                return page;
+            }
             assert!(page.way.len() < 10, "redirected in circles: {:?}", page.way);
-            let mut way = page.way;
-            page = self.look(&next).await;
+            let mut way = std::mem::take(&mut page.way);
+            page = match next {
+                Some(next) => self.look(&next).await,
+                None => {
+                    page.way = vec![way.last().unwrap().clone()];
+                    self.press(&page).await
+                }
+            };
             way.append(&mut page.way);
             page.way = way;
         }
-        page
     }
 
-    pub(crate) fn cookies(&self) -> usize {
-        self.cookies.lock().unwrap().len()
+    /// Keeps no cookie of what it was given so far.
+    pub(crate) fn forget(&self) {
+        self.cookies.lock().unwrap().clear();
     }
 }
 
 impl Page {
-    /// Where it sends the browser on.
+    /// Where it sends the browser on: by its status, or by what it says of itself.
     pub(crate) fn location(&self) -> Option<Url> {
         let here = self.way.last().unwrap();
-        let next = self.headers.get("location").filter(|_| (300..400).contains(&self.status))?;
-        Some(here.join(next.to_str().unwrap()).unwrap())
+        let by_status = self.headers.get("location").filter(|_| (300..400).contains(&self.status));
+        let by_page = || self.between("<meta http-equiv=\"refresh\" content=\"0;url=", "\"").map(unescaped);
+        let next = by_status.map(|next| next.to_str().unwrap().to_owned()).or_else(by_page)?;
+        Some(here.join(&next).unwrap())
+    }
+
+    /// What its form says, if it has one.
+    pub(crate) fn form(&self) -> Option<String> {
+        let (name, value) = self.between("<input type=\"hidden\" name=\"", "\">")?.split_once("\" value=\"")?;
+        Some(form_urlencoded::Serializer::new(String::new()).append_pair(name, &unescaped(value)).finish())
     }
 
     pub(crate) fn url(&self) -> &Url {
@@ -124,4 +163,8 @@ impl Page {
     pub(crate) fn link(&self) -> Option<Url> {
         Some(self.url().join(self.between("<a href=\"", "\"")?).unwrap())
     }
+}
+
+fn unescaped(text: &str) -> String {
+    text.replace("&#38;", "&").replace("&amp;", "&")
 }

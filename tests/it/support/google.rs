@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use url::{Url, form_urlencoded};
 
 use super::openbao::fresh_name;
@@ -47,6 +48,10 @@ struct Books {
     revoked: BTreeSet<String>,
     exchanges: usize,
     is_down: bool,
+    /// Answers to codes wait for as long as it is so.
+    holds: watch::Sender<bool>,
+    /// Whether replies have refresh tokens.
+    keeps_refresh_tokens: bool,
 }
 
 struct Code {
@@ -73,6 +78,8 @@ impl Google {
             refresh_tokens: BTreeMap::new(),
             revoked: BTreeSet::new(),
             exchanges: 0,
+            holds: watch::Sender::new(false),
+            keeps_refresh_tokens: false,
             is_down: false,
         }));
         let router = Router::new()
@@ -103,6 +110,16 @@ impl Google {
 
     pub(crate) fn is_down(&self, is_down: bool) {
         self.state.lock().unwrap().is_down = is_down;
+    }
+
+    /// From now on whoever gives a code for tokens waits, or waits no more.
+    pub(crate) fn holds(&self, holds: bool) {
+        self.state.lock().unwrap().holds.send_replace(holds);
+    }
+
+    /// From now on replies have no refresh token.
+    pub(crate) fn keeps_refresh_tokens(&self) {
+        self.state.lock().unwrap().keeps_refresh_tokens = true;
     }
 
     /// How many grants were given back.
@@ -153,9 +170,10 @@ async fn authorize(State(state): Shared, Query(asked): Query<BTreeMap<String, St
     if said("response_type") != Some("code") {
         return page(StatusCode::BAD_REQUEST, "invalid_request");
     }
-    // RFC 7636, 4.3: one challenge, by S256 here.
+    // RFC 7636, 4.3: one challenge, by S256. Google lets clients with a secret go without; here they do not, as RFC 9700, 2.1.1 has
+    // it: everyone is to use PKCE.
     let challenge = said("code_challenge").map(str::to_owned);
-    if challenge.is_some() && said("code_challenge_method") != Some("S256") {
+    if challenge.is_none() || said("code_challenge_method") != Some("S256") {
         return page(StatusCode::BAD_REQUEST, "invalid_request");
     }
     // Error 400: invalid_scope, "Some requested scopes were invalid" (Google's list of scopes).
@@ -210,8 +228,13 @@ fn refused(status: StatusCode, error: &str) -> Response {
 }
 
 async fn token(State(state): Shared, headers: axum::http::HeaderMap, body: String) -> Response {
+    let mut holds = {
+        let mut books = state.lock().unwrap();
+        books.exchanges += 1;
+        books.holds.subscribe()
+    };
+    holds.wait_for(|holds| !holds).await.unwrap();
     let mut books = state.lock().unwrap();
-    books.exchanges += 1;
     if books.is_down {
         return (StatusCode::SERVICE_UNAVAILABLE, "<html>canary words of a proxy</html>").into_response();
     }
@@ -246,6 +269,7 @@ async fn token(State(state): Shared, headers: axum::http::HeaderMap, body: Strin
         return refused(StatusCode::BAD_REQUEST, "invalid_grant");
     }
     code.is_used = true;
+    let is_offline = code.is_offline;
     let (email, scope) = (code.email.clone(), code.scopes.iter().cloned().collect::<Vec<_>>().join(" "));
     let mut reply = json!({
         "access_token": fresh_name("ya29.canary"),
@@ -254,7 +278,8 @@ async fn token(State(state): Shared, headers: axum::http::HeaderMap, body: Strin
         "scope": scope,
         "id_token": id_token(&email),
     });
-    if code.is_offline {
+    let keeps = books.keeps_refresh_tokens;
+    if is_offline && !keeps {
         let token = fresh_name("1//canary");
         reply["refresh_token"] = token.as_str().into();
         books.refresh_tokens.insert(token, email);

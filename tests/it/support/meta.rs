@@ -1,6 +1,7 @@
 //! Meta's Graph API as far as WhatsApp accounts meet it: the exchange of embedded signup's code, and looks at an account.
 //!
-//! "errors" below is <https://developers.facebook.com/docs/graph-api/guides/error-handling>.
+//! "errors" below is <https://developers.facebook.com/docs/graph-api/guides/error-handling>. What that does not tell is as clients
+//! of Meta's have met it, each with where. Codes are told apart by no subcode here: none is documented for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ use super::tls::Leaf;
 pub(crate) const CLIENT: (&str, &str) = ("8400", "canary-meta-app-secret");
 pub(crate) const HOST: &str = "graph.facebook.com";
 pub(crate) const WABA: &str = "102290129340398";
+/// Another account of the same business.
+pub(crate) const OTHER_WABA: &str = "102290129340399";
 pub(crate) const NUMBERS: [&str; 2] = ["106540352242922", "106540352242923"];
 /// Of a system user who has the account.
 pub(crate) const TOKEN: &str = "EAAcanary-system-user";
@@ -39,6 +42,8 @@ struct Books {
     tokens: BTreeSet<String>,
     numbers: usize,
     is_down: bool,
+    /// How long tokens live, if not for ever.
+    life: Option<u64>,
 }
 
 type Shared = State<Arc<Mutex<Books>>>;
@@ -65,9 +70,19 @@ impl Meta {
         code
     }
 
+    /// Whether a token was given for a code.
+    pub(crate) fn is_used(&self, code: &str) -> bool {
+        self.state.lock().unwrap().used.contains(code)
+    }
+
     /// How many numbers the account has.
     pub(crate) fn numbers(&self, numbers: usize) {
         self.state.lock().unwrap().numbers = numbers;
+    }
+
+    /// From now on tokens live for so many seconds.
+    pub(crate) fn life(&self, seconds: u64) {
+        self.state.lock().unwrap().life = Some(seconds);
     }
 
     pub(crate) fn is_down(&self, is_down: bool) {
@@ -86,27 +101,33 @@ async fn exchange(State(state): Shared, body: String) -> Response {
     let mut books = state.lock().unwrap();
     let said: BTreeMap<String, String> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let said = |name: &str| said.get(name).map(String::as_str);
-    // errors: 101 for an unknown app, 1 for a wrong secret.
+    // 101, "Error validating application. Invalid application ID.": github.com/diowa/icare, issue 5.
     if said("client_id") != Some(CLIENT.0) {
         return refused(StatusCode::BAD_REQUEST, 101, 0);
     }
+    // 1, "Error validating client secret.": github.com/facebookarchive/php-graph-sdk, issue 538.
     if said("client_secret") != Some(CLIENT.1) {
         return refused(StatusCode::BAD_REQUEST, 1, 0);
     }
-    // A code of the JavaScript SDK has no redirect URI, and is refused with one: "redirect_uri isn't identical" (36008).
+    // A code of the JavaScript SDK has no redirect URI, and is refused with one: "Please make sure your redirect_uri is identical"
+    // (github.com/amachang/facebook-node-sdk, pull request 6); 100: github.com/scribejava/scribejava, issue 605.
     if said("redirect_uri").is_some() {
-        return refused(StatusCode::BAD_REQUEST, 100, 36008);
+        return refused(StatusCode::BAD_REQUEST, 100, 0);
     }
     let Some(code) = said("code").filter(|code| books.codes.contains(*code)) else {
-        return refused(StatusCode::BAD_REQUEST, 100, 36007);
+        return refused(StatusCode::BAD_REQUEST, 100, 0);
     };
-    // "This authorization code has been used" (36009).
+    // 100, "This authorization code has been used.": github.com/laravel/socialite, issue 385.
     if !books.used.insert(code.to_owned()) {
-        return refused(StatusCode::BAD_REQUEST, 100, 36009);
+        return refused(StatusCode::BAD_REQUEST, 100, 0);
     }
     let token = fresh_name("EAAcanary");
     books.tokens.insert(token.clone());
-    Json(json!({ "access_token": token, "token_type": "bearer" })).into_response()
+    let mut reply = json!({ "access_token": token, "token_type": "bearer" });
+    if let Some(life) = books.life {
+        reply["expires_in"] = life.into();
+    }
+    Json(reply).into_response()
 }
 
 /// Whether the bearer may see the account: errors, 190 for a bad token, 200 for a lacking permission.
@@ -130,6 +151,7 @@ async fn node(State(state): Shared, Path(id): Path<String>, headers: HeaderMap) 
     // errors: 100 with subcode 33 for what does not exist or is not visible.
     match id.as_str() {
         WABA => Json(json!({ "id": WABA, "name": "Acme Shop" })).into_response(),
+        OTHER_WABA => Json(json!({ "id": OTHER_WABA, "name": "Acme Outlet" })).into_response(),
         _ => refused(StatusCode::BAD_REQUEST, 100, 33),
     }
 }
@@ -139,7 +161,7 @@ async fn numbers(State(state): Shared, Path(id): Path<String>, headers: HeaderMa
     if let Some(no) = sees(&books, &headers) {
         return no;
     }
-    if id != WABA {
+    if id != WABA && id != OTHER_WABA {
         return refused(StatusCode::BAD_REQUEST, 100, 33);
     }
     let number = |id: &&str| json!({ "id": id, "display_phone_number": "+44 20 7946 0321", "verified_name": "Acme" });

@@ -28,7 +28,10 @@ CREATE TABLE connect_flows (
     started_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     taken_at BIGINT,
-    completed_at BIGINT
+    completed_at BIGINT,
+    -- How often a browser was sent to the provider with a new state; and until when the present one is worked on.
+    attempt BIGINT NOT NULL DEFAULT 0,
+    busy_until BIGINT
 );
 CREATE INDEX connect_flows_by_project ON connect_flows (project_id, expires_at);
 CREATE INDEX connect_flows_by_end ON connect_flows (expires_at);
@@ -44,6 +47,7 @@ CREATE TABLE connection_grants (
     scopes_granted TEXT NOT NULL,
     granted_at BIGINT NOT NULL
 );
+CREATE INDEX connection_grants_by_account ON connection_grants (account_id);
 
 -- What happened to connections, for webhooks: written with the change itself, kept for some days.
 CREATE TABLE events (

@@ -7,6 +7,8 @@ use super::{CALLBACK, Rig, SERVED, begun};
 use crate::support::answers::{asking, reason, value};
 use crate::support::cast::World;
 use crate::support::google::CLIENT;
+use crate::support::openbao::until;
+use crate::support::receiver::Receiver;
 
 #[tokio::test]
 async fn what_can_be_connected_is_told_and_what_is_missing_for_it() {
@@ -55,7 +57,7 @@ async fn services_are_enabled_one_by_one_as_far_as_they_are_granted() {
     assert_eq!(asked["consent"]["missing_scopes"], json!(["https://www.googleapis.com/auth/drive"]));
     let page = rig.browser().open(&asked["consent"]["authorize_url"].as_str().unwrap().parse().unwrap()).await;
     assert_eq!(page.heading(), "Connected", "{page:?}");
-    let consent = page.way[1].query().unwrap();
+    let consent = page.way[2].query().unwrap();
     assert!(consent.contains("include_granted_scopes=true") && !consent.contains("calendar"), "{consent}");
     assert_eq!(rig.connection(&id).await["enabled_services"], json!(["gmail", "google-drive"]));
 
@@ -142,6 +144,52 @@ async fn the_grant_is_given_back_when_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn of_a_grant_that_is_given_back_the_deletion_alone_is_told() {
+    let receiver = Receiver::start().await;
+    let mut world = World::sqlite(SERVED).await;
+    world.config.webhooks = vec![receiver.webhook()];
+    let rig = Rig::of(world).await;
+    let id = rig.connect("Alice", &[]).await;
+    rig.ask("DELETE", &format!("/v1/connections/{id}?revoke=true"), None).await.ok();
+    let told = || receiver.taken().into_iter().filter(|(_, name)| name == "Alice").map(|(kind, _)| kind);
+    until("its deletion is told", async || told().any(|kind| kind == "connection.deleted")).await;
+    assert_eq!(told().collect::<Vec<_>>(), ["connection.created", "connection.deleted"]);
+}
+
+#[tokio::test]
+async fn a_grant_that_others_stand_on_is_not_given_back_unasked() {
+    let rig = Rig::embedded().await;
+    let (first, second) = (rig.connect("First", &[]).await, rig.connect("Second", &[]).await);
+    // Another account, and another client, are another grant.
+    rig.providers.google.grants("bob@example.com", &[]);
+    rig.connect("Bob", &[]).await;
+    let path = format!("/v1/connections/{first}?revoke=true");
+    let no = rig.ask("DELETE", &path, None).await.problem(409, "IN_USE");
+    assert!(no.to_string().contains("Second") && !no.to_string().contains("Bob"), "{no}");
+    assert_eq!((rig.providers.google.revoked(), rig.connection(&first).await["status"].as_str()), (0, Some("active")));
+    let admin = rig.api.token(Role::Admin).await;
+    rig.api.ask(&admin, "DELETE", &format!("{path}&force=true"), None).await.ok();
+    assert_eq!(rig.providers.google.revoked(), 1);
+    // Alone it is nobody else's concern.
+    rig.ask("DELETE", &format!("/v1/connections/{second}"), None).await.ok();
+    rig.providers.google.grants("alice@example.com", &[]);
+    let third = rig.connect("Third", &[]).await;
+    rig.ask("DELETE", &format!("/v1/connections/{third}?revoke=true"), None).await.ok();
+}
+
+#[tokio::test]
+async fn tokens_of_another_account_are_given_back_unless_it_has_a_connection_of_its_own() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &[]).await;
+    rig.providers.google.grants("bob@example.com", &[]);
+    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "This is another account");
+    assert_eq!(rig.providers.google.revoked(), 1);
+    rig.connect("Bob", &[]).await;
+    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "This is another account");
+    assert_eq!(rig.providers.google.revoked(), 1, "Bob's own connection would have died with it");
+}
+
+#[tokio::test]
 async fn tokens_that_are_saved_by_hand_are_a_new_set() {
     let rig = Rig::embedded().await;
     let id = rig.connect("Alice", &[]).await;
@@ -209,4 +257,40 @@ async fn the_stand_in_is_strict() {
     assert_eq!(post(&good[..5]).await, (400, "invalid_grant".to_owned()), "without a verifier");
     assert_eq!(post(&good).await, (200, "none".to_owned()));
     assert_eq!(post(&good).await, (400, "invalid_grant".to_owned()), "a code is good once");
+}
+
+#[tokio::test]
+async fn the_stand_in_is_strict_with_whom_it_shows_its_consent_screen() {
+    let rig = Rig::embedded().await;
+    let good = [
+        ("client_id", CLIENT.0),
+        ("redirect_uri", CALLBACK),
+        ("response_type", "code"),
+        ("scope", "openid"),
+        ("state", "held"),
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+        ("code_challenge_method", "S256"),
+    ];
+    let browser = rig.browser();
+    let ask = async |asked: &[(&str, &str)]| {
+        let url = url::Url::parse_with_params("https://accounts.google.com/o/oauth2/v2/auth", asked).unwrap();
+        let page = browser.look(&url).await;
+        (page.status, page.text)
+    };
+    assert_eq!(ask(&good).await.0, 303);
+    let table = [
+        ("client_id", "another", 401, "invalid_client"),
+        ("redirect_uri", "https://credway.example.com/", 400, "redirect_uri_mismatch"),
+        ("response_type", "token", 400, "invalid_request"),
+        ("code_challenge_method", "plain", 400, "invalid_request"),
+        ("scope", "", 400, "invalid_scope"),
+        ("scope", "openid drive", 400, "invalid_scope"),
+    ];
+    for (name, value, status, error) in table {
+        let asked = good.map(|(known, held)| (known, if known == name { value } else { held }));
+        let (told, text) = ask(&asked).await;
+        assert!(told == status && text.contains(error), "{name}: {told} {text}");
+    }
+    let (status, text) = ask(&good[..5]).await;
+    assert!(status == 400 && text.contains("invalid_request"), "without a challenge: {text}");
 }

@@ -2,6 +2,8 @@
 
 mod accounts;
 mod journeys;
+mod questions;
+mod strangers;
 mod whatsapp;
 
 use std::collections::BTreeMap;
@@ -153,6 +155,13 @@ fn begun(answer: Answer) -> (String, Url) {
 
 /// What holds of every page that people end on.
 fn sound(page: &Page) {
+    sound_but_forms(page);
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("form-action 'none'") && !page.text.contains("<form"), "{policy} {}", page.text);
+}
+
+/// What holds of every page.
+fn sound_but_forms(page: &Page) {
     let text = &page.text;
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
     assert_eq!(
