@@ -83,6 +83,13 @@ struct Held {
     token: String,
 }
 
+impl Held {
+    /// Whether its tokens are others than those of `before`.
+    fn follows(&self, before: &Held) -> bool {
+        self.state.generation > before.state.generation || self.token != before.token
+    }
+}
+
 /// How a step ended that is not the last.
 enum Step<T> {
     Next(T),
@@ -302,7 +309,8 @@ impl Engine {
     /// The provider does not take the refresh token any more. Somebody else may have newer tokens already: then all is well.
     async fn dead(&self, subject: &Subject<'_>, held: &Held, sent: Option<&Intent>, seconds: f64) -> Attempted {
         match self.read(subject).await {
-            Ok(now) if now.state.generation > held.state.generation || now.token != held.token => {
+            // What is no newer than our intent is what a standby remembers.
+            Ok(now) if now.document.version > held.document.version && now.follows(held) => {
                 self.metrics.token_refreshed(RefreshOutcome::BenignRace, seconds);
                 return self.enough(subject, &now).await;
             }

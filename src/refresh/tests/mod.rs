@@ -3,6 +3,8 @@
 mod crashes;
 mod deciding;
 mod failures;
+mod late;
 mod rig;
 mod safety;
+mod stops;
 mod together;
