@@ -4,3 +4,7 @@ mod kills;
 mod once;
 mod outages;
 mod rig;
+mod stage;
+mod standby;
+mod stops;
+mod whole;
