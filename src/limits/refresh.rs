@@ -26,6 +26,10 @@ pub const INTENT_PROBES_MAX: u32 = 3;
 /// The most by which the clocks of two daemons are thought to differ.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 
+/// The shortest time for which a provider that gives any takes the old refresh token besides the new one (Okta's default).
+/// Where it is less, a token in doubt may come too late for it, and is treated as if there were none.
+pub const GRACE_SHORTEST: Duration = Duration::from_secs(30);
+
 /// The life that an access token has left, at least, when its refresh begins: time for one that dies on the way, and for
 /// another after it. Lives too short for that are refreshed at their half.
 pub const REFRESH_RESERVE: Duration = Duration::from_secs(160);
@@ -105,6 +109,12 @@ pub const REFRESH_ROWS_REMEMBERED: usize = 20_000;
 const _: () = assert!(REFRESH_LEASE.as_secs() > TOKEN_DEADLINE.as_secs() + INTENT_FRESH.as_secs());
 // Nobody is given up who may still be waiting for the provider.
 const _: () = assert!(INTENT_BUSY.as_secs() > TOKEN_DEADLINE.as_secs() + INTENT_FRESH.as_secs());
+// Where the old token works for a while, a token in doubt is taken over within the shortest of those: after the lease of whoever
+// died, and one look, by a clock that may be wrong.
+const _: () =
+    assert!(REFRESH_LEASE.as_secs() + REFRESH_LOOKS.1.as_secs() + CLOCK_SKEW_MAX.as_secs() < GRACE_SHORTEST.as_secs());
+const _: () =
+    assert!(INTENT_BUSY.as_secs() + REFRESH_LOOKS.1.as_secs() + CLOCK_SKEW_MAX.as_secs() < GRACE_SHORTEST.as_secs());
 // A token that may be spent is left alone for three requests, and longer than any of them is leased.
 const _: () = assert!(INTENT_HOLD_OFF.as_secs() >= 3 * TOKEN_DEADLINE.as_secs());
 const _: () = assert!(INTENT_HOLD_OFF.as_secs() > REFRESH_LEASE.as_secs() + INTENT_BUSY.as_secs());

@@ -13,7 +13,9 @@ mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
@@ -165,11 +167,22 @@ impl OAuth {
 
     async fn asked(&self, line: wire::Line, request: wire::Unsent) -> Result<wire::Answer, TokenError> {
         let asking = line.ask(request, self.0.clock.now());
-        match tokio::time::timeout(limits::TOKEN_ANSWER_DEADLINE, asking).await {
-            Ok(answer) => answer,
-            Err(_) => Err(TokenErrorKind::MaybeSent.into()),
+        while_running(limits::TOKEN_ANSWER_DEADLINE, asking).await.unwrap_or(Err(TokenErrorKind::MaybeSent.into()))
+    }
+}
+
+/// Waits for at most `span` of the time in which this process runs. One that was stopped, with its host perhaps, finds the end of
+/// its deadline and the answer at once, and of an answer that is not taken the refresh token is lost.
+async fn while_running<T>(span: Duration, work: impl Future<Output = T>) -> Option<T> {
+    // However long it lasts, a stop falls into one part.
+    const PARTS: u32 = 12;
+    let mut work = pin!(work);
+    for _ in 0..PARTS {
+        if let Ok(done) = tokio::time::timeout(span / PARTS, &mut work).await {
+            return Some(done);
         }
     }
+    None
 }
 
 impl Opened<'_> {

@@ -84,6 +84,13 @@ struct Held {
     token: String,
 }
 
+impl Held {
+    /// Whether its tokens are others than those of `before`.
+    fn follows(&self, before: &Held) -> bool {
+        self.state.generation > before.state.generation || self.token != before.token
+    }
+}
+
 /// How a step ended that is not the last.
 enum Step<T> {
     Next(T),
@@ -335,7 +342,8 @@ impl Engine {
     /// that cannot be found out now.
     async fn dead(&self, subject: &Subject<'_>, held: &Held, sent: Option<&Intent>, seconds: f64) -> Option<Attempted> {
         match self.read(subject).await {
-            Ok(now) if now.state.generation > held.state.generation || now.token != held.token => {
+            // What is no newer than our intent is what a standby remembers.
+            Ok(now) if now.document.version > held.document.version && now.follows(held) => {
                 self.metrics.token_refreshed(RefreshOutcome::BenignRace, seconds);
                 return Some(self.enough(subject, &now).await);
             }

@@ -170,7 +170,12 @@ impl Commits {
             match pair.fit(&held.fields) {
                 Fit::Stored => return Tried::Done(self.finish(pair, current).await),
                 Fit::Superseded => return Tried::Done(self.drop_for(pair, current).await),
-                Fit::Spare => return Tried::Done(self.set_aside(pair, current).await),
+                Fit::Spare => match self.0.secrets.write(address, &held.fields, held.version).await {
+                    // It is so: a standby could as well have told what was so before ours was sent.
+                    Ok(_) => return Tried::Done(self.set_aside(pair, current).await),
+                    Err(error @ SecretError::Conflict { .. }) => last = error,
+                    Err(error) => return Tried::NotYet(error),
+                },
                 Fit::Write(fields, state) => match self.0.secrets.write(address, &fields, held.version).await {
                     Ok(_) => {
                         let stored = Stored { generation: state.generation, expires_at: state.expires_at };

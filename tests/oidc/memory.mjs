@@ -2,6 +2,12 @@
 const entries = new Map();
 const grants = new Map();
 
+// For how long what was spent is given out as if it were not: the reuse grace of providers like Okta.
+let grace = 0;
+export const graceOf = (seconds) => {
+  grace = seconds;
+};
+
 export class Memory {
   constructor(model) {
     this.model = model;
@@ -22,7 +28,9 @@ export class Memory {
   }
 
   async find(id) {
-    return entries.get(this.key(id));
+    const entry = entries.get(this.key(id));
+    const isInGrace = entry?.consumed && Date.now() / 1000 - entry.consumed < grace;
+    return isInGrace ? { ...entry, consumed: undefined } : entry;
   }
 
   async findByUid(uid) {
@@ -34,7 +42,8 @@ export class Memory {
   }
 
   async consume(id) {
-    entries.get(this.key(id)).consumed = Math.floor(Date.now() / 1000);
+    // The first time counts.
+    entries.get(this.key(id)).consumed ??= Math.floor(Date.now() / 1000);
   }
 
   async destroy(id) {

@@ -4,7 +4,7 @@
 //   node server.mjs PATH-OF-OIDC-PROVIDER
 import { createServer } from 'node:http';
 import { pathToFileURL } from 'node:url';
-import { Memory, held } from './memory.mjs';
+import { Memory, graceOf, held } from './memory.mjs';
 import { consentPage, loginPage } from './pages.mjs';
 
 const { default: Provider } = await import(pathToFileURL(process.argv[2]).href);
@@ -23,6 +23,8 @@ const settings = {
   access_token_seconds: 3600,
   refresh_token_seconds: 14 * 24 * 3600,
   rotates: true,
+  // How long a refresh token works on that was spent.
+  grace_seconds: 0,
   find_account_milliseconds: 0,
 };
 
@@ -141,6 +143,7 @@ const look = async (token) => {
 const ADMIN = {
   async settings(given) {
     Object.assign(settings, given);
+    graceOf(settings.grace_seconds);
     return settings;
   },
   async clients(client) {

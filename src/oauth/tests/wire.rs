@@ -43,6 +43,25 @@ async fn a_provider_that_says_nothing_is_left_when_its_time_is_over() {
     assert!(served.await.is_ok());
 }
 
+/// Its timer ends when it goes on, and may be seen before what came meanwhile.
+#[tokio::test(start_paused = true)]
+async fn who_was_stopped_for_longer_than_the_deadline_still_takes_the_answer() {
+    for stop in [30, 120] {
+        let (answers, answer) = tokio::sync::oneshot::channel();
+        let asking = tokio::spawn(while_running(limits::TOKEN_ANSWER_DEADLINE, answer));
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(stop)).await;
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        answers.send("the answer").unwrap();
+        assert_eq!(asking.await.unwrap(), Some(Ok("the answer")));
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(while_running(limits::TOKEN_ANSWER_DEADLINE, std::future::pending::<()>()).await, None);
+    assert!(began.elapsed() < limits::TOKEN_ANSWER_DEADLINE + Duration::from_millis(50), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn a_connection_that_was_opened_and_never_used_has_sent_nothing() {
     let (url, served) = provider(Does::Waits).await;

@@ -8,7 +8,7 @@ use super::rig::{DUE, LIFE, Rig, attempt, until};
 use crate::refresh::Refresher;
 
 /// The calls of an attempt, in their order.
-const STEPS: [&str; 5] = ["read", "connect", "intent", "request", "commit"];
+pub(super) const STEPS: [&str; 5] = ["read", "connect", "intent", "request", "commit"];
 
 #[tokio::test]
 async fn a_daemon_killed_at_any_step_costs_no_grant_but_where_nothing_could_be_kept() {

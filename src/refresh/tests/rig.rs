@@ -89,6 +89,7 @@ impl Rig {
             inner: sealed,
             is_down: AtomicBool::new(false),
             slow_writes: Mutex::default(),
+            late_reads: Mutex::default(),
             clock: clock.clone(),
             killer: Arc::clone(&killer),
         });
@@ -267,6 +268,11 @@ impl Idp {
         self.books().sends.values().copied().max().unwrap_or(0)
     }
 
+    /// Whether the provider gives nothing for this grant any more.
+    pub(super) fn is_dead(&self, address: &SecretAddress) -> bool {
+        self.books().families[&address.connection.to_string()].is_dead
+    }
+
     /// A person withdraws the grant.
     pub(super) fn revoke(&self, address: &SecretAddress) {
         self.books().families.get_mut(&address.connection.to_string()).unwrap().is_dead = true;
@@ -362,16 +368,24 @@ pub(super) struct Shelf {
     pub(super) is_down: AtomicBool,
     /// By how much the clock goes on during the next writes.
     pub(super) slow_writes: Mutex<VecDeque<Duration>>,
+    /// What the next reads are answered with, as by a standby that has not heard of newer ones; `None` for the truth.
+    pub(super) late_reads: Mutex<VecDeque<Option<SecretDocument>>>,
     clock: ManualClock,
     pub(super) killer: Arc<Killer>,
 }
 
-/// Stops a daemon for good at one of its steps: what it calls from then on never returns.
-#[derive(Default)]
+/// Stops a daemon at one of its steps: what it calls then does not return before it goes on, and never if it is killed.
 pub(super) struct Killer {
     /// Steps that it still takes, and whether the last of them is carried out, though it never hears of it.
     left: Mutex<Option<(usize, bool)>>,
     pub(super) is_done: AtomicBool,
+    goes_on: Semaphore,
+}
+
+impl Default for Killer {
+    fn default() -> Self {
+        Self { left: Mutex::default(), is_done: AtomicBool::new(false), goes_on: Semaphore::new(0) }
+    }
 }
 
 impl Killer {
@@ -380,8 +394,14 @@ impl Killer {
         self.is_done.store(false, Ordering::SeqCst);
     }
 
+    /// All others take their steps.
     pub(super) fn spare(&self) {
         *self.left.lock().unwrap() = None;
+    }
+
+    /// What was stopped goes on.
+    pub(super) fn go_on(&self) {
+        self.goes_on.add_permits(1);
     }
 
     async fn step<T>(&self, work: impl Future<Output = T>) -> T {
@@ -402,11 +422,14 @@ impl Killer {
             }
         };
         let Some(is_carried_out) = last else { return work.await };
-        if is_carried_out {
-            drop(work.await);
-        }
+        let (done, work) = if is_carried_out { (Some(work.await), None) } else { (None, Some(work)) };
         self.is_done.store(true, Ordering::SeqCst);
-        std::future::pending().await
+        self.goes_on.acquire().await.unwrap().forget();
+        match (done, work) {
+            (Some(done), _) => done,
+            (None, Some(work)) => work.await,
+            (None, None) => unreachable!("it is carried out, or not yet"),
+        }
     }
 }
 
@@ -422,7 +445,11 @@ impl SecretStore for Shelf {
         self.killer
             .step(async move {
                 self.up()?;
-                self.inner.read(address).await
+                let late = self.late_reads.lock().unwrap().pop_front().flatten();
+                match late {
+                    Some(document) => Ok(document),
+                    None => self.inner.read(address).await,
+                }
             })
             .boxed()
     }

@@ -292,6 +292,16 @@ impl Daemon {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it where it stands, until it gets `Signal::CONT`.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        // The signal takes a moment to reach all threads.
+        let stat = format!("/proc/{}/stat", self.pid());
+        while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+            std::thread::yield_now();
+        }
+    }
+
     /// Ends it at once, as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

@@ -36,6 +36,8 @@ pub(crate) enum Fate {
         status: u16,
         retry_after: Option<u32>,
     },
+    /// The gate answers 200 with this JSON, and the server sees nothing.
+    Answer(&'static str),
     /// Nothing is passed on, nothing is answered, and nothing is closed.
     Swallow,
 }
@@ -51,15 +53,15 @@ struct Inner {
     server: SocketAddr,
     name: String,
     state: Mutex<State>,
-    /// How often what waited was let go on, and how often it was reset.
+    /// How often what waited was let go on or reset.
     orders: watch::Sender<Orders>,
 }
 
 #[derive(Default)]
 struct State {
     standing: Option<Fate>,
-    /// Of the next requests, one each.
-    next: VecDeque<Fate>,
+    /// Of the next requests, one each: of those that hold the text, if there is one.
+    next: VecDeque<(Option<String>, Fate)>,
     came: usize,
     reached: usize,
     held: usize,
@@ -69,8 +71,16 @@ struct State {
 
 #[derive(Clone, Copy, Default)]
 struct Orders {
-    opened: usize,
+    requests: usize,
+    answers: usize,
     cut: usize,
+}
+
+impl Orders {
+    /// Whether what came before `since` and waits by this fate was let go on.
+    fn let_go(&self, fate: Fate, since: Orders) -> bool {
+        if fate == Fate::HoldRequest { self.requests > since.requests } else { self.answers > since.answers }
+    }
 }
 
 impl Gate {
@@ -109,12 +119,29 @@ impl Gate {
 
     /// What becomes of the next requests, one each, before what stands holds again.
     pub(crate) fn next(&self, fates: impl IntoIterator<Item = Fate>) {
+        self.inner.state.lock().unwrap().next.extend(fates.into_iter().map(|fate| (None, fate)));
+    }
+
+    /// The same for the next requests that hold this text as well.
+    pub(crate) fn next_of(&self, text: &str, fates: impl IntoIterator<Item = Fate>) {
+        let fates = fates.into_iter().map(|fate| (Some(text.to_owned()), fate));
         self.inner.state.lock().unwrap().next.extend(fates);
     }
 
     /// Lets what waits go on its way. What comes then is treated as before.
     pub(crate) fn release(&self) {
-        self.order(|orders| orders.opened += 1);
+        self.release_requests();
+        self.release_answers();
+    }
+
+    /// The same for what the server has not seen.
+    pub(crate) fn release_requests(&self) {
+        self.order(|orders| orders.requests += 1);
+    }
+
+    /// The same for what the server has.
+    pub(crate) fn release_answers(&self) {
+        self.order(|orders| orders.answers += 1);
     }
 
     /// Resets the connections of what waits.
@@ -170,7 +197,13 @@ impl Inner {
                 let _ = client.write_all(refusal(status, retry_after).as_bytes()).await;
                 return;
             }
-            Fate::HoldRequest if !self.may_go_on(orders).await => return reset(&client),
+            Fate::Answer(json) => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+                let answer = format!("{head}content-length: {}\r\n\r\n{json}", json.len());
+                let _ = client.write_all(answer.as_bytes()).await;
+                return;
+            }
+            Fate::HoldRequest if !self.may_go_on(fate, orders).await => return reset(&client),
             _ => {}
         }
         let Ok(mut server) = TcpStream::connect(self.server).await else { return };
@@ -180,14 +213,14 @@ impl Inner {
         if is_counted {
             self.state.lock().unwrap().reached += 1;
         }
-        if fate == Fate::HoldSent && !self.may_go_on(orders).await {
+        if fate == Fate::HoldSent && !self.may_go_on(fate, orders).await {
             return reset(&client);
         }
         let mut answer = Vec::new();
         if server.read_to_end(&mut answer).await.is_err() || fate == Fate::CutAnswer {
             return reset(&client);
         }
-        if fate == Fate::HoldAnswer && !self.may_go_on(orders).await {
+        if fate == Fate::HoldAnswer && !self.may_go_on(fate, orders).await {
             return reset(&client);
         }
         if let Fate::Late(pause) = fate {
@@ -209,15 +242,17 @@ impl Inner {
             *state.sends.entry(hash(token.as_bytes())).or_default() += 1;
         }
         let standing = state.standing.unwrap_or(Fate::HoldRequest);
-        (state.next.pop_front().unwrap_or(standing), orders)
+        let is_meant = |(text, _): &(Option<String>, Fate)| text.as_ref().is_none_or(|text| request.holds(text));
+        let next = state.next.iter().position(is_meant).and_then(|at| state.next.remove(at));
+        (next.map_or(standing, |(_, fate)| fate), orders)
     }
 
     /// Waits for an order; `false` if it is to be reset, or the gate is gone.
-    async fn may_go_on(&self, since: Orders) -> bool {
+    async fn may_go_on(&self, fate: Fate, since: Orders) -> bool {
         self.state.lock().unwrap().held += 1;
         let mut orders = self.orders.subscribe();
-        let heard = orders.wait_for(|now| now.opened > since.opened || now.cut > since.cut).await;
-        let may = heard.is_ok_and(|now| now.opened > since.opened);
+        let heard = orders.wait_for(|now| now.let_go(fate, since) || now.cut > since.cut).await;
+        let may = heard.is_ok_and(|now| now.let_go(fate, since));
         self.state.lock().unwrap().held -= 1;
         may
     }

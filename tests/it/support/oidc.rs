@@ -108,6 +108,11 @@ impl Oidc {
         self.admin("settings", json!({ "rotates": rotates })).await;
     }
 
+    /// For how long a refresh token works on that was spent. For no time at first: who sends it again ends the grant.
+    pub(crate) async fn gives_grace(&self, span: Duration) {
+        self.admin("settings", json!({ "grace_seconds": span.as_secs() })).await;
+    }
+
     /// How long looking up an account takes from now on, which happens between the check of a token and its being spent.
     pub(crate) async fn accounts_take(&self, span: Duration) {
         self.admin("settings", json!({ "find_account_milliseconds": span.as_millis() })).await;

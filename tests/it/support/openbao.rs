@@ -54,6 +54,13 @@ impl Bao {
         Bao::start(ON_DISK, None).await
     }
 
+    /// Three servers of one's own that share their data: the active one, and two standbys.
+    pub(crate) async fn cluster() -> [Bao; 3] {
+        let active = Bao::own().await;
+        let (one, other) = (active.joined("two").await, active.joined("three").await);
+        [active, one, other]
+    }
+
     /// The same behind TLS, which asks for a client certificate without insisting.
     pub(crate) async fn own_with_tls(tls: &ServerTls<'_>) -> Bao {
         Bao::start(ON_DISK, Some(tls)).await
@@ -161,10 +168,46 @@ impl Bao {
     }
 
     async fn start(storage: &str, tls: Option<&ServerTls<'_>>) -> Bao {
+        let mut bao = Bao::spawn(storage, tls).await;
+        let secrets = bao.must("PUT", "sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).await;
+        bao.root_token = secrets["root_token"].as_str().expect("a root token").to_owned();
+        bao.unseal_key = secrets["keys_base64"][0].as_str().expect("an unseal key").to_owned();
+        bao.unseal().await;
+        bao
+    }
+
+    /// A standby of this one.
+    async fn joined(&self, node: &str) -> Bao {
+        let storage = format!(
+            r#""raft" {{
+              path = "data"
+              node_id = "{node}"
+              performance_multiplier = 1
+              retry_join {{ leader_api_addr = "{}" }}
+            }}"#,
+            self.url
+        );
+        let mut bao = Bao::spawn(&storage, None).await;
+        bao.root_token.clone_from(&self.root_token);
+        bao.unseal_key.clone_from(&self.unseal_key);
+        let is_known = async || bao.request("GET", "sys/seal-status", Value::Null).await.1["initialized"] == true;
+        until("a standby has heard of the others", is_known).await;
+        until_by(Duration::from_secs(60), "a standby is unsealed and serves", async || {
+            let _ = bao.request("PUT", "sys/unseal", json!({ "key": bao.unseal_key })).await;
+            bao.request("GET", "sys/health", Value::Null).await.0 == 429
+        })
+        .await;
+        // It has heard of all that was written before when it knows the token.
+        let knows = async || bao.request("GET", "auth/token/lookup-self", Value::Null).await.0 == 200;
+        until("a standby knows what the others know", knows).await;
+        bao
+    }
+
+    async fn spawn(storage: &str, tls: Option<&ServerTls<'_>>) -> Bao {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for OpenBao");
         let port = free_port();
-        if storage == ON_DISK {
+        if storage.contains("path") {
             std::fs::create_dir(dir.path().join("data")).expect("a directory for its data");
         }
         std::fs::write(dir.path().join("bao.hcl"), config(dir.path(), port, storage, tls)).expect("its config");
@@ -175,7 +218,7 @@ impl Bao {
             http = http.tls_certs_only([authority]);
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut bao = Bao {
+        let bao = Bao {
             url: format!("{scheme}://127.0.0.1:{port}"),
             root_token: String::new(),
             unseal_key: String::new(),
@@ -184,10 +227,6 @@ impl Bao {
             http: http.build().expect("a client"),
         };
         bao.wait_until_answering().await;
-        let secrets = bao.must("PUT", "sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).await;
-        bao.root_token = secrets["root_token"].as_str().expect("a root token").to_owned();
-        bao.unseal_key = secrets["keys_base64"][0].as_str().expect("an unseal key").to_owned();
-        bao.unseal().await;
         bao
     }
 

@@ -1,125 +1,93 @@
-//! D2: a daemon is killed at each step of a refresh, with real processes, OpenBao and `oidc-provider`. It is started again, as
-//! by its supervisor, and another one is there all the time.
+//! D2: a daemon is killed at each step of a refresh, with real processes, PostgreSQL, OpenBao and `oidc-provider`. It is started
+//! again, as by its supervisor, and another one is there all the time.
 
-use std::time::Duration;
+use futures_util::future::{join, join_all};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, timeout};
+use super::stage::{Came, NO_GRACE, PROFILES, Profile, ROW, SLACK, STEPS, Servers, Stage, Step};
 
-use super::rig::{Site, provider, seconds};
-use crate::support::gate::{Fate, Gate};
-use crate::support::oidc::Oidc;
-use crate::support::openbao::Bao;
+/// How often the token may be sent, whether the grant is lost, and after how many seconds at most that is settled.
+type Expected = (usize, bool, u64);
 
-/// A step, what becomes of the daemon's writes and of its request until it is killed, and whether the provider carried it out
-/// without anybody having its answer.
-const STEPS: [(&str, &[Fate], &[Fate], bool); 7] = [
-    ("before the intent", &[Fate::HoldRequest], &[], false),
-    ("after the intent", &[Fate::HoldAnswer], &[], false),
-    ("before the first byte", &[Fate::Pass], &[Fate::HoldRequest], false),
-    ("after the last byte", &[Fate::Pass], &[Fate::HoldSent], true),
-    ("answer not read", &[Fate::Pass], &[Fate::HoldAnswer], true),
-    ("before the commit", &[Fate::Pass, Fate::HoldRequest], &[], false),
-    ("after the commit", &[Fate::Pass, Fate::HoldAnswer], &[], false),
+/// The lease of a daemon that died keeps the others off for so long.
+const LEASE: u64 = 20;
+/// And without a grace what may be spent is left alone for so long.
+const HOLD_OFF: u64 = 60;
+
+/// What reliability, 5.3 and 5.4, allow at each step: without grace, with grace, and where nothing rotates.
+const EXPECTED: [(&str, [Expected; 3]); 10] = [
+    ("before the lease", [(1, false, 0); 3]),
+    ("after the lease", [(1, false, LEASE); 3]),
+    ("before the intent", [(1, false, LEASE); 3]),
+    // It looks as if it had been sent.
+    ("after the intent", [(1, false, HOLD_OFF), (1, false, LEASE), (1, false, LEASE)]),
+    // 5.4 (c), (b) and (a): once more where it is the last chance, within the grace, or does no harm.
+    ("before the first byte", [(2, false, HOLD_OFF), (2, false, LEASE), (2, false, LEASE)]),
+    // The provider took it, and what it gave for it is nowhere.
+    ("after the last byte", [(2, true, HOLD_OFF), (2, false, LEASE), (2, false, LEASE)]),
+    ("before the spool", [(2, true, HOLD_OFF), (2, false, LEASE), (2, false, LEASE)]),
+    // What does not rotate is not spooled.
+    ("before the commit", [(1, false, 0), (1, false, 0), (2, false, LEASE)]),
+    ("after the commit", [(1, false, 0); 3]),
+    ("before the row", [(1, false, 0); 3]),
 ];
 
 /// What came of one kill.
 struct Row {
-    rotation: &'static str,
+    profile: &'static str,
     step: &'static str,
     sends: usize,
-    came: String,
-    after: u64,
+    came: Came,
+    agree: bool,
+    expected: Expected,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_at_any_step_costs_no_grant_but_where_nothing_could_be_kept() {
-    let bao = Bao::shared().await;
-    let (rotating, lasting) = (provider().await, provider().await);
-    lasting.rotates(false).await;
-    let mut rows = Vec::new();
-    for (oidc, rotation, toml) in
-        [(&rotating, "no grace", r#"{ kind = "old_dies" }"#), (&lasting, "none", r#"{ kind = "none" }"#)]
-    {
-        let kills = STEPS.map(|step| kill(oidc, bao, (rotation, toml), step));
-        rows.extend(join_all(kills).await);
-    }
-    let mut table = format!("{:10} {:23} {:>5}  {:28} {:>5}\n", "rotation", "killed", "sends", "came of it", "after");
-    for Row { rotation, step, sends, came, after } in &rows {
-        table += &format!("{rotation:10} {step:23} {sends:>5}  {came:28} {after:>3} s\n");
+    let servers = Servers::start().await;
+    let [no_grace, grace, none] = PROFILES;
+    // The row comes when the provider has no part in it any more.
+    let sets = [(0, no_grace, &STEPS[..]), (1, grace, &STEPS[..]), (2, none, &STEPS[..]), (0, NO_GRACE, &ROW[..])];
+    let rows: Vec<Row> = join_all(sets.map(|set| kill(&servers, set))).await.into_iter().flatten().collect();
+    let mut table =
+        format!("{:10} {:22} {:>5}  {:10} {:>6}  {:>6}\n", "rotation", "killed", "sends", "came", "after", "at most");
+    for Row { profile, step, sends, came, expected, .. } in &rows {
+        let bound = expected.2 + 5;
+        table += &format!("{profile:10} {step:22} {sends:>5}  {:10} {:>4} s  {bound:>5} s\n", came.last, came.after);
     }
     eprintln!("{table}");
-    for row in &rows {
-        let is_lost = STEPS.iter().any(|(step, _, _, is_lost)| *step == row.step && *is_lost);
-        let expected = if is_lost && row.rotation == "no grace" { "LOST" } else { "recovered" };
-        assert!(row.came.starts_with(expected), "{} {}: {}\n{table}", row.rotation, row.step, row.came);
-        assert!(row.sends <= 2, "{table}");
-        let hold_off = if row.rotation == "no grace" { 60 } else { 15 };
-        assert!(row.after <= hold_off + 5 + SLACK, "{} {}\n{table}", row.rotation, row.step);
+    for Row { profile, step, sends, came, agree, expected: (sends_expected, is_lost, within) } in &rows {
+        let what = format!("{profile}, {step}: {}\n{table}", came.last);
+        assert_eq!(came.last, if *is_lost { "LOST" } else { "recovered" }, "{what}");
+        assert_eq!(sends, sends_expected, "{what}");
+        assert!(came.after <= within + 5 + SLACK, "{what}");
+        assert_eq!(came.gaps, 0, "somebody was refused while the old token was good: {what}");
+        assert!(*agree, "the daemons hand out different tokens: {what}");
     }
 }
 
-/// This machine starts fourteen pairs of daemons meanwhile.
-const SLACK: u64 = 10;
-
-async fn kill(
-    oidc: &Oidc,
-    bao: &Bao,
-    (rotation, toml): (&'static str, &str),
-    (step, writes, requests, _): (&'static str, &[Fate], &[Fate], bool),
-) -> Row {
-    let site = Site::new(oidc, bao, toml, None, 1).await;
-    let bao_gate = Gate::before(bao.url(), site.writes()).await;
-    bao_gate.open();
-    let behind = bao_gate.url.to_string();
-    let other = site.sidecar(&[]).await;
-    let mut victim = site.sidecar(&[("secret_store.vault.address", behind.trim_end_matches('/'))]).await;
-    site.tokens_live(Duration::from_secs(40)).await;
-    bao_gate.next(writes.iter().copied());
-    site.gate.next(requests.iter().copied());
-
-    let asking = tokio::spawn({
-        let client = victim.client.clone();
-        async move { drop(crate::support::daemon::key_of(&mut client.clone(), "c0").await) }
-    });
-    let holding = if requests.is_empty() { &bao_gate } else { &site.gate };
-    holding.until_held(1).await;
-    if requests == [Fate::HoldSent] {
-        crate::support::openbao::until("the token is spent", async || {
-            rotation == "none" || !oidc.is_alive(&site.minted[0].refresh_token).await
-        })
-        .await;
-    }
-    victim.daemon.kill();
+async fn kill(servers: &Servers, (nth_of_expected, profile, steps): (usize, Profile, &'static [Step])) -> Vec<Row> {
+    let mut stage = Stage::set(servers, &profile, steps).await;
+    stage.victim.daemon.kill();
     let began = Instant::now();
-    asking.abort();
-    bao_gate.cut();
-    site.gate.cut();
-    victim.daemon = victim.home.start().await;
-    victim.client = victim.daemon.client(&site.token()).await;
-
-    let (mut came, mut last) = (None, None);
-    let _ = timeout(Duration::from_secs(120), async {
-        while came.is_none() {
-            for sidecar in [&victim, &other] {
-                came = came.take().or(match sidecar.token("c0").await {
-                    Ok(token) if token != site.minted[0].access_token && oidc.is_alive(&token).await => {
-                        Some("recovered".to_owned())
-                    }
-                    Err(refused) if refused.reason == "RECONNECT_REQUIRED" => {
-                        Some("LOST, told to reconnect".to_owned())
-                    }
-                    other => {
-                        last = Some(other);
-                        None
-                    }
-                });
-            }
-            sleep(Duration::from_millis(250)).await;
-        }
-    })
-    .await;
-    let after = seconds(began);
-    let sends = site.gate.sends().into_iter().max().unwrap_or(0);
-    Row { rotation, step, sends, came: came.unwrap_or_else(|| format!("nothing: {last:?}")), after }
+    stage.cut().await;
+    let back = OnceCell::new();
+    let starting = async {
+        let daemon = stage.victim.home.start().await;
+        back.set(daemon.client(&stage.site.token()).await).unwrap();
+        daemon
+    };
+    let outcomes = join_all((0..steps.len()).map(|nth| stage.outcome(nth, began, &back)));
+    let (_daemon, outcomes) = join(starting, outcomes).await;
+    let mut rows = Vec::new();
+    for (nth, (step, came)) in steps.iter().zip(outcomes).enumerate() {
+        let agree = came.is_lost || stage.agree(nth, back.get().unwrap()).await;
+        let (_, expected) = EXPECTED.iter().find(|(name, _)| *name == step.name).unwrap();
+        let expected = expected[nth_of_expected];
+        let (profile, step) = (profile.name, step.name);
+        rows.push(Row { profile, step, sends: stage.sends(nth), came, agree, expected });
+    }
+    assert!(stage.sent_no_others(), "{}: {:?}", profile.name, stage.site.gate.sends());
+    rows
 }

@@ -5,4 +5,8 @@ mod load;
 mod once;
 mod outages;
 mod rig;
+mod stage;
+mod standby;
+mod stops;
+mod whole;
 mod withdrawn;

@@ -128,10 +128,10 @@ impl<'a> Site<'a> {
 
     /// What lies in the secret of the first connection.
     pub(super) async fn fields(&self) -> Value {
-        let id = self.connections().await.remove(0);
-        self.fields_of(&id).await
+        self.fields_of(&self.connections().await.remove(0)).await
     }
 
+    /// What lies in the secret of a connection.
     pub(super) async fn fields_of(&self, id: &str) -> Value {
         self.bao.must("GET", &self.secret(id), Value::Null).await["data"]["data"].clone()
     }
@@ -150,9 +150,20 @@ impl<'a> Site<'a> {
         keys.filter(|key| !key.ends_with(&"0".repeat(32))).collect()
     }
 
-    /// The name by which a gate before OpenBao knows writes of connections' secrets.
-    pub(super) fn writes(&self) -> String {
-        format!("POST /v1/{}/data/credway/acme/pay/connections/", self.mount)
+    /// The id of each connection, in the order of their names.
+    pub(super) async fn ids(&self) -> Vec<String> {
+        let mut ids = vec![String::new(); self.minted.len()];
+        for id in self.connections().await {
+            let fields = self.fields_of(&id).await;
+            let nth = self.minted.iter().position(|minted| fields["refresh_token"] == *minted.refresh_token);
+            ids[nth.unwrap()] = id;
+        }
+        ids
+    }
+
+    /// The name by which a gate before OpenBao knows connections' secrets.
+    pub(super) fn secrets(&self) -> String {
+        format!("/v1/{}/data/credway/acme/pay/connections/", self.mount)
     }
 
     fn manifest(&self) -> String {
