@@ -95,12 +95,8 @@ const MEASURE: Plan = Plan {
     scales: &[10, 1000, 100_000],
     scaled: Amount { rounds: 9, resolves: 100 },
     listed: 20,
-<<<<<<< HEAD
-    rest: Rest { settle: Duration::from_secs(200), window: Duration::from_secs(30) },
-=======
     beside: Beside { warm: 1000, refreshes_per_second: 100, cold_per_second: 1000 },
-    rest: Rest { settle: Duration::from_secs(130), window: Duration::from_secs(30) },
->>>>>>> w2
+    rest: Rest { settle: Duration::from_secs(200), window: Duration::from_secs(30) },
 };
 
 const TRY: Plan = Plan {
