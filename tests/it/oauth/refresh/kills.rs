@@ -5,6 +5,7 @@ use futures_util::future::{join, join_all};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::rig::MACHINE;
 use super::stage::{Came, NO_GRACE, PROFILES, Profile, ROW, SLACK, STEPS, Servers, Stage, Step};
 
 /// How often the token may be sent, whether the grant is lost, and after how many seconds at most that is settled.
@@ -45,6 +46,7 @@ struct Row {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_at_any_step_costs_no_grant_but_where_nothing_could_be_kept() {
+    let _machine = MACHINE.read().await;
     let servers = Servers::start().await;
     let [no_grace, grace, none] = PROFILES;
     // The row comes when the provider has no part in it any more.

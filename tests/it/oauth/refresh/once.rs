@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::rig::{Sidecar, Site, provider};
+use super::rig::{MACHINE, Sidecar, Site, provider};
 use crate::support::openbao::Bao;
 use crate::support::postgres::Postgres;
 
@@ -48,6 +48,7 @@ async fn two_daemons_send_each_refresh_token_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_daemons_refresh_two_hundred_connections_by_two_hundred_requests() {
     const CONNECTIONS: usize = 200;
+    let _machine = MACHINE.write().await;
     let (oidc, bao) = (provider().await, Bao::shared().await);
     let site = Site::new(&oidc, bao, DIES, Some(Postgres::fresh_database().await), CONNECTIONS).await;
     let sidecars = sidecars(&site, 5).await;

@@ -8,6 +8,7 @@ use credway::limits;
 use credway::model::oauth::{TOKEN_STATE_FIELD, TokenState};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 
 use crate::support::daemon::{Client, Daemon, Home, Refused, key_of, lent, refused};
 use crate::support::gate::Gate;
@@ -16,6 +17,9 @@ use crate::support::openbao::Bao;
 
 /// The life that is told of each first token.
 const LIFE: Duration = Duration::from_secs(3600);
+
+/// Tests that measure how long something takes share it; one that takes the whole machine has it alone.
+pub(super) static MACHINE: RwLock<()> = RwLock::const_new(());
 
 /// How long a token may be waited for.
 const PATIENCE: Duration = Duration::from_secs(150);

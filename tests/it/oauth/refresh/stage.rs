@@ -66,7 +66,7 @@ pub(super) static STEPS: [Step; 9] = [
 pub(super) static ROW: [Step; 1] = [Step { name: "before the row", secrets: &[], tokens: &[], is_row: true }];
 
 /// This machine runs other tests meanwhile, a start of the daemon takes a second, and whoever waits looks every two.
-pub(super) const SLACK: u64 = 10;
+pub(super) const SLACK: u64 = 15;
 
 /// What callers are to have left of a token, by default.
 const LIFE_LEAST: u64 = 60;

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
+use super::rig::MACHINE;
 use super::stage::{Came, NO_GRACE, PROFILES, Profile, ROW, SLACK, STEPS, Servers, Stage, Step};
 
 /// The lease of a daemon that is stopped keeps the others off for so long.
@@ -72,6 +73,7 @@ fn expected(profile: &str, step: &str, stop: u64) -> Expected {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_stopped_at_any_step_ends_what_it_began_or_finds_it_done() {
+    let _machine = MACHINE.read().await;
     let servers = Servers::start().await;
     let more = std::env::var("CREDWAY_TEST_STOP").ok().map(|seconds| seconds.parse().unwrap());
     let mut rows = Vec::new();
