@@ -13,7 +13,7 @@ use url::{Url, form_urlencoded};
 pub(crate) struct Browser {
     http: reqwest::Client,
     /// The daemon, which tests reach without TLS, though it is told that there is some.
-    daemon: (String, SocketAddr),
+    daemon: Option<(String, SocketAddr)>,
     cookies: Mutex<BTreeMap<(String, String), String>>,
 }
 
@@ -34,7 +34,13 @@ impl Browser {
         for (host, address) in hosts {
             http = http.resolve(host, *address);
         }
-        Self { http: http.build().unwrap(), daemon: (daemon.0.to_owned(), daemon.1), cookies: Mutex::default() }
+        Self { http: http.build().unwrap(), daemon: Some((daemon.0.to_owned(), daemon.1)), cookies: Mutex::default() }
+    }
+
+    /// For a daemon that is where its links say.
+    pub(crate) fn plain() -> Self {
+        let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+        Self { http, daemon: None, cookies: Mutex::default() }
     }
 
     /// One page without what it redirects to.
@@ -57,10 +63,10 @@ impl Browser {
     async fn visit(&self, url: &Url, form: Option<String>) -> Page {
         let host = url.host_str().unwrap().to_owned();
         let mut reached = url.clone();
-        if host == self.daemon.0 {
+        if let Some((_, address)) = self.daemon.as_ref().filter(|(name, _)| *name == host) {
             reached.set_scheme("http").unwrap();
-            reached.set_ip_host(self.daemon.1.ip()).unwrap();
-            reached.set_port(Some(self.daemon.1.port())).unwrap();
+            reached.set_ip_host(address.ip()).unwrap();
+            reached.set_port(Some(address.port())).unwrap();
         }
         let held: Vec<String> = {
             let cookies = self.cookies.lock().unwrap();

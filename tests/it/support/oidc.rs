@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
+use super::browser::Browser;
 use super::tools::node_module;
 
 /// Requests of one sign-in: pages, answers and the redirects between them.
@@ -176,13 +177,9 @@ impl Oidc {
 
     /// Opens a sign-in's link of the daemon's as a browser does, signs in here and goes back: what the last page says.
     pub(crate) async fn sign_in(&self, link: &Url, person: Person<'_>) -> String {
-        let sent = self.http.get(link.clone()).send().await.unwrap();
-        let mut cookies = BTreeMap::new();
-        keep(&mut cookies, &sent);
-        let Some(to) = sent.headers().get(LOCATION) else { panic!("{}", sent.text().await.unwrap()) };
-        let back = self.visit(&to.to_str().unwrap().parse().unwrap(), person).await.unwrap();
-        let back = self.http.get(back).header("cookie", sent_back(&cookies)).send().await.unwrap();
-        back.text().await.unwrap()
+        let browser = Browser::plain();
+        let back = self.visit(&browser.consent(link).await, person).await.unwrap();
+        browser.look(&back).await.text
     }
 
     async fn admin(&self, act: &str, given: Value) -> Value {
