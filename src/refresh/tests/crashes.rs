@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::rig::{DUE, LIFE, Rig, attempt, until};
+use crate::limits;
 use crate::refresh::Refresher;
 
 /// The calls of an attempt, in their order.
@@ -31,7 +32,7 @@ async fn kill(template: &str, step: usize, is_carried_out: bool) -> String {
     let rig = Rig::new().await;
     let address = rig.connect(template).await;
     let other = rig.daemon("other").await;
-    rig.clock.advance(if template == "dies-with-access" { LIFE - Duration::from_secs(161) } else { DUE });
+    rig.clock.advance(if template == "dies-with-access" { LIFE - limits::REFRESH_RESERVE } else { DUE });
     // Whatever it does ends with its runtime.
     let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     rig.secrets.killer.kill_at(step, is_carried_out);
@@ -40,7 +41,10 @@ async fn kill(template: &str, step: usize, is_carried_out: bool) -> String {
         let victim = Refresher::start(&spool, means).await.unwrap();
         attempt(&victim, &address_of_victim).await
     });
-    until("it is killed", async || rig.secrets.killer.is_done.load(Ordering::SeqCst)).await;
+    until(&format!("{template}, {step}, {is_carried_out}: it is killed"), async || {
+        rig.secrets.killer.is_done.load(Ordering::SeqCst)
+    })
+    .await;
     process.shutdown_background();
     rig.secrets.killer.spare();
 

@@ -143,7 +143,7 @@ async fn a_lost_answer_is_settled_as_the_rotation_allows() {
         let what = format!("{template}, carried out: {is_carried_out}");
         let rig = Rig::new().await;
         let (address, daemon, other) = (rig.connect(template).await, rig.daemon("a").await, rig.daemon("b").await);
-        rig.clock.advance(if template == "dies-with-access" { LIFE - Duration::from_secs(161) } else { DUE });
+        rig.clock.advance(if template == "dies-with-access" { LIFE - limits::REFRESH_RESERVE } else { DUE });
         rig.idp.expect([if is_carried_out { Fault::SilentAfter } else { Fault::SilentBefore }]);
         assert_eq!(pause(attempt(&daemon, &address).await).1, Cause::Unknown, "{what}");
         assert_eq!(rig.status(&address).await, "degraded OUTCOME_UNKNOWN", "{what}");
