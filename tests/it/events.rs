@@ -1,6 +1,5 @@
 //! Webhooks: a real receiver is told what happens to connections.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use credway::clock::{Clock, ManualClock};
@@ -13,7 +12,7 @@ use credway::store::Store;
 use serde_json::json;
 
 use crate::support::cast::{ACME, World, manual_clock};
-use crate::support::openbao::{free_port, until};
+use crate::support::openbao::{ClosedPort, until};
 use crate::support::receiver::{Answer, Receiver, webhook};
 
 /// A world at a time that the test moves, who tells of it, and who is told.
@@ -171,8 +170,8 @@ async fn a_receiver_that_fails_twice_is_told_the_same_a_third_time(scene: Scene)
 }
 
 async fn a_receiver_that_is_down_is_given_up_after_three_days(scene: Scene) {
-    let down = SocketAddr::new("127.0.0.1".parse().unwrap(), free_port());
-    let events = scene.events(&[webhook(down)]);
+    let port = ClosedPort::hold();
+    let events = scene.events(&[webhook(port.address())]);
     scene.set("production", ConnectionState::Degraded, None).await;
     let mut hours = 0;
     while scene.counted("given_up") == 0 {
@@ -276,8 +275,8 @@ async fn each_webhook_is_told_what_it_wants_and_waits_for_no_other(scene: Scene)
     let mut picky = scene.receiver.webhook();
     picky.events = ["connection.deleted".parse().unwrap()].into();
     let all = Receiver::start().await;
-    let down = webhook(SocketAddr::new("127.0.0.1".parse().unwrap(), free_port()));
-    let events = scene.events(&[down, picky, all.webhook()]);
+    let port = ClosedPort::hold();
+    let events = scene.events(&[webhook(port.address()), picky, all.webhook()]);
     scene.set("production", ConnectionState::Degraded, None).await;
     scene.world.control.connection_delete(&scene.world.workspace, "charge", None, true).await.unwrap();
     scene.clock.advance(Duration::from_secs(60));

@@ -17,7 +17,7 @@ use crate::support::cast::fields;
 use crate::support::figures;
 use crate::support::mariadb::{self, MariaDb};
 use crate::support::mcp::McpProcess;
-use crate::support::openbao::{free_port, until};
+use crate::support::openbao::{ClosedPort, free_port, until};
 use crate::support::postgres::{LOCKED, LOCKED_PASSWORD, Postgres};
 use crate::support::tls::Authority;
 
@@ -113,7 +113,8 @@ async fn nothing_is_sent_to_addresses_that_are_not_allowed() {
 #[tokio::test]
 async fn a_server_that_is_not_there_fails_where_it_ends() {
     let prober = prober();
-    let closed = format!("http://127.0.0.1:{}/mcp", free_port());
+    let port = ClosedPort::hold();
+    let closed = format!("http://{}/mcp", port.address());
     assert_fails(&server(&prober, &closed).await, "http", "nothing listens");
     assert_fails(&server(&prober, &closed.replace("http:", "https:")).await, "tls", "nothing listens");
     let unknown = server(&prober, "https://nothing.invalid/mcp").await;
@@ -205,7 +206,8 @@ async fn postgres_is_asked_whether_it_takes_the_login() {
     let server = Postgres::locked().await;
     let (port, database) = (server.port(), "/postgres");
     let dsn = |password: &str, port: u16, rest: &str| format!("postgres://{LOCKED}:{password}@127.0.0.1:{port}{rest}");
-    let nobody = free_port();
+    let closed = ClosedPort::hold();
+    let nobody = closed.address().port();
     let table = [
         (dsn(LOCKED_PASSWORD, port, database), "pass", "takes the credential (login)"),
         (dsn("canary-wrong", port, database), "fail", "refuses the credential (28P01)"),
@@ -315,7 +317,8 @@ async fn mysql_is_asked_whether_it_takes_the_login() {
     let template = template(
         "probe = { kind = \"mysql\", host = \"{h}\", port = \"{port}\", user = \"{u}\", password = \"{p}\", database = \"{d}\" }",
     );
-    let (port, nobody) = (server.port.to_string(), free_port().to_string());
+    let closed = ClosedPort::hold();
+    let (port, nobody) = (server.port.to_string(), closed.address().port().to_string());
     let (user, password, database) = (mariadb::USER, mariadb::PASSWORD, mariadb::DATABASE);
     let table = [
         ("127.0.0.1", &port, user, password, database, "pass", "takes the credential (login)"),

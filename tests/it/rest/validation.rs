@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Api;
 use crate::support::cast::{ACME, World};
 use crate::support::mcp::McpProcess;
-use crate::support::openbao::free_port;
+use crate::support::openbao::ClosedPort;
 use crate::support::postgres::{LOCKED, LOCKED_PASSWORD, Postgres};
 
 /// An API that may reach this machine.
@@ -126,10 +126,11 @@ async fn a_server_is_discovered_and_validated_with_its_instances_and_connections
 
 #[tokio::test]
 async fn what_cannot_be_reached_is_a_report_and_nothing_is_saved() {
+    let closed = ClosedPort::hold();
     let yaml = format!(
-        "tenant: acme\nprojects:\n- project: payments\n  servers: [{{service: gone, url: 'http://127.0.0.1:{}/mcp'}}, \
+        "tenant: acme\nprojects:\n- project: payments\n  servers: [{{service: gone, url: 'http://{}/mcp'}}, \
          {{service: meta, url: 'http://169.254.169.254/mcp'}}]\n",
-        free_port()
+        closed.address()
     );
     let api = api(World::sqlite(&yaml).await).await;
     let token = api.token(Role::Contributor).await;

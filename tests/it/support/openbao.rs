@@ -3,6 +3,7 @@
 //! The audit log of each is its counter of requests. A server dies with the test process, however that ends.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -347,6 +348,21 @@ fn audited(line: &str) -> Option<Audited> {
 pub(crate) fn free_port() -> u16 {
     let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
     probe.local_addr().expect("bound").port()
+}
+
+/// A port at which nobody answers for as long as this is held: no other test gets it.
+pub(crate) struct ClosedPort(tokio::net::TcpSocket);
+
+impl ClosedPort {
+    pub(crate) fn hold() -> Self {
+        let held = tokio::net::TcpSocket::new_v4().expect("a socket");
+        held.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback");
+        Self(held)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("bound")
+    }
 }
 
 /// `$CREDWAY_TEST_BAO`, or the one of the Python package, or the one on the path. The package comes first because what pip
