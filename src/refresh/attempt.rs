@@ -16,7 +16,7 @@ use super::decide::{self, Cause, Facts, Lost, Seen, Send, Verdict, Wait, Want};
 use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
 use super::memory::{Doubt, Memory};
 use super::outcome::{Failure, code};
-use super::pair::{Pair, token_digest};
+use super::pair::{Pair, state_after, token_digest};
 use super::rows::{RowNews, Rows};
 use super::ways::{chance, means, mints, rotation};
 use crate::clock::{Clock, Moment};
@@ -441,10 +441,9 @@ impl Engine {
     }
 
     fn judge(&self, subject: &Subject<'_>, held: &Held) -> Verdict {
-        let means = means(subject.provider, &held.document.fields);
         decide::decide(&Facts {
             state: &held.state,
-            means,
+            means: means(subject.provider, &held.document.fields),
             rotation: rotation(subject.provider),
             token: &held.token,
             now: self.clock.now(),
@@ -491,24 +490,7 @@ impl Engine {
 
 /// What a reply brings, as it will lie in the secret.
 fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_at: Timestamp) -> Pair {
-    let after = |life: Duration| sent_at.checked_add(life).ok();
-    // Counted from before the request, as the provider counts from before the answer.
-    let expires_at = reply.expires_in.and_then(after);
-    // A token that ends no later than the one before was not worth asking for: not again at once.
-    let is_helpful = expires_at.is_none() || expires_at > held.state.expires_at || held.state.generation == 0;
-    // Nor one that is handed out to nobody.
-    let is_short = reply.expires_in.is_some_and(|life| life < limits::MIN_TOKEN_TTL_DEFAULT);
-    let state = TokenState {
-        generation: held.state.generation + 1,
-        obtained_at: sent_at,
-        expires_at,
-        grant_ends_at: reply.refresh_expires_in.and_then(after).or(held.state.grant_ends_at),
-        intent: None,
-        failures: 0,
-        retry_at: (is_short || !is_helpful).then(|| after(limits::REFRESH_PAUSE_ANSWERED)).flatten(),
-        refusals: 0,
-        given: held.state.given.clone(),
-    };
+    let state = state_after(&held.state, &reply, sent_at);
     let mut fields = reply.fields;
     fields.insert(field::ACCESS_TOKEN.to_owned(), reply.access_token);
     if !mints(subject.provider) {

@@ -1,12 +1,17 @@
 //! New tokens on their way into the secret, and whether they still belong there. Pure.
 
+use std::time::Duration;
+
 use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::limits;
 use crate::model::id::ConnectionId;
 use crate::model::oauth::{TokenState, field};
 use crate::model::secret::{ExposeSecret, SecretAddress, SecretFields, SecretSource, SecretString};
+use crate::oauth::Reply;
 
 /// The field of a spooled pair that says where it belongs.
 const PLACE_FIELD: &str = "credway.place";
@@ -36,6 +41,28 @@ pub(super) enum Fit {
     Spare,
     /// Other tokens lie there, and this one has nothing that is missed.
     Superseded,
+}
+
+/// What is known of tokens that a reply brings, which come after those of `before`.
+pub(super) fn state_after(before: &TokenState, reply: &Reply, sent_at: Timestamp) -> TokenState {
+    let after = |life: Duration| sent_at.checked_add(life).ok();
+    // Counted from before the request, as the provider counts from before the answer.
+    let expires_at = reply.expires_in.and_then(after);
+    // A token that ends no later than the one before was not worth asking for: not again at once.
+    let is_helpful = expires_at.is_none() || expires_at > before.expires_at || before.generation == 0;
+    // Nor one that is handed out to nobody.
+    let is_short = reply.expires_in.is_some_and(|life| life < limits::MIN_TOKEN_TTL_DEFAULT);
+    TokenState {
+        generation: before.generation + 1,
+        obtained_at: sent_at,
+        expires_at,
+        grant_ends_at: reply.refresh_expires_in.and_then(after).or(before.grant_ends_at),
+        intent: None,
+        failures: 0,
+        retry_at: (is_short || !is_helpful).then(|| after(limits::REFRESH_PAUSE_ANSWERED)).flatten(),
+        refusals: 0,
+        given: before.given.clone(),
+    }
 }
 
 impl Pair {
