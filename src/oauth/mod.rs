@@ -191,7 +191,11 @@ impl Opened<'_> {
         let Self { oauth, provider, line } = self;
         let request = request::token(provider, client, fields, &ask, line.url(), &oauth.0.clock)?;
         let answer = oauth.asked(line, request).await?;
-        reply::read(provider, client, &answer)
+        let reply = reply::read(provider, client, &answer)?;
+        match reply.access_token.is_some() || matches!(ask, Ask::Refresh { .. }) {
+            true => Ok(reply),
+            false => Err(TokenErrorKind::Unreadable.into()),
+        }
     }
 }
 
@@ -199,9 +203,7 @@ impl Opened<'_> {
 /// unless there is a new one.
 pub fn with_reply(mut fields: SecretFields, reply: &Reply) -> SecretFields {
     fields.extend(reply.fields.clone());
-    fields.insert(field::ACCESS_TOKEN.to_owned(), reply.access_token.clone());
-    if let Some(token) = &reply.refresh_token {
-        fields.insert(field::REFRESH_TOKEN.to_owned(), token.clone());
-    }
+    let tokens = [(field::ACCESS_TOKEN, &reply.access_token), (field::REFRESH_TOKEN, &reply.refresh_token)];
+    fields.extend(tokens.into_iter().filter_map(|(name, token)| Some((name.to_owned(), token.clone()?))));
     fields
 }

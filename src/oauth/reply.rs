@@ -18,7 +18,8 @@ use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 /// Tokens, and what was said with them. Debug shows no value.
 #[derive(Clone)]
 pub struct Reply {
-    pub access_token: SecretString,
+    /// `None` only after a refresh: a refresh token came alone, and is to be kept, as the one that was sent is spent.
+    pub access_token: Option<SecretString>,
     /// `None`: the one that was sent stays good.
     pub refresh_token: Option<SecretString>,
     /// How long the access token lives: as the reply says, else as the template knows.
@@ -38,6 +39,7 @@ pub struct Reply {
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
+            .field("has_access_token", &self.access_token.is_some())
             .field("has_refresh_token", &self.refresh_token.is_some())
             .field("expires_in", &self.expires_in)
             .field("refresh_expires_in", &self.refresh_expires_in)
@@ -114,18 +116,20 @@ pub(super) fn read(provider: &Provider, client: &Client, answer: &Answer) -> Res
     }
     let shape = &provider.reply;
     let found = |pointer: &str| body.as_ref().and_then(|body| body.pointer(pointer));
-    let Some(access_token) = found(&shape.access_token).and_then(secret) else {
+    let (access_token, refresh_token) =
+        (found(&shape.access_token).and_then(secret), found(&shape.refresh_token).and_then(secret));
+    if access_token.is_none() && refresh_token.is_none() {
         let word = body.as_ref().and_then(word);
         return Err(fail(word.map_or(TokenErrorKind::Unreadable, meaning)));
-    };
+    }
     let said = found(&shape.expires_in).and_then(seconds);
-    let life = said.or_else(|| shape.expiry_in_token.then(|| life_in(&access_token))?);
+    let life = said.or_else(|| life_in(access_token.as_ref().filter(|_| shape.expiry_in_token)?));
     let fields =
         shape.fields.iter().filter_map(|(name, at)| Some((name.clone(), SecretString::from(text(found(at)?)?))));
     let claims = found("/id_token").and_then(Value::as_str).and_then(claims).filter(|claims| is_for(claims, client));
     Ok(Reply {
         access_token,
-        refresh_token: found(&shape.refresh_token).and_then(secret),
+        refresh_token,
         expires_in: life.or(provider.access_seconds.map(Duration::from_secs)),
         refresh_expires_in: REFRESH_LIFE_AT.iter().find_map(|at| found(at).and_then(seconds)),
         scopes: found(&shape.scope).and_then(|scope| scopes(scope, provider)),
@@ -274,7 +278,7 @@ impl Reply {
     /// A reply with nothing in it but tokens.
     pub(crate) fn of(access_token: &str, refresh_token: Option<&str>, expires_in: Option<Duration>) -> Self {
         Self {
-            access_token: SecretString::from(access_token),
+            access_token: Some(SecretString::from(access_token)),
             refresh_token: refresh_token.map(SecretString::from),
             expires_in,
             refresh_expires_in: None,

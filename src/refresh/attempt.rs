@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::Commits;
+use super::commit::{Commits, Stored};
 use super::decide::{self, Cause, Facts, Lost, Seen, Send, Verdict, Wait, Want};
 use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
 use super::memory::{Doubt, Memory};
@@ -251,9 +251,13 @@ impl Engine {
         let sent_at = self.clock.now();
         match open.ask().await {
             Ok(reply) => {
+                let has_access = reply.access_token.is_some();
                 let pair = pair(subject, &held, &intent, reply, sent_at);
                 let stored = self.commits.store(&held.document, pair).await;
                 let seconds = self.clock.moment().since(started).as_secs_f64();
+                if !has_access {
+                    return self.without_access(subject, stored, seconds).await;
+                }
                 self.metrics.token_refreshed(RefreshOutcome::Success, seconds);
                 tracing::info!(
                     connection = %subject.address.connection,
@@ -269,6 +273,16 @@ impl Engine {
                 self.failed(subject, &held, Some(intent), failure, started).await
             }
         }
+    }
+
+    /// A new refresh token came alone. It is stored, and is to bring more the next time.
+    async fn without_access(&self, subject: &Subject<'_>, stored: Stored, seconds: f64) -> Attempted {
+        self.metrics.token_refreshed(RefreshOutcome::Transient, seconds);
+        let connection = subject.address.connection;
+        tracing::warn!(%connection, "the provider gave a refresh token and no access token");
+        let news = RowNews::Degraded { generation: stored.generation, reason: code::PROVIDER_UNAVAILABLE };
+        self.rows.tell(connection, Some(&subject.row.project), news).await;
+        later(limits::REFRESH_PAUSE_ANSWERED, Cause::Pause)
     }
 
     /// What is known after a request that brought nothing. `sent`: the intent by which it was sent, which lies in the secret now; what
@@ -492,7 +506,7 @@ impl Engine {
 fn pair(subject: &Subject<'_>, held: &Held, intent: &Intent, reply: Reply, sent_at: Timestamp) -> Pair {
     let state = state_after(&held.state, &reply, sent_at);
     let mut fields = reply.fields;
-    fields.insert(field::ACCESS_TOKEN.to_owned(), reply.access_token);
+    fields.extend(reply.access_token.map(|token| (field::ACCESS_TOKEN.to_owned(), token)));
     if !mints(subject.provider) {
         fields.extend(reply.refresh_token.map(|token| (field::REFRESH_TOKEN.to_owned(), token)));
     }

@@ -46,15 +46,16 @@ pub(super) enum Fit {
 /// What is known of tokens that a reply brings, which come after those of `before`.
 pub(super) fn state_after(before: &TokenState, reply: &Reply, sent_at: Timestamp) -> TokenState {
     let after = |life: Duration| sent_at.checked_add(life).ok();
+    let has_access = reply.access_token.is_some();
     // Counted from before the request, as the provider counts from before the answer.
-    let expires_at = reply.expires_in.and_then(after);
+    let expires_at = if has_access { reply.expires_in.and_then(after) } else { before.expires_at };
     // A token that ends no later than the one before was not worth asking for: not again at once.
-    let is_helpful = expires_at.is_none() || expires_at > before.expires_at || before.generation == 0;
+    let is_helpful = has_access && (expires_at.is_none() || expires_at > before.expires_at || before.generation == 0);
     // Nor one that is handed out to nobody.
     let is_short = reply.expires_in.is_some_and(|life| life < limits::MIN_TOKEN_TTL_DEFAULT);
     TokenState {
         generation: before.generation + 1,
-        obtained_at: sent_at,
+        obtained_at: if has_access { sent_at } else { before.obtained_at },
         expires_at,
         grant_ends_at: reply.refresh_expires_in.and_then(after).or(before.grant_ends_at),
         intent: None,

@@ -329,51 +329,34 @@ impl Tx {
     /// Puts a connection among the deleted ones; `false` if it did not exist. What still refers to it keeps doing so (and then
     /// resolves to CONNECTION_MISSING).
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
-        self.connection_bury(project, id, None).await
-    }
-
-    /// The same, and if it is restored, it is in this state.
-    pub async fn connection_delete_as(
-        &mut self,
-        project: &ProjectRecord,
-        id: ConnectionId,
-        status: Status,
-    ) -> Result<bool, StoreError> {
-        self.connection_bury(project, id, Some(status)).await
-    }
-
-    async fn connection_bury(
-        &mut self,
-        project: &ProjectRecord,
-        id: ConnectionId,
-        status: Option<Status>,
-    ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
-        let Some(mut held) = self.connection_held(project, id).await? else { return Ok(false) };
-        let before = held.status.state;
-        held.status = status.unwrap_or(held.status);
-        self.connection_remove(sequence, project, &held, before).await?;
+        let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        self.connection_remove(sequence, project, &held, held.status.state).await?;
         Ok(true)
     }
 
-    /// The same; `Conflict` if it is not there at `version`, or if it is to be unused and something refers to it.
+    /// The same; `Conflict` if it is not there at `version`, or if it is to be unused and something refers to it. If it is restored
+    /// afterwards, it has `status`, or else the one it had.
     pub async fn connection_delete_if(
         &mut self,
         project: &ProjectRecord,
         id: ConnectionId,
         version: Option<u64>,
         is_to_be_unused: bool,
+        status: Option<Status>,
     ) -> Result<(), StoreError> {
         // Whoever wires something takes the log's head too: they came before, and are seen, or come after.
         let sequence = self.sequence_next().await?;
         let held = self.connection_held(project, id).await?;
         let held = held.filter(|held| version.is_none_or(|version| version == held.version));
         let conflict = || StoreError::Conflict { what: format!("connection {id}") };
-        let held = held.ok_or_else(conflict)?;
+        let mut held = held.ok_or_else(conflict)?;
         if is_to_be_unused && self.connection_is_used(project, id).await? {
             return Err(conflict());
         }
-        self.connection_remove(sequence, project, &held, held.status.state).await
+        let before = held.status.state;
+        held.status = status.unwrap_or(held.status);
+        self.connection_remove(sequence, project, &held, before).await
     }
 
     async fn connection_remove(

@@ -15,7 +15,7 @@ const REVOKED: &str = "GRANT_REVOKED";
 impl Control {
     /// Deletes a connection, and before that gives its grant back at the provider. If the provider does not take it, nothing is
     /// deleted; a token that it does not know, or not any more, is taken to be given back, as there is nothing else that could be.
-    /// What is restored afterwards is to be connected again.
+    /// What is restored afterwards is to be connected again, and so is what somebody wired or changed meanwhile: that stays.
     ///
     /// What one account granted to one client is mostly one grant: the account's other connections would end with it. Those of
     /// the project are told, and then it is done only by `force`; those of other projects are nobody's business here.
@@ -52,10 +52,18 @@ impl Control {
             _ => (ConnectionState::Reconnect, REVOKED.to_owned()),
         };
         let status = Status { state, reason: Some(reason), since: self.clock.now() };
+        let write = async {
+            let mut tx = self.begin().await?;
+            let status = Some(status.clone());
+            tx.connection_delete_if(&workspace.project, connection.id, expected, !force, status).await?;
+            Ok::<_, ControlError>(tx.commit().await?)
+        };
+        let Err(error) = write.await else { return Ok(connection) };
         let mut tx = self.begin().await?;
-        tx.connection_delete_as(&workspace.project, connection.id, status).await?;
+        tx.connection_set_status(&workspace.project, connection.id, &status).await?;
         tx.commit().await?;
-        Ok(connection)
+        self.expect_unused(workspace, &connection, force).await?;
+        Err(self.connection_raced(workspace, &connection, expected, error).await)
     }
 
     /// No other connection of the project is of the same account and client, or that does not matter.

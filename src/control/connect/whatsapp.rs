@@ -102,8 +102,11 @@ impl Control {
         // A code that was handed to a script has no redirect URI.
         let ask = Ask::Code { code, verifier: None, redirect_uri: None };
         let reply = oauth.token(provider, &client, &nothing, ask).await;
-        let reply = reply.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
-        let token = Token { text: reply.access_token, life: reply.expires_in, is_for_code: true };
+        let token = reply.and_then(|reply| {
+            let text = reply.access_token.ok_or(TokenErrorKind::Unreadable)?;
+            Ok(Token { text, life: reply.expires_in, is_for_code: true })
+        });
+        let token = token.map_err(|error| ConnectFault::of_token(&error, &template.display_name))?;
         self.whatsapp_save(workspace, oauth, spec, token, once).await
     }
 

@@ -103,6 +103,18 @@ async fn an_answer_without_an_end_is_read_no_further_than_its_bound() {
     assert_eq!(refreshed(&oauth(), &url).await.unwrap_err().kind, TokenErrorKind::Unreadable);
 }
 
+/// What was sent for it is spent; a code or an assertion that brings no access token brought nothing.
+#[tokio::test]
+async fn a_refresh_token_that_comes_alone_is_an_answer_to_a_refresh_and_to_nothing_else() {
+    const ALONE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n{\"refresh_token\":\"rt-2\"}";
+    let (url, _served) = provider(Does::Answers(ALONE)).await;
+    let reply = refreshed(&oauth(), &url).await.unwrap();
+    assert!(reply.access_token.is_none() && reply.refresh_token.unwrap().expose_secret() == "rt-2");
+    let (url, _served) = provider(Does::Answers(ALONE)).await;
+    let minted = oauth().token(&described(&url, ""), &client(), &SecretFields::new(), Ask::Mint).await;
+    assert_eq!(minted.unwrap_err().kind, TokenErrorKind::Unreadable);
+}
+
 #[tokio::test]
 async fn a_reply_gives_the_fields_of_the_connection() {
     let (url, _served) = provider(Does::Answers(GOOD)).await;

@@ -92,6 +92,26 @@ async fn a_token_that_ends_no_later_than_before_is_not_asked_for_again_at_once()
     assert_eq!(rig.idp.sends(), 2);
 }
 
+/// D5: nothing that can fail is asked before the new refresh token is kept.
+#[tokio::test]
+async fn a_refresh_token_that_comes_alone_is_kept_and_brings_an_access_token_the_next_time() {
+    let rig = Rig::new().await;
+    let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
+    let ends_at = rig.now() + LIFE;
+    rig.clock.advance(DUE);
+    rig.idp.expect([Fault::NoAccess]);
+    assert_eq!(pause(attempt(&daemon, &address).await), (30, Cause::Pause));
+    let (state, fields) = (rig.state(&address).await, rig.fields(&address).await);
+    assert_eq!((state.generation, state.expires_at, state.intent), (2, Some(ends_at), None));
+    assert_eq!(fields[field::ACCESS_TOKEN].expose_secret(), "at 1", "it lives as long as it did");
+    assert_eq!(fields[field::REFRESH_TOKEN].expose_secret(), format!("{}/2", address.connection));
+    assert_eq!(rig.status(&address).await, "degraded PROVIDER_UNAVAILABLE");
+    assert_eq!(pause(attempt(&daemon, &address).await), (30, Cause::Pause));
+    rig.clock.advance(Duration::from_secs(30));
+    assert!(is_done(attempt(&daemon, &address).await, 3));
+    assert_eq!((rig.idp.most_sends(), rig.status(&address).await.as_str()), (1, "active"));
+}
+
 #[tokio::test]
 async fn a_revoked_grant_is_for_a_person_and_its_tokens_stay() {
     let rig = Rig::new().await;

@@ -243,6 +243,8 @@ pub(super) enum Fault {
     Slow(Arc<Semaphore>),
     /// The request is carried out only then.
     SlowBefore(Arc<Semaphore>),
+    /// The answer has a refresh token alone.
+    NoAccess,
 }
 
 impl Idp {
@@ -351,6 +353,11 @@ impl OpenEndpoint for Open<'_> {
                     let reply = idp.carry_out(&sent);
                     gate.acquire().await.unwrap().forget();
                     reply
+                }
+                Some(Fault::NoAccess) => {
+                    let mut reply = idp.carry_out(&sent)?;
+                    reply.access_token = None;
+                    Ok(reply)
                 }
                 Some(Fault::SlowBefore(gate)) => {
                     gate.acquire().await.unwrap().forget();

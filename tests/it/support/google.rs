@@ -48,7 +48,7 @@ struct Books {
     revoked: BTreeSet<String>,
     exchanges: usize,
     is_down: bool,
-    /// Answers to codes wait for as long as it is so.
+    /// Answers to whoever gives a code, or a grant back, wait for as long as it is so.
     holds: watch::Sender<bool>,
     /// Whether replies have refresh tokens.
     keeps_refresh_tokens: bool,
@@ -112,7 +112,7 @@ impl Google {
         self.state.lock().unwrap().is_down = is_down;
     }
 
-    /// From now on whoever gives a code for tokens waits, or waits no more.
+    /// From now on whoever gives a code for tokens, or a grant back, waits, or waits no more.
     pub(crate) fn holds(&self, holds: bool) {
         self.state.lock().unwrap().holds.send_replace(holds);
     }
@@ -299,18 +299,23 @@ fn id_token(email: &str) -> String {
 
 /// web-server, "Revoking a token".
 async fn revoke(State(state): Shared, body: String) -> Response {
-    let mut books = state.lock().unwrap();
-    if books.is_down {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
     let token =
         form_urlencoded::parse(body.as_bytes()).find(|(name, _)| name == "token").map(|(_, token)| token.into_owned());
-    match token.and_then(|token| books.refresh_tokens.remove(&token).map(|email| (token, email))) {
-        Some((token, email)) => {
-            books.grants.remove(&email);
-            books.revoked.insert(token);
-            Json(json!({})).into_response()
+    let (answer, mut holds) = {
+        let mut books = state.lock().unwrap();
+        if books.is_down {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
-        None => refused(StatusCode::BAD_REQUEST, "invalid_token"),
-    }
+        let answer = match token.and_then(|token| books.refresh_tokens.remove(&token).map(|email| (token, email))) {
+            Some((token, email)) => {
+                books.grants.remove(&email);
+                books.revoked.insert(token);
+                Json(json!({})).into_response()
+            }
+            None => refused(StatusCode::BAD_REQUEST, "invalid_token"),
+        };
+        (answer, books.holds.subscribe())
+    };
+    holds.wait_for(|holds| !holds).await.unwrap();
+    answer
 }

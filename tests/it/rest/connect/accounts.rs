@@ -144,6 +144,28 @@ async fn the_grant_is_given_back_when_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_is_wired_while_its_grant_is_given_back_stays_and_is_to_be_connected_again() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &[]).await;
+    let path = format!("/v1/connections/{id}?revoke=true");
+    rig.providers.google.holds(true);
+    let deleting = rig.ask("DELETE", &path, None);
+    let meanwhile = async {
+        until("the grant is given back", async || rig.providers.google.revoked() == 1).await;
+        let profiles = "/v1/mcp/instances/mail/config-profiles";
+        rig.ask("POST", profiles, Some(&json!({ "name": "live" }))).await.ok();
+        let wired = json!({ "source_spec": { "access_token": { "connection_id": id, "credential": "access_token" } } });
+        rig.ask("PATCH", &format!("{profiles}/live"), Some(&wired)).await.ok();
+        rig.providers.google.holds(false);
+    };
+    let (deleted, ()) = tokio::join!(deleting, meanwhile);
+    deleted.problem(409, "IN_USE");
+    let connection = rig.connection(&id).await;
+    let shown = (&connection["status"], &connection["status_reason"]);
+    assert_eq!(shown, (&json!("reconnect"), &json!("GRANT_REVOKED")));
+}
+
+#[tokio::test]
 async fn of_a_grant_that_is_given_back_the_deletion_alone_is_told() {
     let receiver = Receiver::start().await;
     let mut world = World::sqlite(SERVED).await;
