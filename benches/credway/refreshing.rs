@@ -2,7 +2,7 @@
 //!
 //! The daemon is held to one CPU, and what stands around it to the other: the client, whose cold resolves come as fast as they are
 //! to or as the daemon answers them, the provider, and OpenBao. The figures say what rates were reached. All is of one project, which
-//! is the harder case: each refresh outdates the answers that are held for the project, and they are made anew from memory.
+//! is the harder case: after each refresh, the answers held for the project are looked at more closely.
 
 use std::cell::Cell;
 use std::path::Path;

@@ -175,7 +175,7 @@ impl Authenticator {
         let is_young = now < verdict.current_until;
         match verdict.outcome {
             Ok(_) => {
-                self.changes.are_unchanged(verdict.as_of, &verdict.subjects)
+                self.changes.are_unchanged(verdict.as_of, verdict.subjects.iter().copied())
                     && (is_young || self.changes.is_trusted(now))
             }
             Err(_) => is_young,
@@ -276,8 +276,8 @@ fn matches(identity: &Identity, evidence: &Evidence<'_>) -> bool {
     }
 }
 
-/// What the verdict on a caller was made of.
-fn subjects(caller: &Caller) -> impl Iterator<Item = Change> {
+/// What the verdict on a caller was made of; of a run token it is not all.
+pub fn subjects(caller: &Caller) -> impl Iterator<Item = Change> {
     let token = match &caller.subject {
         Subject::Token(id) => Some(Change::token(*id)),
         Subject::Run(_) | Subject::Uid(_) | Subject::Certificate(_) => None,

@@ -38,7 +38,7 @@ pub use recent::Subject;
 
 use crate::clock::Moment;
 use crate::limits;
-use crate::model::id::ProjectId;
+use crate::model::id::{ConnectionId, ProjectId};
 use crate::store::{ChangeRecord, StoreError};
 use recent::Recent;
 
@@ -46,7 +46,21 @@ use recent::Recent;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(u64);
 
-/// Where the changes of a project are noted. Several projects may share one, and then outdate each other's answers for nothing.
+/// The stamp of something that is looked at again and again, by whoever.
+#[derive(Debug)]
+pub struct Seen(AtomicU64);
+
+impl Seen {
+    pub fn at(stamp: Stamp) -> Self {
+        Self(AtomicU64::new(stamp.0))
+    }
+
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// Where the changes of a project are noted. Several projects may share one, and then have to be looked at more closely.
 #[derive(Clone, Copy, Debug)]
 pub struct Place(usize);
 
@@ -113,8 +127,18 @@ impl Changes {
         last <= stamp.0
     }
 
+    /// Whether none of `subjects` has changed since `seen`, which moves on to now if that is so.
+    pub fn are_still_unchanged(&self, seen: &Seen, subjects: impl IntoIterator<Item = Subject>) -> bool {
+        let now = self.stamp();
+        let are_unchanged = self.are_unchanged(seen.stamp(), subjects);
+        if are_unchanged {
+            seen.0.fetch_max(now.0, Ordering::AcqRel);
+        }
+        are_unchanged
+    }
+
     /// Whether none of `subjects` has changed since `stamp`.
-    pub fn are_unchanged(&self, stamp: Stamp, subjects: &[Subject]) -> bool {
+    pub fn are_unchanged(&self, stamp: Stamp, subjects: impl IntoIterator<Item = Subject>) -> bool {
         self.0.recent.read().unwrap_or_else(PoisonError::into_inner).are_unchanged(stamp.0, subjects)
     }
 
@@ -144,9 +168,12 @@ impl Changes {
         });
     }
 
-    /// Something in `project` is to be looked at again, though its wiring did not change: a secret.
-    pub fn touch(&self, project: ProjectId) {
-        self.ticked(|tick, _| self.note_at(self.place(project), tick));
+    /// The secret of a connection in `project` is to be looked at again, though its wiring did not change.
+    pub fn touch(&self, project: ProjectId, connection: ConnectionId) {
+        self.ticked(|tick, recent| {
+            recent.note(Subject::connection(connection), tick);
+            self.note_at(self.place(project), tick);
+        });
     }
 
     /// Changes may have been missed: all that was read before is to be read again.
@@ -219,7 +246,7 @@ impl Default for Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::id::{ConnectionId, InstanceId, TenantId};
+    use crate::model::id::{InstanceId, TenantId};
     use crate::store::Entity;
 
     fn change(tenant: TenantId, project: ProjectId, entity: Entity, id: impl ToString) -> ChangeRecord {
@@ -234,13 +261,13 @@ mod tests {
         let (of_one, of_other) = ([Subject::connection(one)], [Subject::connection(other)]);
 
         let before = changes.stamp();
-        assert!(changes.are_unchanged(before, &of_one) && changes.is_unchanged_at(changes.place(project), before));
+        assert!(changes.are_unchanged(before, of_one) && changes.is_unchanged_at(changes.place(project), before));
         changes.apply(&[change(tenant, project, Entity::Connection, one)]);
-        assert!(!changes.are_unchanged(before, &of_one) && !changes.is_unchanged_at(changes.place(project), before));
-        assert!(changes.are_unchanged(before, &of_other));
+        assert!(!changes.are_unchanged(before, of_one) && !changes.is_unchanged_at(changes.place(project), before));
+        assert!(changes.are_unchanged(before, of_other));
 
         let after = changes.stamp();
-        assert!(changes.are_unchanged(after, &of_one) && changes.is_unchanged_at(changes.place(project), after));
+        assert!(changes.are_unchanged(after, of_one) && changes.is_unchanged_at(changes.place(project), after));
     }
 
     #[test]
@@ -265,8 +292,8 @@ mod tests {
         let (tenant, project) = (TenantId::generate(), ProjectId::generate());
         let before = changes.stamp();
         changes.apply(&[change(tenant, project, Entity::Instance, InstanceId::generate())]);
-        assert!(!changes.are_unchanged(before, &[Subject::AnyInstance(tenant)]));
-        assert!(changes.are_unchanged(before, &[Subject::AnyInstance(TenantId::generate())]));
+        assert!(!changes.are_unchanged(before, [Subject::any_instance(tenant)]));
+        assert!(changes.are_unchanged(before, [Subject::any_instance(TenantId::generate())]));
     }
 
     #[test]
@@ -275,8 +302,8 @@ mod tests {
         let (tenant, project) = (TenantId::generate(), ProjectId::generate());
         let before = changes.stamp();
         changes.apply(&[change(tenant, project, Entity::Workflow, "nightly")]);
-        assert!(!changes.are_unchanged(before, &[Subject::Workflow(project, "nightly".into())]));
-        assert!(changes.are_unchanged(before, &[Subject::Workflow(ProjectId::generate(), "nightly".into())]));
+        assert!(!changes.are_unchanged(before, [Subject::workflow(project, "nightly")]));
+        assert!(changes.are_unchanged(before, [Subject::workflow(ProjectId::generate(), "nightly")]));
     }
 
     #[test]
@@ -284,8 +311,8 @@ mod tests {
         let changes = Changes::new();
         let before = changes.stamp();
         changes.doubt_everything();
-        assert!(!changes.are_unchanged(before, &[Subject::connection(ConnectionId::generate())]));
-        assert!(!changes.are_unchanged(before, &[]));
+        assert!(!changes.are_unchanged(before, [Subject::connection(ConnectionId::generate())]));
+        assert!(!changes.are_unchanged(before, []));
         assert!(!changes.is_unchanged_at(changes.place(ProjectId::generate()), before));
     }
 
@@ -298,10 +325,10 @@ mod tests {
         for _ in 0..limits::CHANGES_REMEMBERED {
             changes.apply(&[change(tenant, project, Entity::Connection, ConnectionId::generate())]);
         }
-        assert!(changes.are_unchanged(before, &of));
+        assert!(changes.are_unchanged(before, of));
         changes.apply(&[change(tenant, project, Entity::Connection, ConnectionId::generate())]);
-        assert!(!changes.are_unchanged(before, &of));
-        assert!(changes.are_unchanged(changes.stamp(), &of));
+        assert!(!changes.are_unchanged(before, of));
+        assert!(changes.are_unchanged(changes.stamp(), of));
     }
 
     #[test]

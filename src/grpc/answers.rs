@@ -15,12 +15,12 @@ use zeroize::Zeroizing;
 
 use super::proto::{Freshness, ResolveCredentialsRequest, ResolveCredentialsResponse};
 use crate::audit::{LastNoted, Method, Outcome, Told, View};
-use crate::auth::Claim;
-use crate::changes::{Changes, Place, Stamp};
+use crate::auth::{self, Claim};
+use crate::changes::{Changes, Place, Seen, Stamp, Subject};
 use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::model::caller::Caller;
+use crate::model::caller::{self, Caller};
 use crate::resolve::Reuse;
 
 /// What gRPC puts before a message: whether it is compressed, and its length.
@@ -41,8 +41,11 @@ struct Shared {
 pub(super) struct Answer {
     /// The message with what gRPC puts before it.
     pub(super) framed: Bytes,
-    as_of: Stamp,
+    as_of: Seen,
+    /// Of its project.
     place: Place,
+    /// What it was made of, but for who is told.
+    subjects: Arc<[Subject]>,
     until: Moment,
     caller: Arc<Caller>,
     question: Arc<[u8]>,
@@ -52,7 +55,7 @@ pub(super) struct Answer {
 }
 
 /// Many are held: what is known beside the bytes is to stay small.
-const _: () = assert!(size_of::<Answer>() <= 176);
+const _: () = assert!(size_of::<Answer>() <= 192);
 
 /// A question, as the key that it is looked up by.
 pub struct Question {
@@ -95,9 +98,7 @@ impl Answers {
     pub(super) fn get(&self, question: &Question, now: Moment) -> Option<Arc<Answer>> {
         let shared = &self.0;
         let answer = shared.held.get(&question.key[..])?;
-        let is_good = now < answer.until
-            && shared.changes.is_trusted(now)
-            && shared.changes.is_unchanged_at(answer.place, answer.as_of);
+        let is_good = now < answer.until && shared.changes.is_trusted(now) && shared.is_current(&answer);
         is_good.then_some(answer)
     }
 
@@ -109,9 +110,7 @@ impl Answers {
     /// Drops what would not be given again.
     pub fn sweep(&self) {
         let (shared, now) = (&self.0, self.0.clock.moment());
-        shared
-            .held
-            .retain(|_, answer| now < answer.until && shared.changes.is_unchanged_at(answer.place, answer.as_of));
+        shared.held.retain(|_, answer| now < answer.until && shared.is_current(answer));
     }
 
     /// Tells the gauges.
@@ -121,6 +120,17 @@ impl Answers {
 }
 
 impl Shared {
+    /// Whether nothing has changed that an answer was made of. Most often nothing of its project has, which is soon told.
+    fn is_current(&self, answer: &Answer) -> bool {
+        if self.changes.is_unchanged_at(answer.place, answer.as_of.stamp()) {
+            return true;
+        }
+        // That a run token was revoked is no change of a subject of its own.
+        let is_told_all = !matches!(answer.caller.subject, caller::Subject::Run(_));
+        let subjects = answer.subjects.iter().copied().chain(auth::subjects(&answer.caller));
+        is_told_all && self.changes.are_still_unchanged(&answer.as_of, subjects)
+    }
+
     /// Until when the caller is let in at all.
     fn last_moment(&self, caller: &Caller) -> Option<Moment> {
         let left = caller.expires_at?.duration_since(self.clock.now());
@@ -183,10 +193,10 @@ impl Slot {
             }
         }
         let Some(framed) = framed(&answer) else { return };
-        let (as_of, place) = (self.as_of.min(reuse.as_of), shared.changes.place(reuse.project));
+        let (as_of, place) = (Seen::at(self.as_of.min(reuse.as_of)), shared.changes.place(reuse.project));
         let (caller, question) = (Arc::clone(caller), Arc::clone(&self.key));
         let (outcome, noted) = (outcome.from_memory(), LastNoted::default());
-        let answer = Answer { framed, as_of, place, until, caller, question, outcome, noted };
+        let answer = Answer { framed, as_of, place, subjects: reuse.subjects, until, caller, question, outcome, noted };
         shared.held.insert(Arc::clone(&self.key), Arc::new(answer));
     }
 }

@@ -55,15 +55,15 @@ pub struct Resolver {
     metrics: Metrics,
 }
 
-/// For how long a resolution answers the same question again: until `until`, unless something of `project` changes after
-/// `as_of`.
+/// For how long a resolution answers the same question again: until `until`, unless one of `subjects`, all of which are of
+/// `project` or of none, changes after `as_of`.
 #[derive(Clone, Debug)]
 pub struct Reuse {
     pub as_of: Stamp,
     pub until: Moment,
     pub project: ProjectId,
     /// What it was made of.
-    subjects: Arc<[Subject]>,
+    pub subjects: Arc<[Subject]>,
 }
 
 impl Resolver {
@@ -111,7 +111,7 @@ impl Resolver {
     }
 
     fn is_unchanged(&self, reuse: &Reuse) -> bool {
-        self.changes.are_unchanged(reuse.as_of, &reuse.subjects)
+        self.changes.are_unchanged(reuse.as_of, reuse.subjects.iter().copied())
     }
 
     async fn follow(

@@ -102,7 +102,7 @@ impl Resolver {
             false => None,
         };
         self.secrets.discard(&found.address).await;
-        self.reports.changes.touch(found.project);
+        self.reports.changes.touch(found.project, found.connection.id);
         let version = match refused {
             Some(refused @ RefreshRefusal::Reconnect) => Err(refresh_refusal(refused, &wired(found))),
             _ => self.served(found).await.map(|served| served.version),

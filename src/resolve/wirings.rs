@@ -130,7 +130,7 @@ impl Shared {
     fn is_current(&self, read: &Read) -> bool {
         read.outcome.is_ok()
             && self.changes.is_trusted(self.clock.moment())
-            && self.changes.are_unchanged(read.as_of, &read.subjects)
+            && self.changes.are_unchanged(read.as_of, read.subjects.iter().copied())
     }
 
     async fn read_once(&self, asked: &Asked) -> Result<Found, Refusal> {
@@ -196,7 +196,7 @@ fn subjects(wiring: &Wiring, asked: &Asked) -> Vec<Subject> {
         Subject::server(instance.server_id),
         Subject::instance(instance.id),
     ];
-    subjects.extend(asked.workflow.iter().map(|name| Subject::Workflow(instance.project_id, name.as_str().into())));
+    subjects.extend(asked.workflow.iter().map(|name| Subject::workflow(instance.project_id, name)));
     if let Some(profile) = &wiring.profile {
         subjects.push(Subject::profile(profile.id));
         subjects.extend(profile.source_spec.values().map(|wire| Subject::connection(wire.connection)));
@@ -204,8 +204,8 @@ fn subjects(wiring: &Wiring, asked: &Asked) -> Vec<Subject> {
     subjects.extend(wiring.overrides.iter().map(|rule| Subject::connection(rule.connection)));
     match asked.instance {
         InstanceRef::Id(_) => {}
-        InstanceRef::Name(_) => subjects.push(Subject::AnyInstance(instance.tenant_id)),
-        InstanceRef::Server(_) => subjects.extend([Subject::AnyInstance(instance.tenant_id), Subject::AnyServer]),
+        InstanceRef::Name(_) => subjects.push(Subject::any_instance(instance.tenant_id)),
+        InstanceRef::Server(_) => subjects.extend([Subject::any_instance(instance.tenant_id), Subject::any_server()]),
     }
     subjects
 }

@@ -10,7 +10,7 @@ use credway::model::caller::Scope;
 use futures_util::future::join_all;
 use tonic::Code;
 
-use crate::support::answers::{asking, metric};
+use crate::support::answers::{asking, metric, value};
 use crate::support::cast::{ACME, World, in_openbao, manual_clock};
 use crate::support::openbao::{Bao, until};
 use crate::support::postgres::Postgres;
@@ -105,6 +105,37 @@ async fn a6_a_verified_caller_who_was_away_is_let_in_while_the_database_is_stopp
     stage.clock.advance(Duration::from_secs(25));
     client.resolve_credentials(asking("pay")).await.unwrap();
     assert_eq!(metric(&stage.sidecar, "credway_token_cache_hits_total").await, known + 1.0);
+}
+
+/// Whether the daemon asked nobody who the caller is, as it does of those whose answer it holds.
+async fn is_from_memory(sidecar: &Sidecar, client: &mut Client, asked: ResolveCredentialsRequest) -> bool {
+    let asked_for = async || {
+        let counted = ["credway_token_cache_hits_total", "credway_token_cache_misses_total"];
+        metric(sidecar, counted[0]).await + metric(sidecar, counted[1]).await
+    };
+    let before = asked_for().await;
+    client.resolve_credentials(asked).await.unwrap();
+    asked_for().await == before
+}
+
+#[tokio::test]
+async fn an_answer_stays_in_memory_while_what_it_was_not_made_of_changes() {
+    let world = World::sqlite(ACME).await;
+    let sidecar = world.sidecar(Clock::System).await;
+    let token = world.token(&[Scope::McpExecute]).await;
+    let mut client = sidecar.client(&token).await;
+    let rehearsed = || ResolveCredentialsRequest { workflow_id: "rehearsal".into(), ..asking("pay") };
+    for asked in [asking("pay"), rehearsed()] {
+        until("it is held", async || is_from_memory(&sidecar, &mut client, asked.clone()).await).await;
+    }
+    world.rotate("sandbox", &[("api_key", "canary-rotated")]).await;
+    world.token(&[Scope::McpExecute]).await;
+    sidecar.caught_up().await;
+    for _ in 0..2 {
+        assert!(is_from_memory(&sidecar, &mut client, asking("pay")).await, "it does not use the sandbox");
+    }
+    let answer = client.resolve_credentials(rehearsed()).await.unwrap().into_inner();
+    assert_eq!(value(&answer, "API_KEY"), "\"canary-rotated\"");
 }
 
 /// How late a call is answered that was to be answered within `deadline`.
