@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use data_encoding::BASE64;
 use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
@@ -14,7 +14,7 @@ use super::client::Client;
 use super::error::{Setup, TokenError};
 use super::wire::Unsent;
 use crate::clock::Clock;
-use crate::model::oauth::{BodyFormat, ClientAuth, Grant, Provider, Revocation, field};
+use crate::model::oauth::{BodyFormat, ClientAuth, Grant, Param, Provider, Revocation, field};
 use crate::model::pattern::Pattern;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 
@@ -39,8 +39,8 @@ impl Ask<'_> {
     }
 }
 
-/// The parameters of a request. They hold secrets, and are not to be logged.
-type Params = BTreeMap<&'static str, String>;
+/// The parameters of a request: texts and numbers. They hold secrets, and are not to be logged.
+type Params = BTreeMap<String, Value>;
 
 /// The request that asks `ask` of the endpoint `url`.
 pub(super) fn token(
@@ -51,7 +51,7 @@ pub(super) fn token(
     url: &Url,
     clock: &Clock,
 ) -> Result<Unsent, TokenError> {
-    let mut params = BTreeMap::new();
+    let mut params = Params::new();
     add(&mut params, &provider.token_params, fields);
     if let Ask::Code { .. } = ask {
         add(&mut params, &provider.code_params, fields);
@@ -75,7 +75,7 @@ pub(super) fn token(
         }
         Ask::Mint => minted(provider, fields, url, clock)?,
     };
-    params.extend(asked.into_iter().map(|(name, value): (&str, String)| (name.to_owned(), value)));
+    params.extend(asked.into_iter().map(|(name, value): (&str, String)| (name.to_owned(), value.into())));
     let mut request = Unsent::post(url);
     show_client(provider.client_auth, client, &mut params, &mut request, url, clock)?;
     finish(provider, params, request)
@@ -90,7 +90,7 @@ pub(super) fn revocation(
     url: &Url,
     clock: &Clock,
 ) -> Result<Unsent, TokenError> {
-    let mut params = BTreeMap::from([(revocation.parameter.clone(), token.expose_secret().to_owned())]);
+    let mut params = Params::from([(revocation.parameter.clone(), token.expose_secret().into())]);
     let mut request = Unsent::post(url);
     if revocation.authenticated {
         show_client(provider.client_auth, client, &mut params, &mut request, url, clock)?;
@@ -98,16 +98,24 @@ pub(super) fn revocation(
     finish(provider, params, request)
 }
 
-fn add(params: &mut BTreeMap<String, String>, more: &BTreeMap<String, Pattern>, fields: &SecretFields) {
-    let filled = more.iter().filter_map(|(name, value)| {
-        let value = value.fill(fields)?;
-        Some((name.clone(), value.expose_secret().to_owned()))
+fn add(params: &mut Params, more: &BTreeMap<String, Param>, fields: &SecretFields) {
+    let filled = more.iter().filter_map(|(name, param)| {
+        let value = match param {
+            Param::Text(text) => text.fill(fields)?.expose_secret().into(),
+            Param::Number(number) => (*number).into(),
+        };
+        Some((name.clone(), value))
     });
     params.extend(filled);
 }
 
 /// What is said where no person is asked.
-fn minted(provider: &Provider, fields: &SecretFields, url: &Url, clock: &Clock) -> Result<Params, TokenError> {
+fn minted(
+    provider: &Provider,
+    fields: &SecretFields,
+    url: &Url,
+    clock: &Clock,
+) -> Result<BTreeMap<&'static str, String>, TokenError> {
     let scope = match fields.get(field::SCOPE) {
         Some(scope) => Some(scope.expose_secret().to_owned()),
         None if provider.scopes.is_empty() => None,
@@ -119,7 +127,7 @@ fn minted(provider: &Provider, fields: &SecretFields, url: &Url, clock: &Clock) 
         Grant::JwtBearer => "urn:ietf:params:oauth:grant-type:jwt-bearer",
         Grant::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
     };
-    let mut params = Params::from([("grant_type", grant.to_owned())]);
+    let mut params = BTreeMap::from([("grant_type", grant.to_owned())]);
     let said = provider.assertion.as_ref().filter(|_| provider.grant == Grant::JwtBearer);
     if let Some(said) = said {
         let signed = assertion::of_account(said, fields, scope.as_deref(), url, clock)?;
@@ -134,13 +142,13 @@ fn minted(provider: &Provider, fields: &SecretFields, url: &Url, clock: &Clock) 
 fn show_client(
     auth: ClientAuth,
     client: &Client,
-    params: &mut BTreeMap<String, String>,
+    params: &mut Params,
     request: &mut Unsent,
     url: &Url,
     clock: &Clock,
 ) -> Result<(), TokenError> {
     let secret = || Ok::<_, Setup>(client.secret.as_ref().ok_or(Setup::NoSecret)?.expose_secret());
-    let mut set = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
+    let mut set = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.into()));
     match auth {
         ClientAuth::Basic => {
             let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
@@ -163,7 +171,7 @@ fn show_client(
     Ok(())
 }
 
-fn finish(provider: &Provider, params: BTreeMap<String, String>, mut request: Unsent) -> Result<Unsent, TokenError> {
+fn finish(provider: &Provider, params: Params, mut request: Unsent) -> Result<Unsent, TokenError> {
     for (name, value) in &provider.token_headers {
         let name = name.parse::<http::HeaderName>().map_err(|_| Setup::Unsendable)?;
         request.headers.insert(name, value.parse::<HeaderValue>().map_err(|_| Setup::Unsendable)?);
@@ -172,12 +180,13 @@ fn finish(provider: &Provider, params: BTreeMap<String, String>, mut request: Un
     request.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let (kind, body) = match provider.body {
         BodyFormat::Form => {
-            ("application/x-www-form-urlencoded", Serializer::new(String::new()).extend_pairs(params).finish())
+            let pairs = params.into_iter().map(|(name, value)| match value {
+                Value::String(text) => (name, text),
+                other => (name, other.to_string()),
+            });
+            ("application/x-www-form-urlencoded", Serializer::new(String::new()).extend_pairs(pairs).finish())
         }
-        BodyFormat::Json => {
-            let members = params.into_iter().map(|(name, value)| (name, Value::String(value)));
-            ("application/json", Value::Object(Map::from_iter(members)).to_string())
-        }
+        BodyFormat::Json => ("application/json", Value::from_iter(params).to_string()),
     };
     request.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     request.body = body;

@@ -29,6 +29,9 @@ pub(super) fn faults_of(template: &Template, provider: &Provider) -> Vec<String>
         (Grant::AuthorizationCode, Some(_)) | (_, None) => {}
         (_, Some(_)) => faults.push("[oauth] has an authorize_url, which its grant does not use".to_owned()),
     }
+    if provider.grant != Grant::AuthorizationCode && !provider.scopes_always.is_empty() {
+        faults.push("[oauth] has scopes_always, which are asked for in sign-ins, and its grant has none".to_owned());
+    }
     if provider.sends_issuer && provider.issuer.is_none() {
         faults.push("[oauth] says that sends_issuer, and not which: add issuer".to_owned());
     }
@@ -72,10 +75,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::model::oauth::Rotation;
+    use crate::model::oauth::{Param, Rotation};
     use crate::model::pattern::Filled;
     use crate::model::template::AuthKind;
-    use crate::templates::Catalogue;
+    use crate::templates::{BUILT_IN, Catalogue};
 
     /// Those that people knew before there was OAuth here take tokens by hand as well.
     #[test]
@@ -140,12 +143,86 @@ mod tests {
         let expected =
             ["dropbox-oauth", "figma-oauth", "google", "jira-oauth", "microsoft", "shopify-oauth", "youtube"];
         assert_eq!(names, BTreeSet::from(expected));
-        let killers = catalogue
-            .iter()
-            .filter(|template| template.oauth.as_ref().is_some_and(|provider| provider.rotation.kills_access()));
-        let names: Vec<&str> = killers.map(|template| template.name.as_str()).collect();
-        assert_eq!(names, ["airtable-oauth", "github-oauth", "gitlab-oauth", "jira-oauth", "zendesk-oauth"]);
-        assert_eq!(catalogue.get("generic-oauth2").unwrap().oauth.as_ref().unwrap().rotation, Rotation::OldDies);
+    }
+
+    /// No template has to be remembered for its access token to be taken to die with a refresh: it has to say otherwise.
+    #[test]
+    fn a_refresh_is_taken_to_end_the_old_access_token_unless_the_template_says_what_becomes_of_it() {
+        let catalogue = Catalogue::built_in();
+        let of_people = catalogue.iter().filter_map(|template| {
+            let provider = template.oauth.as_ref()?;
+            (provider.grant == Grant::AuthorizationCode).then_some((template.name.as_str(), provider.rotation))
+        });
+        let (killers, others): (Vec<_>, Vec<_>) = of_people.partition(|(_, rotation)| rotation.kills_access());
+        let expected = [
+            ("box-oauth", Rotation::OldDies),
+            ("dropbox-oauth", Rotation::None),
+            ("figma-oauth", Rotation::None),
+            ("google", Rotation::None),
+            ("microsoft", Rotation::OldStays),
+            ("salesforce-oauth", Rotation::OldDies),
+            ("slack-oauth", Rotation::OldDies),
+            ("youtube", Rotation::None),
+            ("zoom-oauth", Rotation::OldDies),
+        ];
+        assert_eq!(others, expected);
+        for unsaid in ["asana-oauth", "generic-oauth2", "hubspot-oauth", "linear-oauth", "notion-oauth", "wrike-oauth"]
+        {
+            assert!(killers.contains(&(unsaid, Rotation::OldDiesWithAccess)), "{unsaid}");
+        }
+        assert!(killers.contains(&("shopify-oauth", Rotation::Grace { seconds: 2_592_000, kills_access: true })));
+    }
+
+    /// By default it would be asked for, whatever the provider makes of it.
+    #[test]
+    fn every_template_that_people_sign_in_by_says_whether_its_provider_takes_pkce() {
+        for (file, text) in BUILT_IN {
+            let template: toml::Table = toml::from_str(text).unwrap();
+            let Some(oauth) = template.get("oauth").and_then(|oauth| oauth.as_table()) else { continue };
+            assert!(oauth.contains_key("grant") || oauth.contains_key("pkce"), "{file} does not say pkce");
+        }
+    }
+
+    #[test]
+    fn lives_that_providers_state_are_known_though_a_reply_does_not_say_them() {
+        let catalogue = Catalogue::built_in();
+        let (hour, day) = (3600, 86_400);
+        let table = [
+            ("discord-oauth", Some(7 * day), None),
+            ("github-oauth", None, Some(180 * day)),
+            ("jira-oauth", Some(hour), Some(90 * day)),
+            ("linear-oauth", Some(day), None),
+            ("reddit", Some(hour), None),
+            ("shopify-oauth", Some(hour), Some(90 * day)),
+            ("zendesk-oauth", Some(2 * hour), Some(90 * day)),
+            ("zoom-oauth", Some(hour), Some(90 * day)),
+        ];
+        for (name, access, idle) in table {
+            let provider = catalogue.get(name).unwrap().oauth.as_ref().unwrap();
+            assert_eq!((provider.access_seconds, provider.refresh_idle_seconds), (access, idle), "{name}");
+        }
+        // Zendesk's are what it is asked for.
+        let provider = catalogue.get("zendesk-oauth").unwrap().oauth.as_ref().unwrap();
+        let asked = |name: &str| match provider.token_params[name] {
+            Param::Number(seconds) => Some(seconds),
+            Param::Text(_) => None,
+        };
+        assert_eq!(asked("expires_in"), provider.access_seconds);
+        assert_eq!(asked("refresh_token_expires_in"), provider.refresh_idle_seconds);
+    }
+
+    #[test]
+    fn a_grant_is_given_back_with_the_token_that_the_provider_takes() {
+        let catalogue = Catalogue::built_in();
+        let of = |name: &str| catalogue.get(name).unwrap().oauth.as_ref().unwrap().revocation.as_ref();
+        for (name, expected) in [("slack-oauth", "at"), ("notion-oauth", "at"), ("google", "rt"), ("asana-oauth", "rt")]
+        {
+            let revocation = of(name).unwrap();
+            assert_eq!(revocation.token_of(Some("at"), Some("rt")), Some(expected), "{name}");
+            assert_eq!(revocation.token_of(Some("at"), None), Some("at"), "{name}");
+        }
+        assert_eq!(of("slack-oauth").unwrap().token_of(None, Some("rt")), None);
+        assert!(of("zoom-oauth").is_none(), "where Zoom takes tokens back is not confirmed");
     }
 
     #[test]
@@ -161,6 +238,10 @@ mod tests {
             (
                 "token_url = \"https://a.example\"\nauthorize_url = \"https://a.example\"\nsends_issuer = true",
                 "add issuer",
+            ),
+            (
+                "token_url = \"https://a.example\"\ngrant = \"client_credentials\"\nscopes_always = [\"openid\"]",
+                "asked for in sign-ins",
             ),
             ("token_url = \"{x}\"\nauthorize_url = \"https://a.example\"", "names {x}"),
             ("token_url = \"https://a.example\"\ngrant = \"jwt_bearer\"", "[oauth.assertion] needs"),

@@ -131,20 +131,22 @@ pub(super) fn fields(template: &Template, held: &SecretFields, spec: &ConnectSpe
     Ok(Fields { fields, given })
 }
 
-/// The scopes to ask for: those given, else those of the last time, else the template's; and with them those of the services.
+/// The scopes to ask for: those given, else those of the last time, else the template's; and with them those of the services, and
+/// those without which there is no sign-in.
 pub(super) fn scopes(
     template: &Template,
     spec: &ConnectSpec,
     target: &Target,
 ) -> Result<BTreeSet<String>, ControlError> {
-    let of_template = || provider_of(template).map(|provider| provider.scopes.iter().cloned().collect());
+    let provider = provider_of(template)?;
     // Of an account with services, no more than those that are on need now.
     let before = target.asked_before.as_ref().filter(|_| template.services.is_empty());
     let mut scopes: BTreeSet<String> = match (&spec.scopes, before) {
         (Some(given), _) => given.iter().cloned().collect(),
         (None, Some(before)) => before.clone(),
-        (None, None) => of_template()?,
+        (None, None) => provider.scopes.iter().cloned().collect(),
     };
+    scopes.extend(provider.scopes_always.iter().cloned());
     let enabled = target.connection.services.iter().flat_map(|services| &services.enabled);
     for name in spec.services.iter().chain(enabled) {
         scopes.extend(
@@ -205,4 +207,47 @@ pub(super) fn can_be_sent(
         OAuthError::Address(NoAddress::NotUrl) | OAuthError::InTheClear | OAuthError::NoRandomness => "",
     };
     Err(ControlError::Mistakes(vec![mistake(place, error.to_string())]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::connect::ConnectTarget;
+    use crate::templates::Catalogue;
+
+    /// Without these there would be no refresh token, or nobody would tell whose account it is.
+    #[test]
+    fn a_sign_in_asks_for_what_it_cannot_do_without_whatever_else_people_ask_for() {
+        type Words = &'static [&'static str];
+        let table: [(&str, Option<Words>, Option<Words>, Words); 7] = [
+            ("jira-oauth", None, None, &["offline_access", "read:me"]),
+            ("jira-oauth", Some(&["read:jira-work"]), None, &["offline_access", "read:jira-work", "read:me"]),
+            ("jira-oauth", None, Some(&["read:jira-work"]), &["offline_access", "read:jira-work", "read:me"]),
+            ("salesforce-oauth", None, None, &["api", "refresh_token"]),
+            ("salesforce-oauth", Some(&["chatter_api"]), None, &["chatter_api", "refresh_token"]),
+            ("microsoft", Some(&["Mail.Read"]), None, &["Mail.Read", "offline_access", "openid", "profile"]),
+            ("linear-oauth", Some(&["write"]), None, &["write"]),
+        ];
+        let owned = |words: Words| words.iter().map(|&word| word.to_owned());
+        let catalogue = Catalogue::built_in();
+        for (name, given, before, expected) in table {
+            let template = catalogue.get(name).unwrap();
+            let spec = ConnectSpec {
+                template: name.to_owned(),
+                target: ConnectTarget::New { name: "A".to_owned(), environment: None },
+                scopes: given.map(|given| owned(given).collect()),
+                services: BTreeSet::new(),
+                fields: SecretFields::new(),
+                client: None,
+            };
+            let target = Target {
+                connection: new_connection(template, "A", None, Timestamp::UNIX_EPOCH).unwrap(),
+                is_new: true,
+                held: SecretFields::new(),
+                asked_before: before.map(|before| owned(before).collect()),
+            };
+            let asked = scopes(template, &spec, &target).unwrap();
+            assert_eq!(asked, owned(expected).collect(), "{name}: {given:?} after {before:?}");
+        }
+    }
 }

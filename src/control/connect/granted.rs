@@ -53,7 +53,10 @@ impl SignIn<'_> {
     pub(super) async fn give_back(&self, granted: &Granted) {
         let Ok(client) = self.oauth.client(self.template, &granted.asked.fields) else { return };
         let reply = &granted.reply;
-        let Some(token) = reply.refresh_token.as_ref().or(reply.access_token.as_ref()) else { return };
+        let Some(revocation) = &self.provider.revocation else { return };
+        let Some(token) = revocation.token_of(reply.access_token.as_ref(), reply.refresh_token.as_ref()) else {
+            return;
+        };
         if let Err(error) = self.oauth.revoke(self.provider, &client, &granted.asked.fields, token).await {
             tracing::debug!(%error, "tokens that were not wanted could not be given back");
         }

@@ -30,8 +30,8 @@ impl Control {
         let connection = self.connection_get(workspace, asked).await?;
         expect_version(|| label(&connection), connection.version, expected)?;
         let template = self.template(&connection.template)?;
-        let provider = template.oauth.as_ref().filter(|provider| provider.revocation.is_some());
-        let Some(provider) = provider else {
+        let provider = template.oauth.as_ref().and_then(|provider| Some((provider, provider.revocation.as_ref()?)));
+        let Some((provider, revocation)) = provider else {
             let reason = format!("{} has no way to give a grant back", template.display_name);
             return Err(ControlError::Mistakes(vec![mistake("revoke", reason)]));
         };
@@ -39,8 +39,7 @@ impl Control {
         self.expect_alone(workspace, &connection, force).await?;
         let held = self.secret_find(&workspace.stored_address(connection.id)).await?;
         let fields = held.map(|document| document.fields).unwrap_or_default();
-        // The refresh token stands for the whole grant (RFC 7009, 2.1).
-        if let Some(token) = fields.get(field::REFRESH_TOKEN).or_else(|| fields.get(field::ACCESS_TOKEN)) {
+        if let Some(token) = revocation.token_of(fields.get(field::ACCESS_TOKEN), fields.get(field::REFRESH_TOKEN)) {
             let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
             let revoked = oauth.revoke(provider, &client, &fields, token).await;
             let unavailable = |_| ConnectFault::Unavailable { provider: template.display_name.clone() };

@@ -4,7 +4,8 @@ mod provider;
 mod tokens;
 
 pub use provider::{
-    Account, AccountSource, Assertion, BodyFormat, ClientAuth, Grant, Provider, ReplyShape, Revocation, Rotation,
+    Account, AccountSource, Assertion, BodyFormat, ClientAuth, Grant, Param, Provider, ReplyShape, Revocation,
+    RevokedToken, Rotation,
 };
 pub use tokens::{Intent, TOKEN_STATE_FIELD, TokenState};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::model::pattern::Pattern;
+use crate::model::pattern::{Pattern, PatternError};
 
 /// One provider, as seen by a client. URLs may name fields of the connection: `https://{shop}.myshopify.com/…`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,6 +40,10 @@ pub struct Provider {
     /// What is asked for, unless a person asks for something else.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// What a sign-in asks for whatever else it asks for: without these there is no refresh token, or nobody tells whose account
+    /// it is.
+    #[serde(default)]
+    pub scopes_always: Vec<String>,
     #[serde(default = "space")]
     pub scope_separator: String,
     /// Scopes that no reply names, though they are granted.
@@ -56,10 +60,10 @@ pub struct Provider {
     pub authorize_params: BTreeMap<String, Pattern>,
     /// More parameters of every token request.
     #[serde(default)]
-    pub token_params: BTreeMap<String, Pattern>,
+    pub token_params: BTreeMap<String, Param>,
     /// More parameters of the request that gives a code for tokens.
     #[serde(default)]
-    pub code_params: BTreeMap<String, Pattern>,
+    pub code_params: BTreeMap<String, Param>,
     /// What the assertion of the grant [`Grant::JwtBearer`] says.
     pub assertion: Option<Assertion>,
     /// More headers of every token request: an API version.
@@ -78,6 +82,32 @@ pub struct Provider {
     pub revocation: Option<Revocation>,
     /// How to learn whose account it is.
     pub account: Option<Account>,
+}
+
+/// A parameter of a token request. A number is one in JSON too: some providers do not take it as a text.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "WrittenParam")]
+pub enum Param {
+    Text(Pattern),
+    Number(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenParam {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<WrittenParam> for Param {
+    type Error = PatternError;
+
+    fn try_from(written: WrittenParam) -> Result<Self, PatternError> {
+        match written {
+            WrittenParam::Number(number) => Ok(Self::Number(number)),
+            WrittenParam::Text(text) => text.parse().map(Self::Text),
+        }
+    }
 }
 
 /// By which grant access tokens are had.
@@ -188,10 +218,9 @@ pub enum Rotation {
         kills_access: bool,
     },
     /// There is a new one each time, and the old one is dead at once: to use it again may end the grant.
-    #[serde(rename = "old_dies")]
-    #[default]
     OldDies,
     /// The same, and the old access token is dead as well (GitHub, Zendesk).
+    #[default]
     OldDiesWithAccess,
 }
 
@@ -227,7 +256,11 @@ impl Provider {
 
     /// Every pattern, those of addresses included.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
-        let params = self.authorize_params.values().chain(self.token_params.values()).chain(self.code_params.values());
+        let texts = self.token_params.values().chain(self.code_params.values()).filter_map(|param| match param {
+            Param::Text(text) => Some(text),
+            Param::Number(_) => None,
+        });
+        let params = self.authorize_params.values().chain(texts);
         let assertion = self.assertion.iter().flat_map(|said| {
             [&said.issuer, &said.key, &said.key_id, &said.subject, &said.audience].into_iter().flatten()
         });
@@ -263,9 +296,32 @@ pub struct Revocation {
     /// The parameter that names the token.
     #[serde(default = "token")]
     pub parameter: String,
+    /// Which token it takes.
+    #[serde(default)]
+    pub token: RevokedToken,
     /// Whether the client shows who it is, as at the token endpoint.
     #[serde(default = "yes")]
     pub authenticated: bool,
+}
+
+/// Which token a grant is given back with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedToken {
+    /// It stands for the whole grant (RFC 7009, 2.1). Without one it is the access token.
+    #[default]
+    Refresh,
+    Access,
+}
+
+impl Revocation {
+    /// The token to send, of those that there are.
+    pub fn token_of<T>(&self, access: Option<T>, refresh: Option<T>) -> Option<T> {
+        match self.token {
+            RevokedToken::Refresh => refresh.or(access),
+            RevokedToken::Access => access,
+        }
+    }
 }
 
 /// How to learn whose account was connected: an id that stays the same, and a label that people know it by.

@@ -45,7 +45,7 @@ async fn a_code_is_exchanged_as_the_provider_wants_it() {
     assert_eq!(asked.form(), map(&[&common[..], &in_body, &[("code_verifier", "v")]].concat()));
 
     let more = "client_auth = \"basic\"\nbody = \"json\"\npkce = false\n\
-                [code_params]\nexpiring = \"1\"\nabsent = \"{absent}\"\n[token_headers]\nX-Version = \"7\"";
+                [code_params]\nexpiring = \"1\"\nexpires_in = 7200\nabsent = \"{absent}\"\n[token_headers]\nX-Version = \"7\"";
     let asked = sent(more, &client(), &SecretFields::new(), ask).await;
     let login = asked.headers["authorization"].strip_prefix("Basic ").unwrap().as_bytes();
     // Both parts are form-encoded first (RFC 6749, 2.3.1).
@@ -55,7 +55,8 @@ async fn a_code_is_exchanged_as_the_provider_wants_it() {
         ("application/json", "7")
     );
     let [grant, code, redirect_uri] = common.map(|(_, value)| value);
-    let expected = json!({"grant_type": grant, "code": code, "redirect_uri": redirect_uri, "expiring": "1"});
+    let expected =
+        json!({"grant_type": grant, "code": code, "redirect_uri": redirect_uri, "expiring": "1", "expires_in": 7200});
     assert_eq!(asked.json(), expected);
 }
 
@@ -79,16 +80,16 @@ async fn a_refresh_goes_to_where_tokens_are_refreshed() {
 async fn tokens_without_a_person_are_asked_for_with_what_the_fields_hold() {
     let auth = "client_auth = \"basic\"\n";
     let credentials = format!(
-        "{auth}grant = \"client_credentials\"\nscopes = [\"x\", \"y\"]\n[token_params]\naudience = \"{{audience}}\""
+        "{auth}grant = \"client_credentials\"\nscopes = [\"x\", \"y\"]\n[token_params]\naudience = \"{{audience}}\"\nlife = 60"
     );
     let account = format!("{auth}grant = \"account_credentials\"\n[token_params]\naccount_id = \"{{account_id}}\"");
     let exchange = format!("{auth}grant = \"token_exchange\"\n[token_params]\nsubject_token = \"{{subject_token}}\"");
     let table: [(&str, Pairs, Pairs); 4] = [
-        (&credentials, &[], &[("grant_type", "client_credentials"), ("scope", "x y")]),
+        (&credentials, &[], &[("grant_type", "client_credentials"), ("scope", "x y"), ("life", "60")]),
         (
             &credentials,
             &[("audience", "api"), ("scope", "z")],
-            &[("grant_type", "client_credentials"), ("scope", "z"), ("audience", "api")],
+            &[("grant_type", "client_credentials"), ("scope", "z"), ("audience", "api"), ("life", "60")],
         ),
         (&account, &[("account_id", "7")], &[("grant_type", "account_credentials"), ("account_id", "7")]),
         (
@@ -236,7 +237,7 @@ fn the_redirect_uri_lies_below_the_public_url() {
 #[test]
 fn the_settings_client_is_never_shown_to_a_host_that_somebody_typed() {
     let of_settings = config::OAuthClient { id: "platform".to_owned(), secret: Some("s".into()), key: None };
-    let names = ["gitlab-oauth", "shopify-oauth", "generic-oauth2", "wrike-oauth", "google"];
+    let names = ["gitlab-oauth", "shopify-oauth", "generic-oauth2", "intercom-oauth", "wrike-oauth", "google"];
     let clients = names.map(|name| (name.to_owned(), of_settings.clone())).into();
     let settings = config::OAuth { clients, public_url: None };
     let oauth = OAuth::new(&settings, &Egress::default(), Clock::System).unwrap();
@@ -244,6 +245,7 @@ fn the_settings_client_is_never_shown_to_a_host_that_somebody_typed() {
         include_str!("../../templates/gitlab-oauth.toml"),
         include_str!("../../templates/shopify-oauth.toml"),
         include_str!("../../templates/generic-oauth2.toml"),
+        include_str!("../../templates/intercom-oauth.toml"),
         include_str!("../../templates/wrike-oauth.toml"),
         include_str!("../../templates/google.toml"),
         include_str!("../../templates/slack-oauth.toml"),
@@ -258,6 +260,7 @@ fn the_settings_client_is_never_shown_to_a_host_that_somebody_typed() {
     let platform = Ok("platform".to_owned());
     assert_eq!(chosen("google", &[]), platform);
     assert_eq!(chosen("shopify-oauth", &[("shop", "acme")]), platform);
+    assert_eq!(chosen("intercom-oauth", &[("api_host", "api.eu")]), platform);
     assert_eq!(chosen("wrike-oauth", &[("host", "app-eu.wrike.com")]), platform);
     assert_eq!(chosen("gitlab-oauth", &[("base_url", "https://gitlab.com")]), platform);
     assert_eq!(chosen("gitlab-oauth", &[("base_url", "https://evil.example")]), own_host("base_url"));

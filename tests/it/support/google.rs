@@ -38,13 +38,17 @@ pub(crate) struct Google {
     serving: Secured,
 }
 
+/// What access tokens begin with.
+const ACCESS: &str = "ya29.canary";
+
 struct Books {
     redirect_uri: String,
     person: Person,
     codes: BTreeMap<String, Code>,
     /// What each account has granted to the client so far.
     grants: BTreeMap<String, BTreeSet<String>>,
-    refresh_tokens: BTreeMap<String, String>,
+    /// Of which account each token is.
+    tokens: BTreeMap<String, String>,
     revoked: BTreeSet<String>,
     exchanges: usize,
     is_down: bool,
@@ -75,7 +79,7 @@ impl Google {
             person,
             codes: BTreeMap::new(),
             grants: BTreeMap::new(),
-            refresh_tokens: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             revoked: BTreeSet::new(),
             exchanges: 0,
             holds: watch::Sender::new(false),
@@ -125,6 +129,11 @@ impl Google {
     /// How many grants were given back.
     pub(crate) fn revoked(&self) -> usize {
         self.state.lock().unwrap().revoked.len()
+    }
+
+    /// Whether all of them were given back with an access token.
+    pub(crate) fn revoked_by_access_tokens(&self) -> bool {
+        self.state.lock().unwrap().revoked.iter().all(|token| token.starts_with(ACCESS))
     }
 
     /// A grant is forgotten, as when the account's owner removes the app.
@@ -271,8 +280,10 @@ async fn token(State(state): Shared, headers: axum::http::HeaderMap, body: Strin
     code.is_used = true;
     let is_offline = code.is_offline;
     let (email, scope) = (code.email.clone(), code.scopes.iter().cloned().collect::<Vec<_>>().join(" "));
+    let access_token = fresh_name(ACCESS);
+    books.tokens.insert(access_token.clone(), email.clone());
     let mut reply = json!({
-        "access_token": fresh_name("ya29.canary"),
+        "access_token": access_token,
         "expires_in": 3599,
         "token_type": "Bearer",
         "scope": scope,
@@ -282,7 +293,7 @@ async fn token(State(state): Shared, headers: axum::http::HeaderMap, body: Strin
     if is_offline && !keeps {
         let token = fresh_name("1//canary");
         reply["refresh_token"] = token.as_str().into();
-        books.refresh_tokens.insert(token, email);
+        books.tokens.insert(token, email);
     }
     Json(reply).into_response()
 }
@@ -297,7 +308,7 @@ fn id_token(email: &str) -> String {
     format!("{}.{}.c2ln", part(&json!({ "alg": "RS256", "typ": "JWT" })), part(&claims))
 }
 
-/// web-server, "Revoking a token".
+/// web-server, "Revoking a token": it takes either token.
 async fn revoke(State(state): Shared, body: String) -> Response {
     let token =
         form_urlencoded::parse(body.as_bytes()).find(|(name, _)| name == "token").map(|(_, token)| token.into_owned());
@@ -306,7 +317,7 @@ async fn revoke(State(state): Shared, body: String) -> Response {
         if books.is_down {
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
-        let answer = match token.and_then(|token| books.refresh_tokens.remove(&token).map(|email| (token, email))) {
+        let answer = match token.and_then(|token| books.tokens.remove(&token).map(|email| (token, email))) {
             Some((token, email)) => {
                 books.grants.remove(&email);
                 books.revoked.insert(token);

@@ -212,6 +212,24 @@ async fn tokens_of_another_account_are_given_back_unless_it_has_a_connection_of_
 }
 
 #[tokio::test]
+async fn a_provider_that_takes_access_tokens_back_is_given_those() {
+    let mut world = World::sqlite(SERVED).await;
+    let templates = tempfile::tempdir().unwrap();
+    let google = include_str!("../../../../src/templates/google.toml");
+    let google = google.replace("authenticated = false", "authenticated = false\ntoken = \"access\"");
+    std::fs::write(templates.path().join("google.toml"), google).unwrap();
+    world.config.template_dir = Some(templates.path().to_owned());
+    let rig = Rig::of(world).await;
+    let id = rig.connect("Alice", &[]).await;
+    rig.providers.google.grants("bob@example.com", &[]);
+    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "This is another account");
+    assert_eq!(rig.providers.google.revoked(), 1);
+    rig.ask("DELETE", &format!("/v1/connections/{id}?revoke=true"), None).await.ok();
+    assert_eq!(rig.providers.google.revoked(), 2);
+    assert!(rig.providers.google.revoked_by_access_tokens());
+}
+
+#[tokio::test]
 async fn tokens_that_are_saved_by_hand_are_a_new_set() {
     let rig = Rig::embedded().await;
     let id = rig.connect("Alice", &[]).await;
