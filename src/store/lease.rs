@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::Database;
 use sqlx::pool::PoolConnection;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::limits;
 
@@ -15,11 +16,13 @@ use crate::limits;
 pub(super) struct Lease<DB: Database> {
     connection: PoolConnection<DB>,
     settled: bool,
+    /// Among those who read. Given back after the connection.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<DB: Database> Lease<DB> {
-    pub(super) fn new(connection: PoolConnection<DB>) -> Self {
-        Self { connection, settled: false }
+    pub(super) fn new(connection: PoolConnection<DB>, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { connection, settled: false, _place: place }
     }
 
     /// Says that nothing is under way on it: it may be lent again.

@@ -83,7 +83,18 @@ pub struct Store {
     /// Held by the one `Tx` of this process that writes. Writers wait here, where they cost nothing, and not each with a
     /// connection of the pool in hand: both databases let one of them write at a time anyway.
     turn: Arc<Semaphore>,
+    /// Places for those who read: one connection fewer than there are, so that whoever has the turn does not hold it while a crowd of
+    /// readers is served.
+    readers: Arc<Semaphore>,
     commits: Arc<Commits>,
+}
+
+/// What a connection is lent for.
+#[derive(Clone, Copy)]
+enum Use {
+    Read,
+    /// By whoever has the turn.
+    Write,
 }
 
 /// Something of one database or the other.
@@ -113,7 +124,7 @@ macro_rules! read {
     ($store:expr, |$connection:ident| $query:expr) => {{
         let mut lost = 0;
         loop {
-            let mut lease = $store.lend().await?;
+            let mut lease = $store.lend($crate::store::Use::Read).await?;
             let answer = $crate::store::on_db!(&mut lease, |held| {
                 let $connection = &mut **held;
                 let answer = $crate::store::bounded($query).await;
@@ -151,7 +162,8 @@ impl Store {
                 (Db::Postgres(pool.connect_lazy_with(options)), None)
             }
         };
-        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)), commits: Arc::default() })
+        let readers = Arc::new(Semaphore::new(limits::DATABASE_CONNECTIONS_MAX as usize - 1));
+        Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)), readers, commits: Arc::default() })
     }
 
     /// Opens the database, makes it if it is a missing SQLite file, and migrates it.
@@ -223,7 +235,7 @@ impl Store {
             let cause = format!("earlier changes have not been written for {:?}", limits::DATABASE_TURN_DEADLINE);
             return Err(StoreError::Unavailable { cause });
         };
-        let lease = self.lend_begun("BEGIN IMMEDIATE", "BEGIN").await?;
+        let lease = self.lend_begun(Use::Write, ("BEGIN IMMEDIATE", "BEGIN")).await?;
         Ok(Tx::new(lease, self.clock.now(), by, Arc::clone(&self.commits), turn))
     }
 
@@ -239,20 +251,33 @@ impl Store {
 
     /// A connection for reading: all that is read on it is of one moment.
     async fn snapshot(&self) -> Result<Lent, StoreError> {
-        self.lend_begun("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await
+        self.lend_begun(Use::Read, ("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")).await
     }
 
-    async fn lend(&self) -> Result<Lent, StoreError> {
-        Ok(match &self.pool {
-            Db::Sqlite(pool) => Db::Sqlite(Lease::new(pool.acquire().await?)),
-            Db::Postgres(pool) => Db::Postgres(Lease::new(pool.acquire().await?)),
-        })
+    async fn lend(&self, to: Use) -> Result<Lent, StoreError> {
+        let lend = async {
+            let place = match to {
+                Use::Read => Arc::clone(&self.readers).acquire_owned().await.ok(),
+                Use::Write => None,
+            };
+            Ok::<_, sqlx::Error>(match &self.pool {
+                Db::Sqlite(pool) => Db::Sqlite(Lease::new(pool.acquire().await?, place)),
+                Db::Postgres(pool) => Db::Postgres(Lease::new(pool.acquire().await?, place)),
+            })
+        };
+        let lent = tokio::time::timeout(limits::DATABASE_ACQUIRE_DEADLINE, lend).await;
+        Ok(lent.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 
-    async fn lend_begun(&self, on_sqlite: &'static str, on_postgres: &'static str) -> Result<Lent, StoreError> {
+    /// A connection on which a transaction was begun, by the statement of its database.
+    async fn lend_begun(
+        &self,
+        to: Use,
+        (on_sqlite, on_postgres): (&'static str, &'static str),
+    ) -> Result<Lent, StoreError> {
         let mut lost = 0;
         loop {
-            let mut lease = self.lend().await?;
+            let mut lease = self.lend(to).await?;
             let begun = match &mut lease {
                 Db::Sqlite(held) => bounded(sqlx::raw_sql(on_sqlite).execute(&mut **held)).await.map(drop),
                 Db::Postgres(held) => bounded(sqlx::raw_sql(on_postgres).execute(&mut **held)).await.map(drop),
@@ -334,4 +359,24 @@ fn unanswered(options: &PgConnectOptions) -> String {
     let (host, port) = (options.get_host(), options.get_port());
     let waited: Duration = limits::DATABASE_ACQUIRE_DEADLINE;
     format!("{host}:{port} did not answer within {waited:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_of_readers_leaves_a_connection_to_the_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = config::Database::Sqlite { path: dir.path().join("credway.db") };
+        let store = Store::open(&database, Clock::System).await.unwrap();
+        let mut readers = Vec::new();
+        for _ in 1..limits::DATABASE_CONNECTIONS_MAX {
+            readers.push(store.lend(Use::Read).await.unwrap());
+        }
+        assert!(store.readers.try_acquire().is_err(), "there is no place for one reader more");
+        store.begin().await.unwrap().commit().await.unwrap();
+        readers.pop();
+        assert!(store.readers.try_acquire().is_ok());
+    }
 }
