@@ -34,7 +34,7 @@
 //! | auth | who is asking | limits, clock, model, config, metrics, audit, store, changes |
 //! | resolve | the resolution rules | limits, clock, model, metrics, store, changes, secrets, refresh |
 //! | control | what people and manifests change | limits, clock, model, templates, probe, oauth, store, secrets, resolve |
-//! | rest | the control plane's REST API, and the pages that people are sent to and come back to | limits, model, templates, probe, oauth, store, secrets, auth, resolve, control |
+//! | rest | the control plane's REST API, and the pages that people are sent to and come back to | limits, model, metrics, templates, probe, oauth, store, secrets, auth, resolve, control |
 //! | grpc | the data plane's wire and listeners | limits, clock, model, readiness, config, metrics, audit, telemetry, changes, auth, resolve |
 //! | http | metrics, probes, the REST API's port, and the config of MCP processes | limits, clock, model, readiness, metrics, audit, auth, resolve, rest |
 //! | app | builds every part, runs and drains; knows all modules | limits, clock, model, readiness, config, metrics, audit, telemetry, templates, probe, oauth, store, events, changes, secrets, refresh, auth, resolve, control, rest, grpc, http |

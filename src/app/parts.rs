@@ -214,7 +214,8 @@ impl Parts {
         let shared = || (Arc::clone(&self.resolver), Arc::clone(&self.authenticator));
         let rest = config.role.is_control().then(|| {
             let ((resolver, verifier), prober) = (shared(), self.prober.clone());
-            Rest::new(self.control(), resolver, verifier, prober, self.oauth.clone(), self.background.clone())
+            let (oauth, tasks) = (self.oauth.clone(), self.background.clone());
+            Rest::new(self.control(), resolver, verifier, prober, oauth, tasks, self.metrics.clone())
         });
         let mcp_config = config.role.is_sidecar().then(|| {
             let (resolver, verifier) = shared();

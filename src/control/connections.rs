@@ -442,9 +442,7 @@ fn turned_on(held: &Status) -> (ConnectionState, Option<String>) {
     if held.state != ConnectionState::Disabled {
         return (held.state, held.reason.clone());
     }
-    let former = held.reason.as_deref().and_then(|word| word.parse().ok());
-    // Whatever else stands there must not keep it off.
-    (former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active), None)
+    (held.beneath(), None)
 }
 
 /// A leased connection stores nothing.

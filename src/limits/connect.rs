@@ -12,6 +12,13 @@ pub const CONNECT_FINISH_MAX: Duration = Duration::from_secs(60);
 /// The form of the page that asks whether to go on: one key.
 pub const CONNECT_FORM_BYTES_MAX: usize = 1024;
 
+/// How long that form may take to come: it is one packet. Whoever sends it need not be known, and a place is held meanwhile.
+pub const CONNECT_FORM_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Pages of sign-ins that are answered at once, beside the requests of those who are known. A code is worked on for a second or
+/// two, so this is some ten people a second.
+pub const CONNECT_PAGES_MAX: usize = 16;
+
 /// How long a sign-in is remembered after its end, so that who comes too late is told so.
 pub const CONNECT_REMEMBERED: Duration = Duration::from_secs(3600);
 

@@ -3,7 +3,9 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::{Backend, DeliveryOutcome, Outcome, QueryOutcome, ReadCause, ReadOutcome, RefreshOutcome, Tier};
+use super::{
+    Backend, ConnectOutcome, DeliveryOutcome, Outcome, QueryOutcome, ReadCause, ReadOutcome, RefreshOutcome, Tier,
+};
 use crate::model::reason::Reason;
 
 /// From a resolution out of memory to the longest call deadline that makes sense.
@@ -49,6 +51,7 @@ pub(super) struct Inner {
     pub(super) audit_write_errors: Counter,
     pub(super) audit_failing: Gauge,
     pub(super) webhook_deliveries: [Counter; DeliveryOutcome::ALL.len()],
+    pub(super) connects: [Counter; ConnectOutcome::ALL.len()],
     pub(super) ready: Gauge,
     pub(super) backend_up: [Gauge; Backend::ALL.len()],
 }
@@ -206,6 +209,10 @@ impl Inner {
                 let help =
                     "Deliveries to webhooks that were taken or failed, and events that were given up, by outcome.";
                 declare.counter("credway_webhook_deliveries_total", help, &[("outcome", outcome)])
+            }),
+            connects: ConnectOutcome::ALL.map(|(_, outcome)| {
+                let help = "Sign-ins at providers that people came back from, by how they ended.";
+                declare.counter("credway_connects_total", help, &[("outcome", outcome)])
             }),
             ready: declare.gauge("credway_ready", "1 if every part of the daemon works, 0 if one does not.", &[]),
             backend_up: Backend::ALL.map(|(_, backend)| {

@@ -158,6 +158,42 @@ impl DeliveryOutcome {
         [(Self::Taken, "taken"), (Self::Failed, "failed"), (Self::GivenUp, "given_up")];
 }
 
+/// How a sign-in at a provider ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectOutcome {
+    Connected,
+    /// Connected, and not all that was asked for was granted.
+    Partial,
+    /// The person did not want to.
+    Cancelled,
+    /// The provider refused: the client, what was asked for, the code.
+    Refused,
+    /// The provider could not be had.
+    Unavailable,
+    /// The person signed in with another account than the connection's.
+    OtherAccount,
+    /// It came from another provider or browser than the one that was asked.
+    Foreign,
+    /// It came too late: after its end, or what it was for has changed.
+    Late,
+    /// By a fault of our own, or of what we stand on.
+    Error,
+}
+
+impl ConnectOutcome {
+    const ALL: [(ConnectOutcome, &'static str); 9] = [
+        (Self::Connected, "connected"),
+        (Self::Partial, "partial"),
+        (Self::Cancelled, "cancelled"),
+        (Self::Refused, "refused"),
+        (Self::Unavailable, "unavailable"),
+        (Self::OtherAccount, "other_account"),
+        (Self::Foreign, "foreign"),
+        (Self::Late, "late"),
+        (Self::Error, "error"),
+    ];
+}
+
 impl Metrics {
     pub fn new() -> Self {
         Self(Arc::new(Inner::declare()))
@@ -329,6 +365,11 @@ impl Metrics {
     /// A webhook was told something, or is told no more of it.
     pub fn webhook_delivery(&self, outcome: DeliveryOutcome) {
         self.0.webhook_deliveries[outcome as usize].increment(1);
+    }
+
+    /// A sign-in at a provider ended.
+    pub fn connect(&self, outcome: ConnectOutcome) {
+        self.0.connects[outcome as usize].increment(1);
     }
 
     /// Whether a backend answered when it was last looked at.

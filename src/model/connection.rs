@@ -75,6 +75,23 @@ impl ConnectionState {
     ];
 }
 
+impl Status {
+    /// What it is, or comes back to when it is turned on.
+    pub fn beneath(&self) -> ConnectionState {
+        if self.state != ConnectionState::Disabled {
+            return self.state;
+        }
+        let former = self.reason.as_deref().and_then(|word| word.parse().ok());
+        // Whatever else stands there must not keep it off.
+        former.filter(|state| *state != ConnectionState::Disabled).unwrap_or(ConnectionState::Active)
+    }
+
+    /// Whether nobody has finished a sign-in for it, be it turned off.
+    pub fn is_unfinished(&self) -> bool {
+        self.beneath() == ConnectionState::Pending
+    }
+}
+
 impl fmt::Display for ConnectionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = Self::ALL.iter().find(|(state, _)| state == self).map_or("unknown", |(_, word)| word);
@@ -93,5 +110,28 @@ impl FromStr for ConnectionState {
     fn from_str(text: &str) -> Result<Self, UnknownState> {
         let found = Self::ALL.iter().find(|(_, word)| *word == text);
         found.map(|(state, _)| *state).ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ConnectionState::{Active, Disabled, Pending, Reconnect};
+
+    #[test]
+    fn what_is_turned_off_is_beneath_that_what_it_comes_back_to() {
+        let table = [
+            (Pending, Some("CONNECT_UNFINISHED"), Pending),
+            (Disabled, Some("pending"), Pending),
+            (Disabled, Some("reconnect"), Reconnect),
+            (Disabled, Some("disabled"), Active),
+            (Disabled, Some("canary"), Active),
+            (Disabled, None, Active),
+        ];
+        for (state, reason, expected) in table {
+            let status = Status { state, reason: reason.map(str::to_owned), since: Timestamp::UNIX_EPOCH };
+            assert_eq!(status.beneath(), expected, "{state} {reason:?}");
+            assert_eq!(status.is_unfinished(), expected == Pending, "{state} {reason:?}");
+        }
     }
 }

@@ -124,7 +124,6 @@ mod tests {
             (Some(Reconnect), Some(Active), Some(EventKind::Reconnected)),
             (Some(Reconnect), Some(Disabled), None),
             (Some(Disabled), Some(Active), None),
-            (Some(Disabled), Some(Reconnect), Some(EventKind::ReconnectNeeded)),
             (Some(Active), Some(Disabled), None),
             (Some(Active), None, Some(EventKind::Deleted)),
             (Some(Disabled), None, Some(EventKind::Deleted)),

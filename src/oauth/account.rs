@@ -40,8 +40,10 @@ pub(super) async fn find(
         AccountSource::IdToken => {
             let issuer = provider.issuer.as_ref().and_then(|issuer| issuer.fill(fields));
             let is_theirs = |claims: &&Value| {
-                let said = claims.get("iss").and_then(Value::as_str);
-                issuer.as_ref().is_none_or(|issuer| said == Some(issuer.expose_secret()))
+                let said = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+                // Google says it with or without the scheme (developers.google.com/identity/openid-connect/openid-connect).
+                let is_said = |issuer: &str| said == issuer || Some(said) == issuer.strip_prefix("https://");
+                issuer.as_ref().is_none_or(|issuer| is_said(issuer.expose_secret()))
             };
             reply.claims.as_ref().filter(is_theirs)
         }

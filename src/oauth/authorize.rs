@@ -6,12 +6,13 @@ use data_encoding::BASE64URL_NOPAD;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::client::Client;
+use super::client::{Client, is_typed};
 use super::error::OAuthError;
-use crate::model::address::{address, crosses_a_network_in_the_clear};
+use crate::model::address::{address, crosses_a_network_in_the_clear, host_fields};
 use crate::model::oauth::Provider;
 use crate::model::pattern::Pattern;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
+use crate::model::template::Template;
 
 /// What an authorization request says beside what the template knows.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,19 @@ pub(super) fn redirect_uri(public_url: &Url) -> Url {
     let path = format!("{}/oauth/callback", public_url.path().trim_end_matches('/'));
     url.set_path(&path);
     url
+}
+
+/// The last part of the redirect URI of a provider that people set up themselves: the host that its codes are given to, with a port
+/// that is not the usual one. A code is sent to the redirect URI that its client is registered with, so one of another provider
+/// never comes back to this one, whose host would see it (RFC 9700, 4.4.2.2: a redirect URI for each issuer).
+pub(super) fn own_place(template: &Template, fields: &SecretFields) -> Option<String> {
+    let token_url = &template.oauth.as_ref()?.token_url;
+    if !host_fields(token_url).into_iter().any(|name| is_typed(template, fields, name)) {
+        return None;
+    }
+    let url = address(token_url, fields).ok()?;
+    let host = url.host_str()?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
 pub(super) fn url(provider: &Provider, client: &Client, request: &Authorize<'_>) -> Result<Url, OAuthError> {

@@ -74,7 +74,7 @@ pub(super) fn choose(
 }
 
 /// Whether a field has another value than the one that the template gives it.
-fn is_typed(template: &Template, fields: &SecretFields, name: &str) -> bool {
+pub(super) fn is_typed(template: &Template, fields: &SecretFields, name: &str) -> bool {
     let default = template.field(name).and_then(|field| field.default.as_deref());
     fields.get(name).is_some_and(|value| Some(value.expose_secret()) != default)
 }

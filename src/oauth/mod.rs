@@ -89,9 +89,24 @@ impl OAuth {
         client::choose(template, fields, self.0.clients.get(&template.name))
     }
 
-    /// Where providers send people back to; `None` without the setting `oauth.public_url`.
+    /// Where the providers of templates send people back to; `None` without the setting `oauth.public_url`.
     pub fn redirect_uri(&self) -> Option<&Url> {
         self.0.redirect_uri.as_ref()
+    }
+
+    /// Where the provider of a connection with these fields sends people back to: one that people set up themselves has an address
+    /// of its own, which ends with its [`own_place`](Self::own_place).
+    pub fn redirect_uri_of(&self, template: &Template, fields: &SecretFields) -> Option<Url> {
+        let mut url = self.redirect_uri()?.clone();
+        if let Some(place) = self.own_place(template, fields) {
+            url.path_segments_mut().ok()?.push(&place);
+        }
+        Some(url)
+    }
+
+    /// The host that codes of this connection's provider are given to, if that is one that somebody typed.
+    pub fn own_place(&self, template: &Template, fields: &SecretFields) -> Option<String> {
+        authorize::own_place(template, fields)
     }
 
     /// Where a person is sent, to let us in.

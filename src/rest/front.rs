@@ -27,7 +27,9 @@ pub(super) async fn answer(State(rest): State<Rest>, mut request: Request, next:
     let path = request.uri().path().to_owned();
     let may_write = !request.method().is_safe();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = match rest.0.places.try_acquire() {
+    let is_page = path.starts_with(pages::PATH);
+    let places = if is_page { &rest.0.page_places } else { &rest.0.places };
+    let mut response = match places.try_acquire() {
         Ok(_place) => {
             let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
             match timeout(limits::REST_DEADLINE, answered).await {
@@ -47,7 +49,7 @@ pub(super) async fn answer(State(rest): State<Rest>, mut request: Request, next:
         if problem.status().is_server_error() {
             tracing::warn!(request_id = %id, code = problem.code(), "{path} could not be answered");
         }
-        if path.starts_with(pages::PATH) {
+        if is_page {
             response = pages::trouble(&problem, &id);
         } else {
             let body = problem.body(&path, &id);

@@ -18,6 +18,7 @@ mod problem;
 mod profiles;
 mod resolve;
 mod servers;
+mod sign_ins;
 mod status;
 mod tags;
 mod templates;
@@ -36,6 +37,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::auth::Authenticator;
 use crate::control::{Control, ControlError};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::model::refusal::Refusal;
 use crate::oauth::OAuth;
 use crate::probe::Prober;
@@ -61,6 +63,9 @@ struct Shared {
     rates: Rates,
     in_flight: Arc<InFlight>,
     places: Semaphore,
+    /// For pages, which anybody may ask for: whoever takes them all takes none from those who are known.
+    page_places: Semaphore,
+    metrics: Metrics,
 }
 
 impl Rest {
@@ -71,9 +76,21 @@ impl Rest {
         prober: Prober,
         oauth: OAuth,
         tasks: TaskTracker,
+        metrics: Metrics,
     ) -> Self {
-        let (rates, in_flight, places) = (asker::rates(), Arc::default(), Semaphore::new(limits::REST_CALLS_MAX));
-        Self(Arc::new(Shared { control, resolver, authenticator, prober, oauth, tasks, rates, in_flight, places }))
+        Self(Arc::new(Shared {
+            control,
+            resolver,
+            authenticator,
+            prober,
+            oauth,
+            tasks,
+            rates: asker::rates(),
+            in_flight: Arc::default(),
+            places: Semaphore::new(limits::REST_CALLS_MAX),
+            page_places: Semaphore::new(limits::CONNECT_PAGES_MAX),
+            metrics,
+        }))
     }
 
     /// Does something to its end, though whoever asked for it goes away or waits no longer: between a secret and its row

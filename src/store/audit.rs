@@ -1,11 +1,11 @@
 //! The audit of the control plane: who did what, a line for each change, in the change's own transaction.
 
-use super::records::{Act, Actor, AuditRecord, Entity};
+use super::records::{Act, Actor, AuditRecord, Entity, ProjectRecord};
 use super::rows::{parsed, parsed_optional, timestamp};
 use super::tx::execute;
 use super::{Store, StoreError, Tx, read};
 use crate::limits;
-use crate::model::id::{AuditId, ProjectId, TenantId};
+use crate::model::id::{AuditId, ConnectionId, ProjectId, TenantId};
 
 const AUDIT_INSERT: &str =
     "INSERT INTO audit_log (id, tenant_id, project_id, at, actor, request_id, act, entity, entity_id)
@@ -51,6 +51,16 @@ impl Tx {
         id: &str,
     ) -> Result<(), StoreError> {
         self.audit_insert(tenant, Some(project), Act::Read, entity, id).await
+    }
+
+    /// Notes that a person came back from a provider, and the connection was not connected.
+    pub async fn audit_connect_failed(
+        &mut self,
+        project: &ProjectRecord,
+        connection: ConnectionId,
+    ) -> Result<(), StoreError> {
+        let (act, id) = (Act::ConnectFailed, connection.to_string());
+        self.audit_insert(project.tenant, Some(project.id), act, Entity::Connection, &id).await
     }
 
     pub(super) async fn audit_insert(

@@ -269,8 +269,30 @@ impl Tx {
         connection: &Connection,
         act: Act,
     ) -> Result<(), StoreError> {
+        self.connection_write(project, connection, act, None).await
+    }
+
+    /// The same, after a person has re-authorised it, which is told whatever state it was in.
+    pub async fn connection_reauthorised(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+    ) -> Result<(), StoreError> {
+        self.connection_write(project, connection, Act::Update, Some(ConnectionState::Reconnect)).await
+    }
+
+    async fn connection_write(
+        &mut self,
+        project: &ProjectRecord,
+        connection: &Connection,
+        act: Act,
+        told_from: Option<ConnectionState>,
+    ) -> Result<(), StoreError> {
         let sequence = self.sequence_next().await?;
-        let before = self.state_before(project, connection.id).await?;
+        let before = match told_from {
+            Some(state) => Some(state),
+            None => self.state_before(project, connection.id).await?,
+        };
         let json = json_columns(connection)?;
         let version = stored_version(connection.version);
         let query = execute!(
@@ -303,7 +325,7 @@ impl Tx {
                 .bind(status.since.as_microsecond())
                 .bind(self.now.as_microsecond())
         )?;
-        self.event_insert(project, &held, Some(held.status.state), Some(status)).await?;
+        self.event_insert(project, &held, Some(held.status.beneath()), Some(status)).await?;
         self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         Ok(true)
     }
@@ -331,7 +353,7 @@ impl Tx {
     pub async fn connection_delete(&mut self, project: &ProjectRecord, id: ConnectionId) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
-        self.connection_remove(sequence, project, &held, held.status.state).await?;
+        self.connection_remove(sequence, project, &held, held.status.beneath()).await?;
         Ok(true)
     }
 
@@ -354,7 +376,7 @@ impl Tx {
         if is_to_be_unused && self.connection_is_used(project, id).await? {
             return Err(conflict());
         }
-        let before = held.status.state;
+        let before = held.status.beneath();
         held.status = status.unwrap_or(held.status);
         self.connection_remove(sequence, project, &held, before).await
     }

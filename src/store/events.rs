@@ -26,7 +26,8 @@ const DELIVERY_CLAIM: &str = "UPDATE deliveries SET attempts = attempts + 1, due
     WHERE event_id = $1 AND webhook = $2 AND due_at = $3";
 const DELIVERY_POSTPONE: &str = "UPDATE deliveries SET due_at = $3 WHERE event_id = $1 AND webhook = $2";
 const DELIVERY_DELETE: &str = "DELETE FROM deliveries WHERE event_id = $1 AND webhook = $2";
-const STATE_BEFORE: &str = "SELECT status FROM connections WHERE id = $1 AND project_id = $2";
+const STATE_BEFORE: &str =
+    "SELECT status, status_reason, status_since FROM connections WHERE id = $1 AND project_id = $2";
 
 /// Something that a webhook is still to be told.
 #[derive(Clone, Debug)]
@@ -109,17 +110,21 @@ impl Store {
 }
 
 impl Tx {
-    /// The state of a connection before this transaction changes it. Asked once the change has its place in the log: nobody
+    /// The state of a connection before this transaction changes it; of one that is off, what it comes back to. Asked once the change has its place in the log: nobody
     /// changes it in between.
     pub(super) async fn state_before(
         &mut self,
         project: &ProjectRecord,
         id: ConnectionId,
     ) -> Result<Option<ConnectionState>, StoreError> {
-        let state: Option<String> = in_tx!(self, |held| {
-            sqlx::query_scalar(STATE_BEFORE).bind(id.to_string()).bind(project.id.to_string()).fetch_optional(held)
+        let held: Option<(String, Option<String>, i64)> = in_tx!(self, |held| {
+            sqlx::query_as(STATE_BEFORE).bind(id.to_string()).bind(project.id.to_string()).fetch_optional(held)
         })?;
-        state.map(|state| parsed("connections.status", &state)).transpose()
+        let status = held.map(|(state, reason, since)| {
+            let state = parsed("connections.status", &state)?;
+            Ok::<_, StoreError>(Status { state, reason, since: timestamp("connections.status_since", since)? })
+        });
+        Ok(status.transpose()?.map(|status| status.beneath()))
     }
 
     /// Notes what a change means that was just made by a statement which decides by itself. `before` was asked before it.
@@ -136,7 +141,7 @@ impl Tx {
     }
 
     /// Notes what a change means that brings `connection` from one state to `status`; without one it does not exist, and then
-    /// `connection` is as it last was.
+    /// `connection` is as it last was. That people turn it off and on again tells nobody anything: what it comes back to counts.
     pub(super) async fn event_insert(
         &mut self,
         project: &ProjectRecord,
@@ -144,7 +149,7 @@ impl Tx {
         before: Option<ConnectionState>,
         status: Option<&Status>,
     ) -> Result<(), StoreError> {
-        let Some(kind) = EventKind::of(before, status.map(|status| status.state)) else { return Ok(()) };
+        let Some(kind) = EventKind::of(before, status.map(Status::beneath)) else { return Ok(()) };
         let status = status.unwrap_or(&connection.status);
         let body = Body {
             r#type: &kind.to_string(),

@@ -26,6 +26,8 @@ macro_rules! flow_found {
 
 const FLOW_GET: &str = flow_found!("f.id = $1");
 const FLOW_OF_STATE: &str = flow_found!("f.state_hash = $1");
+const FLOW_LATEST: &str =
+    flow_found!("f.project_id = $1 AND f.connection_id = $2 ORDER BY f.started_at DESC, f.id DESC LIMIT 1");
 const FLOWS_OPEN: &str = "SELECT COUNT(*) FROM connect_flows WHERE project_id = $1 AND expires_at > $2
     AND completed_at IS NULL";
 const FLOW_INSERT: &str =
@@ -45,7 +47,6 @@ const FLOW_COMPLETE: &str = "UPDATE connect_flows SET completed_at = $2 WHERE id
 const FLOW_DELETE: &str = "DELETE FROM connect_flows WHERE secret_id = $1";
 const OF_ACCOUNT: &str = "SELECT c.id, c.name FROM connection_grants g JOIN connections c ON c.id = g.connection_id
     WHERE g.account_id = $1 AND c.project_id = $2 AND c.template = $3 ORDER BY c.id LIMIT $4";
-const ACCOUNT_KNOWN: &str = "SELECT COUNT(*) FROM connection_grants WHERE account_id = $1";
 const GRANT_GET: &str =
     "SELECT account_id, scopes_asked, scopes_granted, granted_at FROM connection_grants WHERE connection_id = $1";
 const GRANT_PUT: &str =
@@ -183,6 +184,18 @@ impl Store {
         row.map(FlowRow::read).transpose()
     }
 
+    /// The sign-in that was last begun for a connection, unless it is forgotten.
+    pub async fn flow_latest(
+        &self,
+        project: ProjectId,
+        connection: ConnectionId,
+    ) -> Result<Option<FlowFound>, StoreError> {
+        let (project, connection) = (project.to_string(), connection.to_string());
+        let row: Option<FlowRow> =
+            read!(self, |held| sqlx::query_as(FLOW_LATEST).bind(&project).bind(&connection).fetch_optional(held))?;
+        row.map(FlowRow::read).transpose()
+    }
+
     /// How many sign-ins of a project are neither finished nor expired.
     pub async fn flows_open(&self, project: ProjectId, now: Timestamp) -> Result<i64, StoreError> {
         read!(self, |held| {
@@ -202,12 +215,6 @@ impl Store {
             sqlx::query_as(OF_ACCOUNT).bind(account).bind(&project).bind(template).bind(limit).fetch_all(held)
         })?;
         rows.into_iter().map(|(id, name)| Ok((parsed("connections.id", &id)?, name))).collect()
-    }
-
-    /// Whether anybody's connection is of an account with this id, be it deleted; providers are not told apart.
-    pub async fn account_is_known(&self, account: &str) -> Result<bool, StoreError> {
-        let known: i64 = read!(self, |held| sqlx::query_scalar(ACCOUNT_KNOWN).bind(account).fetch_one(held))?;
-        Ok(known > 0)
     }
 
     /// What the provider granted to a connection; `None` if nobody ever signed in for it.

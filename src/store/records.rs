@@ -256,11 +256,13 @@ pub enum Act {
     Abort,
     /// Made another profile of an instance the active one.
     Activate,
+    /// Came back from a provider, and was not connected.
+    ConnectFailed,
 }
 
 impl Act {
     /// Each act, with its word in the audit.
-    pub const ALL: [(Act, &'static str); 10] = [
+    pub const ALL: [(Act, &'static str); 11] = [
         (Self::Create, "create"),
         (Self::Update, "update"),
         (Self::Delete, "delete"),
@@ -271,6 +273,7 @@ impl Act {
         (Self::Finish, "finish"),
         (Self::Abort, "abort"),
         (Self::Activate, "activate"),
+        (Self::ConnectFailed, "connect_failed"),
     ];
 
     pub fn word(self) -> &'static str {

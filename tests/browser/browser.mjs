@@ -1,7 +1,8 @@
 // A real Chromium for tests, driven by playwright-core: one browser, and a private context for each page. It takes a line of JSON
 // on standard input and answers with one, and ends with its input.
 //
-//   node browser.mjs PATH-OF-PLAYWRIGHT-CORE PATH-OF-CHROMIUM
+//   node browser.mjs PATH-OF-PLAYWRIGHT-CORE PATH-OF-CHROMIUM PATH-OF-AXE
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
@@ -9,6 +10,9 @@ const { chromium } = (await import(pathToFileURL(process.argv[2]).href)).default
 // As root, and in containers, Chromium has no sandbox of its own.
 const browser = await chromium.launch({ executablePath: process.argv[3], args: ['--no-sandbox'] });
 const PATIENCE = 15_000;
+const AXE = readFileSync(process.argv[4], 'utf8');
+// WCAG 1.4.10: what is 1280 wide at 400 %.
+const NARROW = 320;
 
 const pages = new Map();
 let last = 0;
@@ -23,6 +27,17 @@ const seen = async ({ page, complaints }) => ({
   text: await page.locator('body').innerText(),
   complaints,
 });
+
+// What an act leads to: another page, and past one that only leads on.
+const led = async (held, act) => {
+  await Promise.all([held.page.waitForNavigation(), act()]);
+  await held.page.locator('meta[http-equiv="refresh"]').waitFor({ state: 'detached' });
+  await held.page.waitForLoadState();
+  return seen(held);
+};
+
+// As people call what has the focus.
+const focused = (page) => page.evaluate(() => document.activeElement?.textContent.trim() ?? '');
 
 const ACTS = {
   async page() {
@@ -45,14 +60,37 @@ const ACTS = {
     await held.page.goto(asked.url);
     return seen(held);
   },
-  // By its role and its name, as assistive technology has them; it leads to another page, and past one that only leads on.
+  // By its role and its name, as assistive technology has them.
   async click(asked) {
     const held = pageOf(asked);
-    const target = held.page.getByRole(asked.role, { name: asked.name, exact: true });
-    await Promise.all([held.page.waitForNavigation(), target.click()]);
-    await held.page.locator('meta[http-equiv="refresh"]').waitFor({ state: 'detached' });
-    await held.page.waitForLoadState();
-    return seen(held);
+    return led(held, () => held.page.getByRole(asked.role, { name: asked.name, exact: true }).click());
+  },
+  // By Tab and Enter alone.
+  async key(asked) {
+    const held = pageOf(asked);
+    for (let steps = 0; (await focused(held.page)) !== asked.name; steps += 1) {
+      if (steps > 20) throw new Error(`no Tab leads to ${asked.name}`);
+      await held.page.keyboard.press('Tab');
+    }
+    return led(held, () => held.page.keyboard.press('Enter'));
+  },
+  // What is wrong with the page for people who see little, or have a small screen.
+  async faults(asked) {
+    const { page } = pageOf(asked);
+    const faults = [];
+    const size = page.viewportSize();
+    await page.setViewportSize({ width: NARROW, height: 640 });
+    const width = await page.evaluate(() => document.documentElement.scrollWidth);
+    if (width > NARROW) faults.push(`it is ${width} wide on a screen of ${NARROW}`);
+    await page.evaluate(AXE);
+    for (const colorScheme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme });
+      const { violations } = await page.evaluate(() => axe.run());
+      const told = ({ id, nodes }) => `${colorScheme}: ${id}: ${nodes.map((node) => node.html).join(' ')}`;
+      faults.push(...violations.map(told));
+    }
+    await page.setViewportSize(size);
+    return { faults };
   },
   async untick(asked) {
     const held = pageOf(asked);

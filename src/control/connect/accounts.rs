@@ -83,18 +83,21 @@ impl Control {
         let (on, off): (BTreeSet<String>, BTreeSet<String>) = (turned(true).collect(), turned(false).collect());
         let enabled: BTreeSet<String> = held.enabled.union(&on).filter(|name| !off.contains(*name)).cloned().collect();
         let enabled = enabled.difference(&missing).cloned().collect();
-        if connection.services.as_ref().is_none_or(|services| services.enabled != enabled) {
-            connection.services = Some(AccountServices { enabled, scopes_granted: held.scopes_granted.clone() });
+        let is_changed = connection.services.as_ref().is_none_or(|services| services.enabled != enabled);
+        connection.services = Some(AccountServices { enabled, scopes_granted: held.scopes_granted });
+        let consent = match missing.is_empty() {
+            true => None,
+            // Both or nothing: what can be enabled at once is so if the rest can be asked for.
+            false => Some(self.consent(workspace, oauth, template, &connection, missing).await?),
+        };
+        if let Some(consent) = &consent {
+            connection.clone_from(&consent.begun.connection);
+        } else if is_changed {
             let mut tx = self.begin().await?;
             tx.connection_update(&workspace.project, &connection).await?;
             tx.commit().await?;
             connection.version += 1;
         }
-        let consent = match missing.is_empty() {
-            true => None,
-            false => Some(self.consent(workspace, oauth, template, &connection, missing).await?),
-        };
-        let connection = consent.as_ref().map_or(connection, |consent| consent.begun.connection.clone());
         Ok(ServicesChanged { account: self.account_record(template, connection).await?, consent })
     }
 
@@ -112,13 +115,13 @@ impl Control {
         let scopes = needed.filter(is_missing).cloned().collect();
         let spec = ConnectSpec {
             template: template.name.clone(),
-            target: ConnectTarget::Held { asked: connection.id.to_string(), expected: None },
+            target: ConnectTarget::Held { asked: connection.id.to_string(), expected: Some(connection.version) },
             scopes: None,
             services: services.clone(),
             fields: SecretFields::new(),
             client: None,
         };
-        let begun = self.connect_begin(workspace, oauth, spec, None).await?;
+        let begun = self.connect_begin_with(workspace, oauth, spec, connection.services.clone(), None).await?;
         Ok(Consent { services, scopes, begun })
     }
 

@@ -81,7 +81,8 @@ pub(super) fn shown(fields: &SecretFields) -> SecretFields {
 }
 
 /// Those that the connection has, and those given over them.
-pub(super) fn fields(template: &Template, held: &SecretFields, spec: &ConnectSpec) -> Result<Fields, ControlError> {
+pub(super) fn fields(template: &Template, target: &Target, spec: &ConnectSpec) -> Result<Fields, ControlError> {
+    let held = &target.held;
     let provider = provider_of(template)?;
     let of_provider = [field::ACCESS_TOKEN, field::REFRESH_TOKEN].into_iter();
     let of_provider: BTreeSet<&str> = of_provider.chain(provider.reply.fields.keys().map(String::as_str)).collect();
@@ -117,7 +118,7 @@ pub(super) fn fields(template: &Template, held: &SecretFields, spec: &ConnectSpe
     if !mistakes.is_empty() {
         return Err(ControlError::Mistakes(mistakes));
     }
-    let mut given: BTreeSet<String> = accepted.fields.keys().cloned().collect();
+    let mut given: BTreeSet<String> = accepted.fields.keys().chain(&target.given_before).cloned().collect();
     let mut fields = held.clone();
     fields.extend(accepted.fields);
     if let Some(client) = &spec.client {
@@ -243,7 +244,9 @@ mod tests {
             let target = Target {
                 connection: new_connection(template, "A", None, Timestamp::UNIX_EPOCH).unwrap(),
                 is_new: true,
+                is_changed: false,
                 held: SecretFields::new(),
+                given_before: BTreeSet::new(),
                 asked_before: before.map(|before| owned(before).collect()),
             };
             let asked = scopes(template, &spec, &target).unwrap();

@@ -19,6 +19,12 @@ pub enum ConnectFault {
     Unknown,
     #[error("this sign-in has expired: its link works for 10 minutes")]
     Expired,
+    /// Nobody has finished a sign-in for the connection, and what was asked for is not known any more.
+    #[error("what was to be connected is forgotten: its sign-in was begun too long ago, and never finished")]
+    Forgotten { template: String },
+    /// The project has as many as there may be.
+    #[error("{most} sign-ins of the project are not over, which is as many as may be")]
+    TooMany { most: i64 },
     /// Somebody came back with it before.
     #[error("this sign-in was used before")]
     Used,
@@ -147,6 +153,8 @@ impl ConnectFault {
             Self::NoSignIn { .. } => Reason::InvalidRequest.code(),
             Self::Unknown => "CONNECT_UNKNOWN",
             Self::Expired => "CONNECT_EXPIRED",
+            Self::Forgotten { .. } => "CONNECT_FORGOTTEN",
+            Self::TooMany { .. } => "TOO_MANY",
             Self::Used | Self::Finished { .. } => "CONNECT_USED",
             Self::Busy => "CONNECT_BUSY",
             Self::NoCookie => "CONNECT_NO_COOKIE",
@@ -180,6 +188,11 @@ impl ConnectFault {
             Self::Unknown | Self::Expired | Self::OtherBrowser => {
                 "start again where you got the link; nothing was changed".to_owned()
             }
+            Self::Forgotten { template } => format!(
+                "say once more what is to be connected: POST /v1/connections/oauth/{template}/authorize-url with this \
+                 `connection_id`"
+            ),
+            Self::TooMany { .. } => "finish some, or wait until some expire, which takes 10 minutes at most".to_owned(),
             Self::Used => "if you see no new connection, start again where you got the link".to_owned(),
             Self::Finished { .. } => {
                 "you can close this page; to sign in once more, reconnect the connection".to_owned()
@@ -222,7 +235,8 @@ impl ConnectFault {
             "server_error" | "temporarily_unavailable" => return Self::Unavailable { provider },
             // Google's: <https://developers.google.com/identity/protocols/oauth2/web-server#errors>
             "admin_policy_enforced" | "org_internal" | "disallowed_useragent" => Refused::ByAdministrator,
-            "unauthorized_client" | "invalid_client" | "deleted_client" | "redirect_uri_mismatch" => Refused::Client,
+            "unauthorized_client" | "invalid_client" | "deleted_client" => Refused::Client,
+            word if is_of_redirect_uri(word) => Refused::Client,
             "unsupported_response_type" | "invalid_request" => Refused::Client,
             "invalid_scope" => Refused::Scopes,
             _ => Refused::Other,
@@ -243,10 +257,16 @@ impl ConnectFault {
             TokenErrorKind::GrantDead => Refused::Code,
             TokenErrorKind::ClientRefused | TokenErrorKind::Setup(_) => Refused::Client,
             TokenErrorKind::ScopeRefused => Refused::Scopes,
+            TokenErrorKind::Refused { code: Some(word) } if is_of_redirect_uri(word) => Refused::Client,
             TokenErrorKind::Refused { .. } => Refused::Other,
         };
         Self::Refused { provider, refused }
     }
+}
+
+/// Words of Google and others, and of Slack, for a redirect URI that the client is not registered with.
+fn is_of_redirect_uri(word: &str) -> bool {
+    matches!(word, "redirect_uri_mismatch" | "bad_redirect_uri")
 }
 
 fn now_is(now: Option<&(String, ConnectionState)>) -> String {
@@ -259,5 +279,21 @@ fn accounts(held: Option<&str>, found: Option<&str>) -> String {
         (Some(held), None) => format!(", which is {held}"),
         (None, Some(found)) => format!(": {found}"),
         (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_uri_that_is_not_registered_is_told_as_the_clients_settings() {
+        for word in ["redirect_uri_mismatch", "bad_redirect_uri"] {
+            let error = TokenError::from(TokenErrorKind::Refused { code: Some(word) });
+            for fault in [ConnectFault::of_answer(word, "Slack"), ConnectFault::of_token(&error, "Slack")] {
+                assert_eq!(fault.code(), "CLIENT_REFUSED", "{word}");
+                assert!(fault.remedy().contains("redirect URI"), "{word}");
+            }
+        }
     }
 }

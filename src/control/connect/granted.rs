@@ -13,6 +13,7 @@ use crate::model::connection::{Connection, ConnectionState};
 use crate::model::oauth::{TOKEN_STATE_FIELD, TokenState, field};
 use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
 use crate::oauth::{AccountFound, Ask, Reply, TokenError, with_reply};
+use crate::store::GrantRecord;
 
 /// What the provider gave, and to whom.
 pub(super) struct Granted {
@@ -37,8 +38,8 @@ impl SignIn<'_> {
         let asked = asked::of_flow(secret);
         let fields = &asked.fields;
         let client = oauth.client(template, fields).map_err(|no| asked::no_client(template, &no))?;
-        let redirect_uri = oauth.redirect_uri().ok_or(ConnectFault::Expired)?;
-        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri: Some(redirect_uri) };
+        let redirect_uri = oauth.redirect_uri_of(template, fields).ok_or(ConnectFault::Expired)?;
+        let ask = Ask::Code { code, verifier: Some(verifier), redirect_uri: Some(&redirect_uri) };
         let reply = oauth
             .token(provider, &client, fields, ask)
             .await
@@ -48,24 +49,21 @@ impl SignIn<'_> {
         let account = account.map_err(unknown)?;
         Ok(Granted { asked, reply, account })
     }
-
-    /// Gives tokens back that are of no use here, as they are another account's. A failure leaves them to be forgotten.
-    pub(super) async fn give_back(&self, granted: &Granted) {
-        let Ok(client) = self.oauth.client(self.template, &granted.asked.fields) else { return };
-        let reply = &granted.reply;
-        let Some(revocation) = &self.provider.revocation else { return };
-        let Some(token) = revocation.token_of(reply.access_token.as_ref(), reply.refresh_token.as_ref()) else {
-            return;
-        };
-        if let Err(error) = self.oauth.revoke(self.provider, &client, &granted.asked.fields, token).await {
-            tracing::debug!(%error, "tokens that were not wanted could not be given back");
-        }
-    }
 }
 
 impl Granted {
+    /// What people are told of it.
+    pub(super) fn record(&self, sign_in: &SignIn<'_>, now: Timestamp) -> GrantRecord {
+        GrantRecord {
+            account_id: self.account.as_ref().map(|found| found.id.clone()),
+            scopes_asked: sign_in.flow.scopes_asked.clone(),
+            scopes_granted: self.scopes(sign_in),
+            granted_at: now,
+        }
+    }
+
     /// What is granted; without a word all that was asked for (RFC 6749, 5.1).
-    pub(super) fn scopes(&self, sign_in: &SignIn<'_>) -> BTreeSet<String> {
+    fn scopes(&self, sign_in: &SignIn<'_>) -> BTreeSet<String> {
         let asked = &sign_in.flow.scopes_asked;
         let Some(named) = &self.reply.scopes else { return asked.clone() };
         let covered = asked.iter().filter(|scope| sign_in.provider.grants(named, scope));

@@ -12,6 +12,7 @@ mod finished;
 mod granted;
 mod opened;
 mod revoked;
+mod target;
 pub(super) mod token_fields;
 mod whatsapp;
 
@@ -25,10 +26,9 @@ use subtle::ConstantTimeEq;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::connections::label;
-use super::{Control, ControlError, Workspace, expect_version, mistake};
+use super::{Control, ControlError, Workspace};
 use crate::limits;
-use crate::model::connection::{Connection, ConnectionState, Status};
+use crate::model::connection::{AccountServices, Connection, ConnectionState};
 use crate::model::id::{ConnectionId, FlowId};
 use crate::model::oauth::Provider;
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
@@ -41,6 +41,7 @@ pub use accounts::{AccountRecord, Consent, ServiceRecord, ServicesChanged};
 pub use fault::{ConnectFault, Off, Refused};
 pub use finished::{AccountCheck, Answered, Connected, NotConnected, Presence};
 pub use opened::{Opener, Question, Sent};
+use target::Target;
 pub use whatsapp::{Business, PhoneNumber, WhatsAppSaved, WhatsAppSpec};
 
 /// Why a connection is pending.
@@ -94,6 +95,8 @@ pub struct Begun {
     pub connection: Connection,
     /// Our own link, which sends the person who opens it to the provider. Works once.
     pub authorize_url: Url,
+    /// What the client is to be registered with at the provider.
+    pub redirect_uri: Url,
     pub expires_at: Timestamp,
 }
 
@@ -103,7 +106,19 @@ impl Control {
         &self,
         workspace: &Workspace,
         oauth: &OAuth,
+        spec: ConnectSpec,
+        once: Option<&Once>,
+    ) -> Result<Begun, ControlError> {
+        self.connect_begin_with(workspace, oauth, spec, None, once).await
+    }
+
+    /// The same, for a connection that is there and gets these services at once, or nothing of both happens.
+    async fn connect_begin_with(
+        &self,
+        workspace: &Workspace,
+        oauth: &OAuth,
         mut spec: ConnectSpec,
+        services: Option<AccountServices>,
         once: Option<&Once>,
     ) -> Result<Begun, ControlError> {
         if let Some(made) = self.made_before(once).await? {
@@ -113,12 +128,15 @@ impl Control {
         let template = self.template(&spec.template)?.clone();
         let home = home(&template, oauth)?;
         if self.store.flows_open(workspace.project.id, self.clock.now()).await? >= limits::CONNECTS_OPEN_MAX {
-            let most = format!("{} sign-ins that are not over", limits::CONNECTS_OPEN_MAX);
-            return Err(ControlError::Full { what: format!("project {}", workspace.project.slug), most });
+            return Err(ConnectFault::TooMany { most: limits::CONNECTS_OPEN_MAX }.into());
         }
         accounts::known(&template, spec.services.iter())?;
-        let target = self.target(workspace, &template, &spec).await?;
-        let asked::Fields { fields, given } = asked::fields(&template, &target.held, &spec)?;
+        let mut target = self.target(workspace, &template, &spec).await?;
+        if let Some(services) = services {
+            target.connection.services = Some(services);
+            target.is_changed = true;
+        }
+        let asked::Fields { fields, given } = asked::fields(&template, &target, &spec)?;
         let client = oauth.client(&template, &fields).map_err(|no| asked::no_client(&template, &no))?;
         let scopes = asked::scopes(&template, &spec, &target)?;
         asked::can_be_sent(oauth, &template, &client, &fields, &scopes)?;
@@ -143,6 +161,7 @@ impl Control {
             busy_until: None,
         };
         let address = workspace.stored_address(flow.secret);
+        let redirect_uri = oauth.redirect_uri_of(&template, &fields).unwrap_or_else(|| home.clone());
         let mut kept = fields;
         kept.insert(FLOW_KEY_FIELD.to_owned(), SecretString::from(flow_key.as_str()));
         let given: Vec<&str> = given.iter().map(String::as_str).collect();
@@ -157,7 +176,7 @@ impl Control {
             }
         };
         let authorize_url = start_url(&home, flow.id, &link);
-        Ok(Begun { connection, authorize_url, expires_at: flow.expires_at })
+        Ok(Begun { connection, authorize_url, redirect_uri, expires_at: flow.expires_at })
     }
 
     /// What a connection's provider granted; `None` if nobody ever signed in for it.
@@ -174,6 +193,11 @@ impl Control {
         Ok(oauth.client(template, &SecretFields::new()).err().map(|_| Off::Client))
     }
 
+    /// Where the browser that opened a sign-in can begin once more.
+    pub fn connect_link(oauth: &OAuth, flow: FlowId) -> Option<String> {
+        oauth.redirect_uri().map(|home| start_of(home, flow).to_string())
+    }
+
     /// Begins a sign-in for a connection that is there, as it was asked for the last time.
     pub async fn connect_again(
         &self,
@@ -183,46 +207,27 @@ impl Control {
         expected: Option<u64>,
     ) -> Result<Begun, ControlError> {
         let connection = self.connection_get(workspace, asked).await?;
+        provider_of(self.template(&connection.template)?)?;
+        let is_first = self.store.grant_get(connection.id).await?.is_none()
+            && self.secret_find(&workspace.stored_address(connection.id)).await?.is_none();
+        let (scopes, services) = match is_first {
+            false => (None, BTreeSet::new()),
+            true => {
+                let before = self.asked_before(workspace, &connection).await?;
+                let forgotten = || ConnectFault::Forgotten { template: connection.template.clone() };
+                let (flow, _) = before.ok_or_else(forgotten)?;
+                (Some(flow.scopes_asked.into_iter().collect()), flow.services)
+            }
+        };
         let spec = ConnectSpec {
             template: connection.template.clone(),
             target: ConnectTarget::Held { asked: connection.id.to_string(), expected },
-            scopes: None,
-            services: BTreeSet::new(),
+            scopes,
+            services,
             fields: SecretFields::new(),
             client: None,
         };
         self.connect_begin(workspace, oauth, spec, None).await
-    }
-
-    async fn target(
-        &self,
-        workspace: &Workspace,
-        template: &Template,
-        spec: &ConnectSpec,
-    ) -> Result<Target, ControlError> {
-        match &spec.target {
-            ConnectTarget::New { name, environment } => {
-                let connection = asked::new_connection(template, name, environment.as_ref(), self.clock.now())?;
-                let held = self.store.connection_get(workspace.project.id, name).await?;
-                if held.is_some_and(|held| held.name == *name) {
-                    return Err(ControlError::Taken { what: label(&connection) });
-                }
-                Ok(Target { connection, is_new: true, held: SecretFields::new(), asked_before: None })
-            }
-            ConnectTarget::Held { asked, expected } => {
-                let connection = self.connection_get(workspace, asked).await?;
-                expect_version(|| label(&connection), connection.version, *expected)?;
-                if connection.template != template.name {
-                    let reason = format!("{} is of template {}", label(&connection), connection.template);
-                    return Err(ControlError::Mistakes(vec![mistake("connection_id", reason)]));
-                }
-                self.expect_no_rotation(workspace, &connection).await?;
-                let held = self.secret_find(&workspace.stored_address(connection.id)).await?;
-                let held = asked::without_tokens(held.map(|document| document.fields).unwrap_or_default());
-                let asked_before = self.store.grant_get(connection.id).await?.map(|grant| grant.scopes_asked);
-                Ok(Target { connection, is_new: false, held, asked_before })
-            }
-        }
     }
 
     /// Enters a sign-in, with its connection where that is new; one that still waits begins to wait anew.
@@ -233,32 +238,27 @@ impl Control {
         flow: &FlowRecord,
         once: Option<&Once>,
     ) -> Result<Connection, ControlError> {
-        let Target { mut connection, is_new, .. } = target;
+        let Target { mut connection, is_new, is_changed, .. } = target;
         let mut tx = self.begin().await?;
         if let Some(once) = once {
             tx.once_insert(once, &connection.id.to_string()).await?;
         }
+        let waits = !is_new && connection.status.state == ConnectionState::Pending;
+        if waits {
+            connection.status.since = flow.started_at;
+        }
         if is_new {
             tx.connection_insert(&workspace.project, &connection).await?;
-        } else if connection.status.state == ConnectionState::Pending {
-            connection.status = Status { since: flow.started_at, ..connection.status };
+        } else if is_changed {
+            tx.connection_update(&workspace.project, &connection).await?;
+        } else if waits {
             tx.connection_set_status(&workspace.project, connection.id, &connection.status).await?;
-            connection.version += 1;
         }
+        connection.version += u64::from(is_changed || waits);
         tx.flow_insert(&workspace.project, flow).await?;
         tx.commit().await?;
         Ok(connection)
     }
-}
-
-/// The connection that is signed in for.
-struct Target {
-    connection: Connection,
-    is_new: bool,
-    /// The fields that its secret has beside its tokens.
-    held: SecretFields,
-    /// The scopes of the last time.
-    asked_before: Option<BTreeSet<String>>,
 }
 
 fn spec_is_new(target: &ConnectTarget) -> bool {
@@ -284,9 +284,13 @@ fn provider_of(template: &Template) -> Result<&Provider, ConnectFault> {
 
 /// The link of a sign-in: beside the redirect URI, so that both are of one origin, and cookies of the one are sent to the other.
 fn start_url(home: &Url, flow: FlowId, link: &str) -> Url {
-    let mut url = home.join(&format!("start/{flow}")).unwrap_or_else(|_| home.clone());
+    let mut url = start_of(home, flow);
     url.query_pairs_mut().append_pair("k", link);
     url
+}
+
+fn start_of(home: &Url, flow: FlowId) -> Url {
+    home.join(&format!("start/{flow}")).unwrap_or_else(|_| home.clone())
 }
 
 /// 256 random bits as text.
@@ -331,9 +335,16 @@ fn authorize_url(
     verifier: &SecretString,
 ) -> Result<Url, OAuthError> {
     let provider = template.oauth.as_ref().ok_or(OAuthError::NobodyIsAsked)?;
-    let redirect_uri = oauth.redirect_uri().ok_or(OAuthError::NobodyIsAsked)?;
+    let redirect_uri = oauth.redirect_uri_of(template, fields).ok_or(OAuthError::NobodyIsAsked)?;
     let challenge = Pkce { verifier: verifier.clone() }.challenge();
     let scopes: Vec<String> = scopes.iter().cloned().collect();
-    let request = Authorize { redirect_uri, state, challenge: Some(&challenge), scopes: &scopes, fields, extra: &[] };
+    let request = Authorize {
+        redirect_uri: &redirect_uri,
+        state,
+        challenge: Some(&challenge),
+        scopes: &scopes,
+        fields,
+        extra: &[],
+    };
     oauth.authorize_url(provider, client, &request)
 }

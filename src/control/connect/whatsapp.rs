@@ -1,6 +1,7 @@
 //! WhatsApp business accounts. Their token comes from Meta's embedded signup, as a code that is exchanged here, or from people who
 //! made one themselves. Either way the account and its numbers are looked at before anything is saved.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,7 +19,7 @@ use crate::model::oauth::{TokenState, field};
 use crate::model::secret::{ExposeSecret, SecretFields, SecretString};
 use crate::model::template::Template;
 use crate::oauth::{Ask, OAuth, Seen, Setup, TokenError, TokenErrorKind};
-use crate::store::Once;
+use crate::store::{Once, StoreError};
 
 pub(super) const WHATSAPP: &str = "whatsapp";
 const BUSINESS_ACCOUNT: &str = "business_account_id";
@@ -254,19 +255,41 @@ impl Control {
         state.put(&mut fields);
         let fingerprints = self.fingerprinter(workspace).await?.of(&asked::shown(&fields));
         self.secrets.write(&address, &fields, previous).await?;
-        connection.fields = token_fields::offered(&fields);
-        connection.status = status_with_new_credentials(&connection.status, state.obtained_at);
-        connection.account_label = account_label.or(connection.account_label);
+        let mut attempt = 1;
+        loop {
+            connection.fields = token_fields::offered(&fields);
+            connection.status = status_with_new_credentials(&connection.status, state.obtained_at);
+            connection.account_label = account_label.clone().or(connection.account_label);
+            match self.whatsapp_row_save(workspace, &connection, &fingerprints, &state, once).await {
+                Ok(()) => break,
+                // Somebody renamed it, say: once more, on what it is now.
+                Err(StoreError::Conflict { .. }) if attempt < limits::CONNECT_SAVES_MAX => {
+                    attempt += 1;
+                    connection = self.live(workspace, connection.id).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        connection.version += 1;
+        Ok(SavedConnection { connection, trimmed: Vec::new() })
+    }
+
+    async fn whatsapp_row_save(
+        &self,
+        workspace: &Workspace,
+        connection: &Connection,
+        fingerprints: &BTreeMap<String, String>,
+        state: &TokenState,
+        once: Option<&Once>,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         if let Some(once) = once {
             tx.once_insert(once, &connection.id.to_string()).await?;
         }
-        tx.connection_update(&workspace.project, &connection).await?;
-        tx.fields_put(connection.id, &fingerprints).await?;
+        tx.connection_reauthorised(&workspace.project, connection).await?;
+        tx.fields_put(connection.id, fingerprints).await?;
         tx.connection_refreshed(&workspace.project, connection.id, state.generation, state.expires_at).await?;
-        tx.commit().await?;
-        connection.version += 1;
-        Ok(SavedConnection { connection, trimmed: Vec::new() })
+        tx.commit().await
     }
 }
 

@@ -235,6 +235,32 @@ fn the_redirect_uri_lies_below_the_public_url() {
 }
 
 #[test]
+fn a_provider_that_people_set_up_has_a_redirect_uri_of_its_own() {
+    let settings =
+        config::OAuth { public_url: Some("https://c.example/team".parse().unwrap()), ..config::OAuth::default() };
+    let oauth = OAuth::new(&settings, &Egress::default(), Clock::System).unwrap();
+    let [gitlab, shopify, generic] = [
+        include_str!("../../templates/gitlab-oauth.toml"),
+        include_str!("../../templates/shopify-oauth.toml"),
+        include_str!("../../templates/generic-oauth2.toml"),
+    ]
+    .map(built_in);
+    let table: [(&Template, Pairs, &str); 6] = [
+        (&gitlab, &[("base_url", "https://gitlab.com")], ""),
+        (&gitlab, &[("base_url", "https://git.example.org/lab")], "/git.example.org"),
+        (&shopify, &[("shop", "tea")], ""),
+        (&generic, &[("token_url", "https://id.example.org/token")], "/id.example.org"),
+        (&generic, &[("token_url", "http://127.0.0.1:8080/token")], "/127.0.0.1:8080"),
+        // Nothing is sent to what is no address.
+        (&generic, &[("token_url", "id.example.org")], ""),
+    ];
+    for (template, given, place) in table {
+        let uri = oauth.redirect_uri_of(template, &fields(given)).unwrap();
+        assert_eq!(uri.as_str(), format!("https://c.example/team/oauth/callback{place}"), "{given:?}");
+    }
+}
+
+#[test]
 fn the_settings_client_is_never_shown_to_a_host_that_somebody_typed() {
     let of_settings = config::OAuthClient { id: "platform".to_owned(), secret: Some("s".into()), key: None };
     let names = ["gitlab-oauth", "shopify-oauth", "generic-oauth2", "intercom-oauth", "wrike-oauth", "google"];

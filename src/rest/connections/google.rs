@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,12 +13,11 @@ use utoipa_axum::routes;
 use super::super::Rest;
 use super::super::asker::{Asker, Read, Write};
 use super::super::body::{JsonBody, PathOf};
+use super::super::front::RequestId;
 use super::super::problem::{Problem, ProblemBody};
 use super::super::tags::{IfMatch, Tagged};
 use super::ConnectionView;
-use super::oauth::{
-    AnswerBody, BegunView, ClientBody, ConnectedView, answered, begun_answer, finished, pointer, target,
-};
+use super::oauth::{AnswerBody, BegunView, ClientBody, ConnectedView, answered, begun, finished, pointer, target};
 use crate::control::connect::{AccountRecord, ConnectSpec, Consent, Off, ServiceRecord, ServicesChanged};
 use crate::model::secret::SecretFields;
 
@@ -210,8 +209,7 @@ async fn oauth_url(
         fields: SecretFields::new(),
         client: new.client.map(Into::into),
     };
-    let begun = asker.control.connect_begin(&asker.workspace, &rest.0.oauth, spec, once.as_ref()).await;
-    Ok(begun_answer(&begun.map_err(|error| Problem::of(error, pointer))?))
+    begun(&rest, asker, spec, once).await
 }
 
 /// Finishes a sign-in at Google that the caller began, with what the person's browser ended on.
@@ -221,10 +219,11 @@ async fn oauth_url(
 async fn complete(
     asker: Asker<Write>,
     State(rest): State<Rest>,
+    Extension(request): Extension<RequestId>,
     body: JsonBody<AnswerBody>,
 ) -> Result<Response, Problem> {
     let answered = answered(body.value)?;
-    let connected = finished(&rest, asker.control, asker.workspace, answered).await?;
+    let connected = finished(&rest, &request, asker, answered).await?;
     Ok(Tagged(connected.connection.version, Json(ConnectedView::from(connected))).into_response())
 }
 
@@ -251,9 +250,9 @@ async fn services(
     IfMatch(expected): IfMatch,
     body: JsonBody<ServicesBody>,
 ) -> Result<Response, Problem> {
-    let Asker { control, workspace, .. } = &asker;
-    let changes = &body.value.services;
-    let changed = control.account_services(workspace, &rest.0.oauth, GOOGLE, (&id, expected), changes).await;
-    let changed = changed.map_err(|error| Problem::of(error, pointer))?;
+    let (oauth, changes) = (rest.0.oauth.clone(), body.value.services);
+    let Asker { control, workspace, .. } = asker;
+    let changing = async move { control.account_services(&workspace, &oauth, GOOGLE, (&id, expected), &changes).await };
+    let changed = rest.to_its_end(changing).await.map_err(|error| Problem::of(error, pointer))?;
     Ok(Tagged(changed.account.connection.version, Json(ChangedView::from(changed))).into_response())
 }

@@ -310,11 +310,14 @@ async fn delete(
     if query.force && !asker.is_admin() {
         return Err(Refusal::role_denied(crate::model::caller::Role::Admin).into());
     }
-    let Asker { control, workspace, .. } = &asker;
-    match query.revoke {
-        true => control.connection_revoke(workspace, &rest.0.oauth, &id, expected, query.force).await?,
-        false => control.connection_delete(workspace, &id, expected, query.force).await?,
+    let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
+    let deleting = async move {
+        match query.revoke {
+            true => control.connection_revoke(&workspace, &oauth, &id, expected, query.force).await,
+            false => control.connection_delete(&workspace, &id, expected, query.force).await,
+        }
     };
+    rest.to_its_end(deleting).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
@@ -16,15 +16,16 @@ use utoipa_axum::routes;
 use super::super::Rest;
 use super::super::asker::{Asker, Write};
 use super::super::body::{JsonBody, PathOf};
+use super::super::front::RequestId;
 use super::super::problem::{Problem, ProblemBody};
 use super::super::tags::{IfMatch, Tagged};
 use super::{ConnectionView, Credentials, fields};
+use crate::control::ControlError;
 use crate::control::connect::{
-    AccountCheck, Answered, Begun, ConnectSpec, ConnectTarget, Connected, NotConnected, OwnClient, Presence,
+    AccountCheck, Answered, Begun, ConnectSpec, ConnectTarget, Connected, OwnClient, Presence,
 };
-use crate::control::{Control, Workspace};
 use crate::limits;
-use crate::model::refusal::Refusal;
+use crate::store::Once;
 
 pub(super) fn routes() -> OpenApiRouter<Rest> {
     OpenApiRouter::new().routes(routes!(authorize_url)).routes(routes!(complete)).routes(routes!(reconnect))
@@ -77,6 +78,9 @@ pub(super) struct BegunView {
     /// To be opened in a browser: it tells who asks for what, sends whoever goes on to the provider, and then tells how it went.
     /// Good for one browser and one sign-in.
     authorize_url: String,
+    /// What the client is to be registered with at the provider. One that you set up yourselves, at addresses of your own, has one
+    /// of its own, which ends with the host of its token endpoint.
+    redirect_uri: String,
     #[schema(format = DateTime)]
     expires_at: String,
 }
@@ -87,6 +91,7 @@ impl From<&Begun> for BegunView {
             connection_id: begun.connection.id.to_string(),
             status: begun.connection.status.state.to_string(),
             authorize_url: begun.authorize_url.to_string(),
+            redirect_uri: begun.redirect_uri.to_string(),
             expires_at: begun.expires_at.to_string(),
         }
     }
@@ -157,8 +162,19 @@ async fn authorize_url(
         fields: fields(new.fields),
         client: new.client.map(OwnClient::from),
     };
-    let begun = asker.control.connect_begin(&asker.workspace, &rest.0.oauth, spec, once.as_ref()).await;
-    Ok(begun_answer(&begun.map_err(|error| Problem::of(error, pointer))?))
+    begun(&rest, asker, spec, once).await
+}
+
+/// Begins a sign-in.
+pub(super) async fn begun(
+    rest: &Rest,
+    asker: Asker<Write>,
+    spec: ConnectSpec,
+    once: Option<Once>,
+) -> Result<Response, Problem> {
+    let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
+    let beginning = async move { control.connect_begin(&workspace, &oauth, spec, once.as_ref()).await };
+    begun_answer(rest.to_its_end(beginning).await)
 }
 
 /// Finishes a sign-in that the caller began, where the person's browser cannot reach this server: with what it ended on.
@@ -168,10 +184,11 @@ async fn authorize_url(
 async fn complete(
     asker: Asker<Write>,
     State(rest): State<Rest>,
+    Extension(request): Extension<RequestId>,
     body: JsonBody<AnswerBody>,
 ) -> Result<Response, Problem> {
     let answered = answered(body.value)?;
-    let connected = finished(&rest, asker.control, asker.workspace, answered).await?;
+    let connected = finished(&rest, &request, asker, answered).await?;
     Ok(Tagged(connected.connection.version, Json(ConnectedView::from(connected))).into_response())
 }
 
@@ -185,12 +202,14 @@ async fn reconnect(
     PathOf(id): PathOf<String>,
     IfMatch(expected): IfMatch,
 ) -> Result<Response, Problem> {
-    let begun = asker.control.connect_again(&asker.workspace, &rest.0.oauth, &id, expected).await;
-    Ok(begun_answer(&begun.map_err(|error| Problem::of(error, pointer))?))
+    let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
+    let beginning = async move { control.connect_again(&workspace, &oauth, &id, expected).await };
+    begun_answer(rest.to_its_end(beginning).await)
 }
 
-pub(super) fn begun_answer(begun: &Begun) -> Response {
-    (StatusCode::CREATED, Tagged(begun.connection.version, Json(BegunView::from(begun)))).into_response()
+fn begun_answer(begun: Result<Begun, ControlError>) -> Result<Response, Problem> {
+    let begun = begun.map_err(|error| Problem::of(error, pointer))?;
+    Ok((StatusCode::CREATED, Tagged(begun.connection.version, Json(BegunView::from(&begun)))).into_response())
 }
 
 /// Which connection is meant: a new one by its name, or one that is there by its id.
@@ -225,13 +244,14 @@ pub(super) fn answered(body: AnswerBody) -> Result<Answered, Problem> {
         return Err(Problem::at("", format!("has a text of more than {} bytes", limits::CONNECT_TEXT_BYTES_MAX)));
     }
     match (state, code, url) {
-        (Some(state), Some(code), None) => Ok(Answered { state, code: Some(code), error: None, issuer: iss }),
+        (Some(state), Some(code), None) => Ok(Answered { state, code: Some(code), issuer: iss, ..Answered::default() }),
         (None, None, Some(url)) => {
             let url = Url::parse(url.expose_secret().trim()).map_err(|_| Problem::at("/url", "is no address"))?;
-            let answered = answer_of(url.query().unwrap_or_default());
-            answered.ok_or_else(|| {
+            let answered = answer_of(url.query().unwrap_or_default()).ok_or_else(|| {
                 Problem::at("/url", "has no state in it: give the whole address that the person ended on")
-            })
+            })?;
+            let place = url.path().rsplit_once("/oauth/callback").map(|(_, place)| place.trim_matches('/').to_owned());
+            Ok(Answered { place, ..answered })
         }
         _ => Err(Problem::at("", "is to have state and code, or url, and not both")),
     }
@@ -252,18 +272,16 @@ pub(in crate::rest) fn answer_of(query: &str) -> Option<Answered> {
     (!answered.state.is_empty()).then_some(answered)
 }
 
-/// Finishes a sign-in to its end, even if whoever waits for it goes away: its code is good only once.
+/// Finishes a sign-in that the caller began.
 pub(super) async fn finished(
     rest: &Rest,
-    control: Control,
-    workspace: Workspace,
+    request: &RequestId,
+    asker: Asker<Write>,
     answered: Answered,
 ) -> Result<Connected, Problem> {
-    let oauth = rest.0.oauth.clone();
+    let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
     let finishing = async move { control.connect_finish(&oauth, &answered, Presence::Caller(&workspace)).await };
-    let finished: Result<Connected, NotConnected> =
-        rest.0.tasks.spawn(finishing).await.map_err(|_| Problem::from(Refusal::internal()))?;
-    finished.map_err(|no| (*no.error).into())
+    rest.finished(request, finishing).await.map_err(|no| (*no.error).into())
 }
 
 /// Where the body has what an operation calls by `place`.

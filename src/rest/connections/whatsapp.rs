@@ -156,9 +156,8 @@ async fn complete(
     let (is_new, spec) =
         (is_new(&target), WhatsAppSpec { target, business_account: waba_id, phone_number: phone_number_id });
     let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
-    // To its end, whoever goes away: the code is good once.
     let saving = async move { control.whatsapp_complete(&workspace, &oauth, spec, &code, once.as_ref()).await };
-    let saved = rest.0.tasks.spawn(saving).await.map_err(|_| Refusal::internal())?;
+    let saved = rest.to_its_end(saving).await;
     let place = |place: &str| match place {
         "business_account_id" => "/waba_id".to_owned(),
         "access_token" => "/code".to_owned(),
@@ -188,8 +187,9 @@ async fn manual(
         is_new(&target),
         WhatsAppSpec { target, business_account: business_account_id, phone_number: phone_number_id },
     );
-    let Asker { control, workspace, .. } = &asker;
-    let saved = control.whatsapp_manual(workspace, &rest.0.oauth, spec, access_token, once.as_ref()).await;
+    let (oauth, Asker { control, workspace, .. }) = (rest.0.oauth.clone(), asker);
+    let saving = async move { control.whatsapp_manual(&workspace, &oauth, spec, access_token, once.as_ref()).await };
+    let saved = rest.to_its_end(saving).await;
     Ok(answer(saved.map_err(|error| Problem::of(error, pointer))?, is_new))
 }
 

@@ -1,5 +1,5 @@
 //! The pages of sign-ins: `/oauth/start/{flow}`, which asks whether to go on and sends a browser to a provider, and
-//! `/oauth/callback`, to which the provider sends it back. They need no script, show no code, state or token, and end with what to do next.
+//! `/oauth/callback`, to which the provider sends it back, with a part behind it for each provider that people set up themselves. They need no script, show no code, state or token, and end with what to do next.
 
 mod outcome;
 
@@ -7,21 +7,22 @@ use std::borrow::Cow;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::Rest;
 use super::connections::answer_of;
 use super::front::RequestId;
-use crate::control::connect::{ConnectFault, NotConnected, Opener, Presence};
-use crate::control::{Control, ControlError};
+use super::problem::Problem;
+use super::sign_ins;
+use crate::control::Control;
+use crate::control::connect::{Answered, ConnectFault, NotConnected, Opener, Presence};
 use crate::limits;
 use crate::model::id::FlowId;
-use crate::model::refusal::Refusal;
 use crate::store::Actor;
 pub(super) use outcome::trouble;
 use outcome::{connected, not_connected, onward};
@@ -37,7 +38,14 @@ pub(super) fn routes() -> Router<Rest> {
     Router::new()
         .route("/oauth/start/{flow}", get(start).post(go_on).head(no_look))
         .route("/oauth/callback", get(callback).head(no_look))
+        .route("/oauth/callback/{place}", get(callback).head(no_look))
+        .route("/oauth/", any(nothing))
+        .route("/oauth/{*rest}", any(nothing))
         .layer(DefaultBodyLimit::max(limits::CONNECT_FORM_BYTES_MAX))
+}
+
+async fn nothing(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", uri.path()), "open the link that you were given")
 }
 
 async fn no_look() -> Response {
@@ -61,7 +69,7 @@ async fn start(
             page.headers_mut().append(header::SET_COOKIE, cookies.cookie(question.flow, &question.browser));
             page
         }
-        Err(no) => not_connected(&no, &request.0),
+        Err(no) => refused(&rest, no, &request),
     }
 }
 
@@ -73,8 +81,11 @@ async fn go_on(
     Path(asked): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-    form: Result<Bytes, BytesRejection>,
+    sent: Request,
 ) -> Response {
+    let Ok(form) = timeout(limits::CONNECT_FORM_DEADLINE, Bytes::from_request(sent, &rest)).await else {
+        return Problem::malformed(StatusCode::REQUEST_TIMEOUT, "the form did not come").into_response();
+    };
     let form = form.unwrap_or_default();
     let proof = url::form_urlencoded::parse(&form).find(|(name, _)| name == "b").map(|(_, value)| value);
     let (link, held) = (link(query.as_deref()), Cookies::of(&rest).held_for(&headers, &asked));
@@ -82,8 +93,21 @@ async fn go_on(
     let opener = Opener { link: link.as_deref(), browser, proof: proof.as_deref() };
     match control(&rest, &request).connect_open(&rest.0.oauth, &asked, opener).await {
         Ok(sent) => onward(&sent, &request.0),
-        Err(no) => not_connected(&no, &request.0),
+        Err(no) => refused(&rest, no, &request),
     }
+}
+
+/// Somebody is not sent to a provider.
+fn refused(rest: &Rest, no: NotConnected, request: &RequestId) -> Response {
+    sign_ins::log(&no, request);
+    again_or_not(rest, no, request)
+}
+
+/// Why not, with a link to begin once more where that can be done.
+fn again_or_not(rest: &Rest, no: NotConnected, request: &RequestId) -> Response {
+    let flow = no.about.filter(|_| no.again).map(|(flow, _)| flow);
+    let link = flow.and_then(|flow| Control::connect_link(&rest.0.oauth, flow));
+    not_connected(*no.error, link, &request.0)
 }
 
 /// The key of a link.
@@ -96,27 +120,30 @@ fn link(query: Option<&str>) -> Option<Cow<'_, str>> {
 async fn callback(
     State(rest): State<Rest>,
     Extension(request): Extension<RequestId>,
+    place: Option<Path<String>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let Some(answered) = answer_of(&query.unwrap_or_default()) else {
-        return not_connected(&NotConnected::from(ConnectFault::Unknown), &request.0);
+        return refused(&rest, ConnectFault::Unknown.into(), &request);
     };
-    let cookies = Cookies::of(&rest);
+    let place = place.map(|Path(place)| place).unwrap_or_default();
+    let (answered, cookies) = (Answered { place: Some(place), ..answered }, Cookies::of(&rest));
     let (control, oauth) = (control(&rest, &request), rest.0.oauth.clone());
     let finishing = async move {
         let held = |flow| cookies.held(&headers, flow).map(|held| held.to_string());
         control.connect_finish(&oauth, &answered, Presence::Browser(&held)).await
     };
-    let finished = rest.0.tasks.spawn(finishing).await;
-    match finished.unwrap_or_else(|_| Err(NotConnected::from(ControlError::from(Refusal::internal())))) {
+    match rest.finished(&request, finishing).await {
         Ok(done) => {
             // Whoever sees the page finds the connection as it says.
             rest.0.resolver.caught_up().await;
             // Its cookie stays until it expires: whoever loads the page once more is told how it went.
-            connected(&done, &request.0)
+            let template = rest.0.control.catalogue().get(&done.connection.template);
+            let link = Control::connect_link(&rest.0.oauth, done.flow);
+            connected(&done, template, link, &request.0)
         }
-        Err(no) => not_connected(&no, &request.0),
+        Err(no) => again_or_not(&rest, no, &request),
     }
 }
 

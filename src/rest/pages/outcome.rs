@@ -9,8 +9,9 @@ use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
 use crate::control::ControlError;
-use crate::control::connect::{AccountCheck, ConnectFault, Connected, NotConnected, Question, Sent};
-use crate::model::id::FlowId;
+use crate::control::connect::{AccountCheck, ConnectFault, Connected, Question, Sent};
+use crate::model;
+use crate::model::connection::ConnectionState;
 use crate::rest::problem::Problem;
 
 /// In the page itself: nothing is loaded beside it.
@@ -118,9 +119,14 @@ pub(super) fn onward(sent: &Sent, request_id: &str) -> Response {
 }
 
 /// It went well, wholly or in part.
-pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
+pub(super) fn connected(
+    done: &Connected,
+    template: Option<&model::template::Template>,
+    again: Option<String>,
+    request_id: &str,
+) -> Response {
     let Connected { connection, provider, is_new, .. } = done;
-    let again = if *is_new { "connected" } else { "connected again" };
+    let connected = if *is_new { "connected" } else { "connected again" };
     let account = connection.account_label.as_ref().map(|label| format!(" as {label}")).unwrap_or_default();
     let unchecked = match done.account_check {
         AccountCheck::First | AccountCheck::Same => String::new(),
@@ -129,9 +135,15 @@ pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
             format!(" Account not checked: {provider} does not tell whether it is the same as before.")
         }
     };
-    let told = format!("{} is {again} to {provider}{account}.{unchecked}", connection.name);
+    let off = match connection.status.state {
+        ConnectionState::Disabled => " It is turned off: whoever uses it is refused until somebody turns it on.",
+        _ => "",
+    };
+    let told = format!("{} is {connected} to {provider}{account}.{unchecked}{off}", connection.name);
     let is_whole = done.scopes_missing.is_empty();
-    let missing = done.services_missing.iter().chain(&done.scopes_missing).map(String::as_str).collect();
+    let services = template.into_iter().flat_map(|template| &template.services);
+    let services = services.filter(|known| done.services_missing.contains(known.service.as_str()));
+    let missing = services.map(|known| known.label.as_str()).chain(done.scopes_missing.iter().map(String::as_str));
     let (heading, told, next) = match is_whole {
         true => ("Connected", told, "You can close this page."),
         false => (
@@ -144,9 +156,9 @@ pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
         is_good: true,
         heading: heading.to_owned(),
         told,
-        missing,
+        missing: missing.collect(),
         next: next.to_owned(),
-        link: (!is_whole).then(|| (start(done.flow), "Grant what is missing".to_owned())),
+        link: again.filter(|_| !is_whole).map(|link| (link, "Grant what is missing".to_owned())),
         onward: None,
         code: None,
         request_id,
@@ -156,52 +168,63 @@ pub(super) fn connected(done: &Connected, request_id: &str) -> Response {
 }
 
 /// It did not: why, and how to go on.
-pub(super) fn not_connected(no: &NotConnected, request_id: &str) -> Response {
-    let ControlError::Connect(fault) = &*no.error else {
+pub(super) fn not_connected(error: ControlError, again: Option<String>, request_id: &str) -> Response {
+    let ControlError::Connect(fault) = error else {
         // What else goes wrong is told to those who are known.
-        tracing::warn!(%request_id, error = %no.error, "a sign-in broke off");
-        return shown(StatusCode::SERVICE_UNAVAILABLE, &broken("INTERNAL", no.again, request_id));
+        let page = Outcome { link: again.map(start_again), ..broken(error.code(), request_id) };
+        return shown(StatusCode::SERVICE_UNAVAILABLE, &page);
     };
     // To whoever did so it is good news, told twice.
-    let is_good = matches!(**fault, ConnectFault::Finished { .. });
+    let is_good = matches!(*fault, ConnectFault::Finished { .. });
     let page = Outcome {
         is_good,
-        heading: heading(fault),
+        heading: heading(&fault),
         told: sentence(&fault.to_string()),
         missing: Vec::new(),
         next: sentence(&fault.remedy()),
-        link: no.again.map(|flow| (start(flow), "Start again".to_owned())),
+        link: again.map(start_again),
         onward: None,
         code: (!is_good).then(|| fault.code()),
         request_id,
         style: STYLE,
     };
-    shown(status(fault), &page)
+    shown(status(&fault), &page)
 }
 
 /// What was refused before it came to a sign-in.
 pub(in crate::rest) fn trouble(problem: &Problem, request_id: &str) -> Response {
-    shown(problem.status(), &broken(problem.code(), None, request_id))
+    let page = broken(problem.code(), request_id);
+    let (heading, told) = match problem.status() {
+        StatusCode::NOT_FOUND => ("There is no such page", "Nothing is at this address."),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            ("This page takes no form", "Something was sent to it, instead of opening it.")
+        }
+        status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+            ("This was not understood", "What your browser sent did not come whole, or not in time.")
+        }
+        _ => return shown(problem.status(), &page),
+    };
+    let next = "Open the link again that you were given; nothing was changed.".to_owned();
+    shown(problem.status(), &Outcome { heading: heading.to_owned(), told: told.to_owned(), next, ..page })
 }
 
-fn broken<'a>(code: &'a str, again: Option<FlowId>, request_id: &'a str) -> Outcome<'a> {
+fn start_again(link: String) -> (String, String) {
+    (link, "Start again".to_owned())
+}
+
+fn broken<'a>(code: &'a str, request_id: &'a str) -> Outcome<'a> {
     Outcome {
         is_good: false,
         heading: "This does not work now".to_owned(),
         told: "Something on our side does not answer as it should.".to_owned(),
         missing: Vec::new(),
         next: "Start again in some minutes.".to_owned(),
-        link: again.map(|flow| (start(flow), "Start again".to_owned())),
+        link: None,
         onward: None,
         code: Some(code),
         request_id,
         style: STYLE,
     }
-}
-
-/// Where the same browser is sent to the provider once more. Relative, so that it holds below any public URL.
-fn start(flow: FlowId) -> String {
-    format!("start/{flow}")
 }
 
 fn status(fault: &ConnectFault) -> StatusCode {

@@ -53,6 +53,17 @@ impl Page {
         self.see(json!({ "act": "click", "role": "link", "name": name })).await
     }
 
+    /// Goes to what has this name by Tab, and presses Enter.
+    pub(crate) async fn key(&self, name: &str) -> Seen {
+        self.see(json!({ "act": "key", "name": name })).await
+    }
+
+    /// What is wrong with the page on a narrow screen, and by axe in light and dark.
+    pub(crate) async fn faults(&self) -> Vec<String> {
+        let answer = ask(json!({ "act": "faults", "page": self.0 })).await;
+        serde_json::from_value(answer["faults"].clone()).unwrap()
+    }
+
     pub(crate) async fn untick(&self, name: &str) -> Seen {
         self.see(json!({ "act": "untick", "name": name })).await
     }
@@ -89,6 +100,7 @@ impl Browser {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/browser.mjs");
         let mut command = Command::new("node");
         command.arg(script).arg(node_module("playwright-core/index.js")).arg(program("/usr/bin/chromium"));
+        command.arg(node_module("axe-core/axe.min.js"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let (asks, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { _process: child, asks, answers }

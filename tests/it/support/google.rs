@@ -107,6 +107,11 @@ impl Google {
         self.person(Person::Grants { email, without });
     }
 
+    /// The account of a refresh token.
+    pub(crate) fn whose(&self, refresh_token: &str) -> String {
+        self.state.lock().unwrap().tokens[refresh_token].clone()
+    }
+
     /// How many codes were given for tokens, or tried to be.
     pub(crate) fn exchanges(&self) -> usize {
         self.state.lock().unwrap().exchanges
@@ -298,11 +303,13 @@ async fn token(State(state): Shared, headers: axum::http::HeaderMap, body: Strin
     Json(reply).into_response()
 }
 
-/// OpenID Connect Core, 2. Nobody checks the signature of one that comes from the token endpoint.
+/// OpenID Connect Core, 2. Nobody checks the signature of one that comes from the token endpoint. The issuer is said in either way
+/// (developers.google.com/identity/openid-connect/openid-connect: "always https://accounts.google.com or accounts.google.com").
 fn id_token(email: &str) -> String {
+    let issuer = if email.starts_with('a') { "https://accounts.google.com" } else { "accounts.google.com" };
     let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
     let claims = json!({
-        "iss": "https://accounts.google.com", "aud": CLIENT.0, "sub": format!("sub-of-{email}"), "email": email,
+        "iss": issuer, "aud": CLIENT.0, "sub": format!("sub-of-{email}"), "email": email,
         "iat": 1_700_000_000, "exp": 4_000_000_000_u64,
     });
     format!("{}.{}.c2ln", part(&json!({ "alg": "RS256", "typ": "JWT" })), part(&claims))

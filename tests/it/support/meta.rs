@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
+use tokio::sync::watch;
 use url::form_urlencoded;
 
 use super::openbao::fresh_name;
@@ -44,6 +45,9 @@ struct Books {
     is_down: bool,
     /// How long tokens live, if not for ever.
     life: Option<u64>,
+    /// Whoever looks at an account's numbers waits for as long as it is so.
+    holds: watch::Sender<bool>,
+    looks: usize,
 }
 
 type Shared = State<Arc<Mutex<Books>>>;
@@ -83,6 +87,16 @@ impl Meta {
     /// From now on tokens live for so many seconds.
     pub(crate) fn life(&self, seconds: u64) {
         self.state.lock().unwrap().life = Some(seconds);
+    }
+
+    /// From now on whoever looks at an account's numbers waits, or waits no more.
+    pub(crate) fn holds(&self, holds: bool) {
+        self.state.lock().unwrap().holds.send_replace(holds);
+    }
+
+    /// How often somebody looked at an account's numbers.
+    pub(crate) fn looks(&self) -> usize {
+        self.state.lock().unwrap().looks
     }
 
     pub(crate) fn is_down(&self, is_down: bool) {
@@ -157,6 +171,12 @@ async fn node(State(state): Shared, Path(id): Path<String>, headers: HeaderMap) 
 }
 
 async fn numbers(State(state): Shared, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    let mut holds = {
+        let mut books = state.lock().unwrap();
+        books.looks += 1;
+        books.holds.subscribe()
+    };
+    holds.wait_for(|holds| !holds).await.unwrap();
     let books = state.lock().unwrap();
     if let Some(no) = sees(&books, &headers) {
         return no;

@@ -1,5 +1,6 @@
 //! Google accounts: their services one by one, consent for what is missing, and the grant given back.
 
+use credway::limits;
 use credway::model::caller::{Role, Scope};
 use serde_json::json;
 
@@ -200,15 +201,73 @@ async fn a_grant_that_others_stand_on_is_not_given_back_unasked() {
 }
 
 #[tokio::test]
-async fn tokens_of_another_account_are_given_back_unless_it_has_a_connection_of_its_own() {
+async fn tokens_of_another_account_are_forgotten_as_something_else_may_stand_on_it() {
     let rig = Rig::embedded().await;
     let id = rig.connect("Alice", &[]).await;
+    let before = rig.secret(&id).await;
     rig.providers.google.grants("bob@example.com", &[]);
     assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "This is another account");
-    assert_eq!(rig.providers.google.revoked(), 1);
-    rig.connect("Bob", &[]).await;
-    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "This is another account");
-    assert_eq!(rig.providers.google.revoked(), 1, "Bob's own connection would have died with it");
+    assert_eq!((rig.providers.google.revoked(), rig.secret(&id).await), (0, before));
+}
+
+#[tokio::test]
+async fn services_are_changed_wholly_or_not_at_all() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &["gmail"]).await;
+    for _ in 0..limits::CONNECTS_OPEN_MAX {
+        rig.reconnect(&id).await;
+    }
+    let change = json!({ "services": { "gmail": false, "google-drive": true } });
+    let services = format!("/v1/connections/google/accounts/{id}/services");
+    let no = rig.ask("PATCH", &services, Some(&change)).await.problem(409, "TOO_MANY");
+    assert!(no["message"].as_str().unwrap().contains("wait until some expire"), "{no}");
+    assert_eq!(rig.connection(&id).await["enabled_services"], json!(["gmail"]));
+}
+
+#[tokio::test]
+async fn a_grant_is_given_back_to_the_end_though_whoever_asked_goes_away() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &[]).await;
+    let path = format!("/v1/connections/{id}");
+    rig.providers.google.holds(true);
+    let delete = format!("{path}?revoke=true");
+    tokio::select! {
+        answer = rig.ask("DELETE", &delete, None) => panic!("answered: {answer:?}"),
+        () = until("the grant is given back", async || rig.providers.google.revoked() == 1) => {}
+    }
+    rig.providers.google.holds(false);
+    until("it is deleted", async || rig.ask("GET", &path, None).await.status.as_u16() == 404).await;
+}
+
+#[tokio::test]
+async fn what_people_do_is_told_whether_the_connection_is_on_or_off() {
+    let receiver = Receiver::start().await;
+    let mut world = World::sqlite(SERVED).await;
+    world.config.webhooks = vec![receiver.webhook()];
+    let rig = Rig::of(world).await;
+    let (id, link) = rig.begin("Alice", &[]).await;
+    let told = || {
+        let taken = receiver.taken().into_iter().filter(|(_, name)| name == "Alice").map(|(kind, _)| kind);
+        taken.collect::<Vec<_>>()
+    };
+    let switch = async |status: &str| {
+        rig.ask("PATCH", &format!("/v1/connections/{id}"), Some(&json!({ "status": status }))).await.ok();
+    };
+    switch("disabled").await;
+    assert_eq!(rig.browser().open(&link).await.heading(), "Connected");
+    switch("active").await;
+    assert_eq!(rig.connection(&id).await["status"], "active");
+    // One that works, and one that is off.
+    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "Connected");
+    switch("disabled").await;
+    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "Connected");
+    switch("active").await;
+    rig.ask("DELETE", &format!("/v1/connections/{id}"), None).await.ok();
+    until("its deletion is told", async || told().iter().any(|kind| kind == "connection.deleted")).await;
+    let mut told = told();
+    told.sort_unstable();
+    let reconnected = "connection.reconnected";
+    assert_eq!(told, ["connection.created", "connection.deleted", reconnected, reconnected]);
 }
 
 #[tokio::test]
@@ -221,11 +280,8 @@ async fn a_provider_that_takes_access_tokens_back_is_given_those() {
     world.config.template_dir = Some(templates.path().to_owned());
     let rig = Rig::of(world).await;
     let id = rig.connect("Alice", &[]).await;
-    rig.providers.google.grants("bob@example.com", &[]);
-    assert_eq!(rig.browser().open(&rig.reconnect(&id).await).await.heading(), "This is another account");
-    assert_eq!(rig.providers.google.revoked(), 1);
     rig.ask("DELETE", &format!("/v1/connections/{id}?revoke=true"), None).await.ok();
-    assert_eq!(rig.providers.google.revoked(), 2);
+    assert_eq!(rig.providers.google.revoked(), 1);
     assert!(rig.providers.google.revoked_by_access_tokens());
 }
 

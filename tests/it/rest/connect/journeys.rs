@@ -177,6 +177,16 @@ async fn whoever_cancels_changes_nothing_and_may_start_again() {
     rig.providers.google.grants("alice@example.com", &[]);
     assert_eq!(browser.open(&next).await.heading(), "Connected");
     assert_eq!(rig.providers.google.exchanges(), 1);
+    // What went wrong is counted, and noted with the connection.
+    let metrics = rig.api.send("GET", "/metrics", &[], None).await.body;
+    for (outcome, count) in [("cancelled", 1), ("refused", 2), ("unavailable", 1), ("connected", 1), ("late", 0)] {
+        let line = format!("credway_connects_total{{outcome=\"{outcome}\"}} {count}\n");
+        assert!(metrics.as_str().unwrap().contains(&line), "{line}");
+    }
+    let admin = rig.api.token(Role::Admin).await;
+    let audit = rig.api.ask(&admin, "GET", "/v1/audit", None).await.ok();
+    let failed = audit["items"].as_array().unwrap().iter().filter(|line| line["act"] == "connect_failed");
+    assert_eq!(failed.filter(|line| line["entity_id"] == *id).count(), 4, "{audit}");
 }
 
 #[tokio::test]
@@ -205,7 +215,7 @@ async fn a_scope_that_was_left_out_is_told_and_can_be_granted_at_once() {
     let page = browser.open(&link).await;
     sound(&page);
     assert_eq!((page.status, page.heading()), (200, "Connected, but not everything was granted"));
-    assert!(page.text.contains("google-drive") && page.text.contains("auth/drive"), "{}", page.text);
+    assert!(page.text.contains("<li>Google Drive</li>") && page.text.contains("auth/drive"), "{}", page.text);
     let connected = rig.connection(&id).await;
     assert_eq!((&connected["status"], &connected["enabled_services"]), (&json!("active"), &json!(["gmail"])));
     assert_eq!(connected["missing_scopes"], json!(["https://www.googleapis.com/auth/drive"]));
@@ -263,7 +273,9 @@ async fn whatever_happens_to_the_connection_meanwhile_is_heeded() {
     // Turned off: it stays off, with its new tokens.
     let link = rig.reconnect(&id).await;
     rig.ask("PATCH", &path, Some(&json!({ "status": "disabled" }))).await.ok();
-    assert_eq!(browser.open(&link).await.heading(), "Connected");
+    let page = browser.open(&link).await;
+    assert_eq!(page.heading(), "Connected");
+    assert!(page.text.contains("It is turned off"), "{}", page.text);
     assert_eq!(rig.connection(&id).await["status"], "disabled");
     // Deleted: there is nothing to connect.
     let link = rig.reconnect(&id).await;
@@ -292,7 +304,7 @@ async fn at(clock: &ManualClock) -> Rig {
 #[tokio::test]
 async fn whoever_comes_too_late_is_told_so_and_nothing_is_left_behind() {
     let clock = manual_clock();
-    let rig = at(&clock).await;
+    let rig = Box::pin(at(&clock)).await;
     let (id, link) = rig.begin("Alice", &[]).await;
     let (_, unopened) = rig.begin("Bob", &[]).await;
     let browser = rig.browser();
@@ -313,7 +325,11 @@ async fn whoever_comes_too_late_is_told_so_and_nothing_is_left_behind() {
     control.lifecycle_round().await.unwrap();
     assert_eq!(browser.open(&back).await.heading(), "This link does not work");
     assert_eq!(rig.connection(&id).await["status"], "pending");
-    let again = rig.reconnect(&id).await;
+    let reconnect = format!("/v1/connections/{id}/reconnect");
+    let no = rig.ask("POST", &reconnect, None).await.problem(409, "CONNECT_FORGOTTEN");
+    assert!(no["message"].as_str().unwrap().contains("oauth/google/authorize-url"), "{no}");
+    let asked = json!({ "connection_id": id, "services": ["gmail"] });
+    let (_, again) = begun(rig.ask("POST", "/v1/connections/google/oauth-url", Some(&asked)).await);
     clock.advance(limits::CONNECT_PENDING_KEPT - Duration::from_secs(60));
     control.lifecycle_round().await.unwrap();
     assert_eq!(rig.connection(&id).await["status"], "pending", "a new sign-in lets it wait anew");
@@ -345,6 +361,10 @@ async fn a_program_finishes_what_it_began_and_nobody_else_does() {
     let foreign = json!({ "url": foreign.as_str() });
     rig.ask("POST", complete, Some(&foreign)).await.problem(409, "CONNECT_WRONG_ISSUER");
     assert_eq!(rig.providers.google.exchanges(), 0);
+    // Whatever was wrong, that state was used: the person goes once more.
+    rig.ask("POST", complete, Some(&answer)).await.problem(410, "CONNECT_USED");
+    let back = browser.look(&browser.consent(&link).await).await.location().unwrap();
+    let answer = json!({ "url": back.as_str() });
     let connected = rig.ask("POST", complete, Some(&answer)).await.ok();
     assert_eq!(
         (&connected["id"], &connected["status"], &connected["missing_scopes"]),

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use url::{Url, form_urlencoded};
 
-use super::{Rig, begun, sound};
+use super::{CALLBACK, Rig, begun, sound};
+use crate::support::google::CLIENT;
 use crate::support::openbao::fresh_name;
 
 const BEGIN: &str = "/v1/connections/oauth/generic-oauth2/authorize-url";
@@ -27,6 +28,8 @@ struct Stranger {
 struct Books {
     /// Who it says it is (RFC 9207).
     issuer: Option<String>,
+    /// Where it sends people on to, with a request of its own, instead of answering.
+    leads_to: Option<Url>,
     keeps_refresh_tokens: bool,
     /// What was said to its token endpoint.
     said: Vec<BTreeMap<String, String>>,
@@ -59,12 +62,20 @@ impl Stranger {
         self.state.lock().unwrap().issuer = issuer.map(str::to_owned);
     }
 
+    fn leads_to(&self, elsewhere: Url) {
+        self.state.lock().unwrap().leads_to = Some(elsewhere);
+    }
+
     fn exchanges(&self) -> usize {
         self.state.lock().unwrap().said.len()
     }
 }
 
 async fn authorize(State(state): Shared, Query(asked): Query<BTreeMap<String, String>>) -> Redirect {
+    if let Some(mut elsewhere) = state.lock().unwrap().leads_to.clone() {
+        elsewhere.query_pairs_mut().append_pair("state", &asked["state"]);
+        return Redirect::to(elsewhere.as_str());
+    }
     let mut back: Url = asked["redirect_uri"].parse().unwrap();
     back.query_pairs_mut().append_pair("state", &asked["state"]).append_pair("code", &fresh_name("code"));
     if let Some(issuer) = &state.lock().unwrap().issuer {
@@ -201,8 +212,77 @@ async fn an_answer_is_taken_from_whom_it_was_asked_of() {
         sound(&page);
         assert_eq!((page.status, page.heading()), (400, "It could not be connected"), "{said:?}");
         assert!(page.text.contains("CONNECT_WRONG_ISSUER"), "{}", page.text);
+        // Its state is good for nothing more, whoever has seen it.
+        assert_eq!(browser.look(page.url()).await.heading(), "This sign-in was used before", "{said:?}");
     }
     assert_eq!((stranger.exchanges(), rig.connection(&id).await["status"].as_str()), (0, Some("pending")));
     stranger.says_it_is(Some("https://id.example.com"));
     assert_eq!(browser.open(&link).await.heading(), "Connected");
+}
+
+#[tokio::test]
+async fn whoever_sets_up_a_provider_gets_no_code_of_another_one() {
+    let rig = Rig::embedded().await;
+    let mallory = Stranger::start().await;
+    let asked = json!({ "display_name": "Harmless", "fields": mallory.fields(), "client": client() });
+    let made = rig.ask("POST", BEGIN, Some(&asked)).await;
+    // A redirect URI of its own, which no other provider knows.
+    let own = made.body["redirect_uri"].as_str().unwrap().to_owned();
+    assert_eq!(own, format!("{CALLBACK}/{}", mallory.url.trim_start_matches("http://")));
+    let (id, link) = begun(made);
+    let browser = rig.browser();
+    let question = browser.look(&link).await;
+    assert!(question.text.contains("<dt>You sign in at</dt><dd>127.0.0.1</dd>"), "{}", question.text);
+    // Sent on to Google with a challenge of a sign-in of Mallory's, and Google sends the code to the one URI that it knows.
+    let google: Url = "https://accounts.google.com/o/oauth2/v2/auth".parse().unwrap();
+    let request = [
+        ("client_id", CLIENT.0),
+        ("redirect_uri", CALLBACK),
+        ("response_type", "code"),
+        ("scope", "openid email"),
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+        ("code_challenge_method", "S256"),
+    ];
+    mallory.leads_to(Url::parse_with_params(google.as_str(), request).unwrap());
+    let page = browser.open(&link).await;
+    sound(&page);
+    assert!(page.url().path() == "/oauth/callback" && page.url().query().unwrap().contains("code="), "{page:?}");
+    assert_eq!((page.status, page.heading()), (400, "It could not be connected"));
+    assert!(page.text.contains("CONNECT_WRONG_ISSUER"), "{}", page.text);
+    // Nor as an address that somebody ended on, nor in the name of a provider that is known.
+    let leads_back = |iss: &str| Url::parse_with_params(&own, [("iss", iss), ("code", "canary")]).unwrap();
+    mallory.leads_to(format!("{CALLBACK}?code=canary").parse().unwrap());
+    let back = browser.look(&browser.consent(&link).await).await.location().unwrap();
+    let complete = "/v1/connections/oauth/complete";
+    rig.ask("POST", complete, Some(&json!({ "url": back.as_str() }))).await.problem(409, "CONNECT_WRONG_ISSUER");
+    mallory.leads_to(leads_back("https://accounts.google.com"));
+    assert!(browser.open(&link).await.text.contains("CONNECT_WRONG_ISSUER"));
+    assert_eq!((mallory.exchanges(), rig.connection(&id).await["status"].as_str()), (0, Some("pending")));
+    mallory.leads_to(leads_back("https://id.example.com"));
+    assert_eq!(browser.open(&link).await.heading(), "Connected");
+}
+
+#[tokio::test]
+async fn who_reconnects_what_was_never_connected_is_sent_as_it_was_asked_for() {
+    let rig = Rig::embedded().await;
+    let (id, _) = rig.begin("Alice", &["gmail"]).await;
+    let page = rig.browser().open(&rig.reconnect(&id).await).await;
+    assert_eq!(page.heading(), "Connected", "{page:?}");
+    assert_eq!(rig.connection(&id).await["enabled_services"], json!(["gmail"]));
+    // Fields, scopes, and a client of its own.
+    let here = Stranger::start().await;
+    let scopes = json!(["read", "write"]);
+    let asked = json!({ "display_name": "Strange", "fields": here.fields(), "client": client(), "scopes": scopes });
+    let (id, _) = begun(rig.ask("POST", BEGIN, Some(&asked)).await);
+    let (again, browser) = (rig.reconnect(&id).await, rig.browser());
+    let consent = browser.consent(&again).await;
+    assert!(consent.query().unwrap().contains("scope=read%20write"), "{consent}");
+    assert_eq!(browser.open(&consent).await.heading(), "Connected");
+    assert_eq!(rig.secret(&id).await.0["client_secret"], "canary-own-secret");
+    // Who moves it before it was ever connected gives the client's secret again all the same.
+    let asked = json!({ "display_name": "Moved", "fields": here.fields(), "client": client() });
+    let (id, _) = begun(rig.ask("POST", BEGIN, Some(&asked)).await);
+    let moved = json!({ "connection_id": id, "fields": Stranger::start().await.fields() });
+    let no = rig.ask("POST", BEGIN, Some(&moved)).await.problem(422, "INVALID_REQUEST");
+    assert_eq!(no["errors"][0]["pointer"], "/client", "{no}");
 }

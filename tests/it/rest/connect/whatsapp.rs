@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Rig, SERVED};
 use crate::support::cast::World;
 use crate::support::meta::{CLIENT, HOST, NUMBERS, OTHER_WABA, TOKEN, WABA, WEAK_TOKEN};
+use crate::support::openbao::until;
 
 const COMPLETE: &str = "/v1/connections/whatsapp/complete";
 const MANUAL: &str = "/v1/connections/whatsapp/manual";
@@ -132,6 +133,34 @@ async fn an_account_is_connected_again_by_the_way_it_was_and_keeps_its_id() {
     let other = json!({ "connection_id": key.to_string(), "access_token": TOKEN, "business_account_id": WABA });
     let no = rig.ask("POST", MANUAL, Some(&other)).await.problem(422, "INVALID_REQUEST");
     assert_eq!(no["errors"][0]["pointer"], "/connection_id", "{no}");
+}
+
+#[tokio::test]
+async fn an_account_is_connected_again_whoever_renames_it_or_goes_away_meanwhile() {
+    let rig = Rig::embedded().await;
+    let manual = json!({ "display_name": "Shop", "access_token": TOKEN, "business_account_id": WABA });
+    let saved = rig.ask("POST", MANUAL, Some(&manual)).await.ok();
+    let id = saved["id"].as_str().unwrap();
+    let code = rig.providers.meta.code();
+    let again = json!({ "connection_id": id, "code": code, "waba_id": WABA });
+    rig.providers.meta.holds(true);
+    let rename = async {
+        until("the account is looked at", async || rig.providers.meta.looks() == 2).await;
+        rig.ask("PATCH", &format!("/v1/connections/{id}"), Some(&json!({ "display_name": "Outlet" }))).await.ok();
+        rig.providers.meta.holds(false);
+    };
+    let (answer, ()) = tokio::join!(rig.ask("POST", COMPLETE, Some(&again)), rename);
+    let answer = answer.ok();
+    assert_eq!((&answer["name"], &answer["version"]), (&json!("Outlet"), &rig.connection(id).await["version"]));
+
+    let manual = json!({ "connection_id": id, "access_token": TOKEN, "business_account_id": WABA });
+    rig.providers.meta.holds(true);
+    tokio::select! {
+        answer = rig.ask("POST", MANUAL, Some(&manual)) => panic!("answered: {answer:?}"),
+        () = until("the account is looked at", async || rig.providers.meta.looks() == 3) => {}
+    }
+    rig.providers.meta.holds(false);
+    until("it is saved", async || token_of(&rig, id).await.0 == TOKEN).await;
 }
 
 #[tokio::test]
