@@ -90,7 +90,11 @@ pub fn main() -> ExitCode {
     // Several crates of the tree carry a TLS provider of their own choice; one is chosen here, for all.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let json = cli.json;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Serve(_) = cli.command {
+        runtime.on_thread_start(serve::give_way);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             return Failure::new(Exit::Failed, "RUNTIME", "no thread can be started")

@@ -12,6 +12,7 @@ use super::settings::{self, DaemonFlags};
 use crate::app::{self, Addresses, Running, StartError};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::limits;
 use crate::telemetry::{self, Telemetry};
 
 /// Runs the daemon that executors ask for credentials
@@ -36,6 +37,13 @@ pub(super) struct Serve {
     ready_file: Option<PathBuf>,
     #[command(flatten)]
     flags: DaemonFlags,
+}
+
+/// Whatever is done on this thread gives way to the threads on which calls are answered from memory: on a CPU that they share,
+/// those would else wait until its turn is over, which is milliseconds. Linux counts niceness by thread. Where that is forbidden
+/// all works as well, and no worse than before.
+pub(super) fn give_way() {
+    let _ = rustix::process::setpriority_process(None, limits::BACKGROUND_NICENESS);
 }
 
 impl Serve {

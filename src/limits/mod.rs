@@ -25,6 +25,10 @@ pub const BATCH_CONCURRENCY: usize = 16;
 /// A gRPC request. The largest honest one is a batch of 256 steps with long URLs, some 100 KiB.
 pub const GRPC_REQUEST_BYTES_MAX: usize = 256 * 1024;
 
+/// The niceness of the threads of a daemon that do not answer calls from memory: on a CPU that is wanted by both, these get nine
+/// tenths of it, and are woken at once.
+pub const BACKGROUND_NICENESS: i32 = 10;
+
 /// Calls answered at once by one daemon; more are refused at once, so that those in flight keep their deadlines.
 pub const CALLS_IN_FLIGHT_MAX: usize = 4096;
 

@@ -4,6 +4,7 @@ mod tls;
 mod unix;
 
 use std::convert::Infallible;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use credway::clock::Clock;
 use credway::config::{Grpc, UnixSocket};
 use credway::grpc::hot::AnswerBody;
 use credway::grpc::listen::{Calls, ListenError, Listener, LocalAddress, Peer, ServeContext, TlsReloader, Workers};
+use credway::limits;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -27,6 +29,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::{Service, ServiceExt, service_fn};
+
+use crate::support::daemon::Home;
 
 /// Longer than anything here takes on a busy machine; shorter than a person's patience with a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -304,4 +308,25 @@ fn entries(directory: &Path) -> Vec<String> {
         directory.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// Linux counts niceness by thread (`/proc/PID/task/TID/stat`, field 19).
+#[tokio::test]
+async fn the_threads_that_answer_from_memory_come_before_all_others() {
+    let home = Home::new();
+    home.config(&[]);
+    let daemon = home.start().await;
+    let niceness = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten();
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        let told = stats.map(|stat| {
+            let (name, rest) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")).unwrap();
+            (name.to_owned(), rest.split(' ').nth(16).unwrap().parse::<i32>().unwrap())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let of = |kind: &str| niceness().into_iter().filter(|(name, _)| name.starts_with(kind)).collect::<Vec<_>>();
+    let (listeners, workers) = (of("grpc-"), of("tokio"));
+    assert!(!listeners.is_empty() && listeners.iter().all(|(_, nice)| *nice == 0), "{listeners:?}");
+    assert!(!workers.is_empty() && workers.iter().all(|(_, nice)| *nice == limits::BACKGROUND_NICENESS), "{workers:?}");
 }
