@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{Commits, Stored};
-use super::decide::{self, Cause, Facts, Lost, Seen, Send, Verdict, Wait, Want};
+use super::decide::{self, Cause, Facts, Seen, Send, Verdict, Wait, Want};
 use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
 use super::memory::{Doubt, Memory};
 use super::outcome::{Failure, code};
@@ -99,6 +99,9 @@ enum Step<T> {
     End(Attempted),
 }
 
+/// This daemon ends: another one will do it.
+const CLOSING: Attempted = Attempted::Later(Wait { pause: limits::REFRESH_PAUSE_STORE, cause: Cause::Other });
+
 fn later(pause: Duration, cause: Cause) -> Attempted {
     Attempted::Later(Wait { pause, cause })
 }
@@ -121,7 +124,11 @@ impl Engine {
         let subject = Subject { address, row: row.clone(), template, provider, want };
         if let Some(pending) = self.commits.retry(address.connection).await {
             // Newer tokens are here already, and only their way into the store is blocked.
-            return Attempted::Done { generation: pending.generation, expires_at: pending.expires_at };
+            return match self.commits.served(address.connection) {
+                Some(_) => Attempted::Done { generation: pending.generation, expires_at: pending.expires_at },
+                // After a restart, as long as the rest of the secret cannot be read either.
+                None => later(limits::REFRESH_PAUSE_STORE, Cause::Store),
+            };
         }
         match self.store.refresh_lease_take(address.connection, &self.owner, limits::REFRESH_LEASE).await {
             Ok(true) => self.memory.hold(address.connection),
@@ -170,17 +177,12 @@ impl Engine {
         match self.judge(subject, &held) {
             Verdict::Enough => Step::End(self.enough(subject, &held).await),
             Verdict::Wait(wait) => Step::End(self.waits(subject, &held, wait).await),
-            Verdict::GiveUp(lost) => {
-                let reason = match lost {
-                    Lost::Token => code::TOKEN_LOST,
-                    Lost::Expired => code::GRANT_EXPIRED,
-                };
-                Step::End(self.give_up(subject, &held, reason).await)
-            }
-            Verdict::Send(_) if self.closing.is_cancelled() => {
-                Step::End(later(limits::REFRESH_PAUSE_STORE, Cause::Other))
-            }
-            Verdict::Send(send) => self.send(subject, held, send).await,
+            Verdict::Expired => Step::End(self.give_up(subject, &held, code::GRANT_EXPIRED).await),
+            Verdict::Send(_) if self.closing.is_cancelled() => Step::End(CLOSING),
+            Verdict::Send(send) => match self.memory.unwritten_for(subject.address.connection, self.clock.moment()) {
+                Some(left) => Step::End(later(left, Cause::Store)),
+                None => self.send(subject, held, send).await,
+            },
         }
     }
 
@@ -197,9 +199,13 @@ impl Engine {
                 return Step::End(self.failed(subject, &held, None, failure, started).await);
             }
         };
+        if self.closing.is_cancelled() {
+            // Whoever stops us would not wait for a connection, an intent and an answer.
+            return Step::End(CLOSING);
+        }
         let doubt = held.doubt.clone().filter(|_| send != Send::First);
         let intent = self.intent(&held, doubt.as_ref(), send);
-        let version = match self.write_intent(subject, &held, (&intent, doubt.clone())).await {
+        let version = match self.write_intent(subject, &held, (&intent, doubt.clone()), started).await {
             Step::Next(version) => version,
             Step::Again => return Step::Again,
             Step::End(attempted) => return Step::End(attempted),
@@ -219,6 +225,7 @@ impl Engine {
         subject: &Subject<'_>,
         held: &Held,
         (intent, replaced): (&Intent, Option<Doubt>),
+        started: Moment,
     ) -> Step<u64> {
         let mut fields = held.document.fields.clone();
         TokenState { intent: Some(intent.clone()), ..held.state.clone() }.put(&mut fields);
@@ -229,14 +236,25 @@ impl Engine {
             Ok(_) if self.clock.moment().since(began) > limits::INTENT_FRESH => Step::Again,
             Ok(version) => {
                 self.memory.sends(subject.address.connection, &intent.id, true);
+                self.memory.is_written(subject.address.connection);
                 Step::Next(version)
             }
             Err(SecretError::Conflict { .. }) => Step::Again,
             Err(error) => {
                 tracing::debug!(connection = %subject.address.connection, %error, "a refresh cannot begin");
-                Step::End(later(limits::REFRESH_PAUSE_STORE, Cause::Store))
+                Step::End(self.unwritten(subject, held, started).await)
             }
         }
+    }
+
+    /// The secret store is read and takes no intent, which nothing else shows.
+    async fn unwritten(&self, subject: &Subject<'_>, held: &Held, started: Moment) -> Attempted {
+        let now = self.clock.moment();
+        self.metrics.token_refreshed(RefreshOutcome::Transient, now.since(started).as_secs_f64());
+        let pause = self.memory.unwritten(subject.address.connection, now, self.chance(subject, held));
+        let news = RowNews::Degraded { generation: held.state.generation, reason: code::STORE_UNAVAILABLE };
+        self.tell(subject, news).await;
+        later(pause, Cause::Store)
     }
 
     /// Step 7 and what follows from the answer.
@@ -376,7 +394,9 @@ impl Engine {
         Some(self.give_up(subject, held, reason).await)
     }
 
-    /// Nothing is left to try without a person. The tokens stay where they are.
+    /// Nothing is left to try without a person. The tokens stay where they are, though nobody gets them from here on: reliability
+    /// (5.6) would have an access token that is still good served to its end, the contract (2.5) refuses a connection that must be
+    /// reconnected, and binds.
     async fn give_up(&self, subject: &Subject<'_>, held: &Held, reason: &'static str) -> Attempted {
         let state = Failure::Dead.leaves(&held.state, (None, None), self.clock.now(), 0.0);
         if let Err(SecretError::Conflict { .. }) = self.note(subject, held, &state).await {

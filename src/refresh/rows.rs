@@ -51,8 +51,8 @@ impl Rows {
         Self(Arc::new(Inner { store, clock, waiting: Mutex::default(), some }))
     }
 
-    /// Tells it now, or later if that cannot be.
-    pub(super) async fn tell(&self, connection: ConnectionId, project: Option<&ProjectRecord>, news: RowNews) {
+    /// Tells it now, or later if that cannot be. Answers whether it is told.
+    pub(super) async fn tell(&self, connection: ConnectionId, project: Option<&ProjectRecord>, news: RowNews) -> bool {
         if let Err(error) = self.try_tell(connection, project, news).await {
             tracing::debug!(%connection, %error, "the database is told later what became of a refresh");
             let mut waiting = self.waiting();
@@ -61,9 +61,14 @@ impl Rows {
             }
             drop(waiting);
             self.0.some.notify_one();
-        } else {
-            self.waiting().remove(&connection);
+            return false;
         }
+        self.waiting().remove(&connection);
+        true
+    }
+
+    pub(super) fn is_waiting(&self, connection: ConnectionId) -> bool {
+        self.waiting().contains_key(&connection)
     }
 
     pub(super) fn is_empty(&self) -> bool {
