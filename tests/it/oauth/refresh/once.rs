@@ -88,6 +88,22 @@ async fn a_rejected_token_is_refreshed_once_for_all_who_report_it_to_any_daemon(
     assert_eq!(site.gate.requests(), 1);
 }
 
+#[tokio::test]
+async fn a_report_is_about_the_version_that_it_names() {
+    const LIFE: Duration = Duration::from_secs(1800);
+    let (oidc, bao) = (provider().await, Bao::shared().await);
+    let site = Site::new(&oidc, bao, DIES, None, 1).await;
+    site.tokens_live(LIFE).await;
+    let sidecar = site.sidecar(&[]).await;
+    let id = site.connections().await.remove(0);
+    assert_eq!(sidecar.token_in_time("c0").await, site.minted[0].access_token);
+    // Another daemon has handed out the second version, of which this one has not heard.
+    site.token_is_next(&id, LIFE).await;
+    let told = sidecar.report(&id, 2).await;
+    assert!(told.retry && told.secret_version == 3, "{told:?}");
+    assert_eq!(site.gate.requests(), 1);
+}
+
 /// By the change log every daemon hears of a new token within milliseconds; the rest is what this machine does besides.
 const HEARD: Duration = Duration::from_secs(1);
 
