@@ -20,7 +20,8 @@ async fn sidecars_with(site: &Site<'_>, count: usize, change: &[(&'static str, &
     join_all((0..count).map(|_| site.sidecar(change))).await
 }
 
-/// How often a round is run: `CREDWAY_TEST_ROUNDS`, or a few.
+/// How often a round is run: a few times, or `CREDWAY_TEST_ROUNDS`. With 1000 the first of these is D1 as it is written, which takes
+/// this machine some minutes: by hand, after a change of what a refresh does.
 pub(super) fn rounds() -> u64 {
     std::env::var("CREDWAY_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }

@@ -147,6 +147,11 @@ impl<'a> Site<'a> {
         self.bao.must("GET", &self.secret(id), Value::Null).await["data"]["data"].clone()
     }
 
+    /// What the secret store answers to who reads the secret of a connection.
+    pub(super) async fn answer(&self, id: &str) -> String {
+        self.bao.must("GET", &self.secret(id), Value::Null).await.to_string()
+    }
+
     pub(super) fn generation(&self, fields: &Value) -> Option<u64> {
         let state: TokenState = serde_json::from_str(fields[TOKEN_STATE_FIELD].as_str()?).unwrap();
         Some(state.generation)
