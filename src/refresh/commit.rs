@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::pair::{Fit, Pair};
 use super::rows::{RowNews, Rows};
-use super::spool::{Spool, SpoolError};
+use super::spool::{Left, Spool, SpoolError};
 use crate::clock::Clock;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -33,7 +33,7 @@ struct Inner {
     metrics: Metrics,
     waiting: Mutex<HashMap<ConnectionId, Vec<Waiting>>>,
     /// Pairs that are stored, and stay in the spool until the database has heard of it: a restart would tell it anew.
-    untold: Mutex<HashMap<ConnectionId, Vec<Arc<Pair>>>>,
+    untold: Mutex<HashMap<ConnectionId, Arc<Pair>>>,
     /// Told when something waits.
     some: Arc<Notify>,
 }
@@ -74,10 +74,16 @@ impl Commits {
 
     /// Takes over what the last run of this daemon left in the spool.
     pub(super) async fn resume(&self) -> Result<usize, SpoolError> {
-        let pairs = self.0.spool.load(self.0.clock.now()).await?;
+        let Left { pairs, mut untold } = self.0.spool.load(self.0.clock.now()).await?;
         let count = pairs.len();
         for pair in pairs {
             self.wait(Waiting { pair: Arc::new(pair), served: None });
+        }
+        untold.sort_unstable_by_key(|pair| pair.state.generation);
+        for pair in untold {
+            let TokenState { generation, expires_at, .. } = pair.state;
+            self.0.rows.put_off(pair.address.connection, RowNews::Refreshed { generation, expires_at });
+            self.keep_untold(&Arc::new(pair)).await;
         }
         Ok(count)
     }
@@ -199,20 +205,33 @@ impl Commits {
     async fn finish(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
         let (Stored { generation, expires_at }, connection) = (stored, pair.address.connection);
         let is_told = self.0.rows.tell(connection, None, RowNews::Refreshed { generation, expires_at }).await;
-        if !is_told && pair.is_dear() {
-            self.untold().entry(connection).or_default().push(Arc::clone(pair));
-            self.done(pair);
-            return stored;
+        if is_told || !pair.is_dear() {
+            return self.drop_for(pair, stored).await;
         }
-        self.drop_for(pair, stored).await
+        if let Err(error) = self.0.spool.mark_stored(pair).await {
+            tracing::warn!(%error, "tokens that are stored will be stored once more after a restart");
+        }
+        self.keep_untold(pair).await;
+        self.done(pair);
+        stored
+    }
+
+    /// Of one connection, the newest alone: it is all that there is to tell.
+    async fn keep_untold(&self, pair: &Arc<Pair>) {
+        let older = self.untold().insert(pair.address.connection, Arc::clone(pair));
+        if let Some(older) = older {
+            self.remove(&older).await;
+        }
+        // It may have been told this very moment.
+        self.0.some.notify_one();
     }
 
     /// Clears the spool of what the database has heard of since it was stored.
     pub(super) async fn clear_told(&self) {
         let is_told = |connection: &ConnectionId| !self.0.rows.is_waiting(*connection);
         let told: Vec<_> = self.untold().extract_if(|connection, _| is_told(connection)).collect();
-        for pair in told.iter().flat_map(|(_, pairs)| pairs) {
-            self.remove(pair).await;
+        for (_, pair) in told {
+            self.remove(&pair).await;
         }
     }
 
@@ -293,7 +312,7 @@ impl Commits {
         self.0.metrics.token_spool(self.depth());
     }
 
-    fn untold(&self) -> MutexGuard<'_, HashMap<ConnectionId, Vec<Arc<Pair>>>> {
+    fn untold(&self) -> MutexGuard<'_, HashMap<ConnectionId, Arc<Pair>>> {
         self.0.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

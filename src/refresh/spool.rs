@@ -42,10 +42,21 @@ pub enum SpoolError {
 
 const KEY_FILE: &str = "key";
 const PAIR: &str = "pair";
+/// It lies in the secret store, of which the database may not have heard.
+const STORED: &str = "stored";
 /// Half written, when the program or the machine stopped.
 const DRAFT: &str = "new";
 /// Put aside for people, as other tokens were found in its place.
 const SPARE: &str = "spare";
+
+/// What the last run left.
+#[derive(Default)]
+pub(super) struct Left {
+    /// They wait for the secret store.
+    pub pairs: Vec<Pair>,
+    /// They lie there, and the database is to be told.
+    pub untold: Vec<Pair>,
+}
 
 impl Spool {
     /// Opens the directory, and makes it where there is none.
@@ -58,8 +69,8 @@ impl Spool {
         Ok(Self(Arc::new(Inner { directory: directory.to_owned(), locker, threads })))
     }
 
-    /// Every pair that waits. A file that cannot be opened stays where it is, and is told of: it may be all that is left of a grant.
-    pub(super) async fn load(&self, now: Timestamp) -> Result<Vec<Pair>, SpoolError> {
+    /// Every pair that is there. A file that cannot be opened stays where it is, and is told of: it may be all that is left of a grant.
+    pub(super) async fn load(&self, now: Timestamp) -> Result<Left, SpoolError> {
         let inner = Arc::clone(&self.0);
         let load = spawn_blocking(move || inner.load_now(now));
         settled(&self.0.directory, "read", limits::SPOOL_OPEN_DEADLINE, load).await
@@ -76,14 +87,28 @@ impl Spool {
     /// Drops a pair that lies in the secret store.
     pub(super) async fn remove(&self, pair: &Pair) -> Result<(), SpoolError> {
         let path = self.0.directory.join(file_name(pair));
-        self.off_thread("cleared", move || if_there(fs::remove_file(path))).await
+        let stored = path.with_extension(STORED);
+        self.off_thread("cleared", move || {
+            if_there(fs::remove_file(path))?;
+            if_there(fs::remove_file(stored))
+        })
+        .await
+    }
+
+    /// Notes that a pair lies in the secret store: it is not stored once more, for by then others may lie there.
+    pub(super) async fn mark_stored(&self, pair: &Pair) -> Result<(), SpoolError> {
+        self.rename(pair, STORED).await
     }
 
     /// Puts a pair aside, where it is tried no more.
     pub(super) async fn set_aside(&self, pair: &Pair) -> Result<(), SpoolError> {
+        self.rename(pair, SPARE).await
+    }
+
+    async fn rename(&self, pair: &Pair, extension: &'static str) -> Result<(), SpoolError> {
         let path = self.0.directory.join(file_name(pair));
-        let spare = path.with_extension(SPARE);
-        self.off_thread("cleared", move || if_there(fs::rename(path, spare))).await
+        let to = path.with_extension(extension);
+        self.off_thread("cleared", move || if_there(fs::rename(path, to))).await
     }
 
     /// Within a deadline: a disk that hangs is not to keep tokens from the secret store. What is late is done all the same.
@@ -108,30 +133,37 @@ impl Spool {
 impl Inner {
     /// A daemon of another role may share the directory, and write and clear it meanwhile. Its pairs are taken for left ones: who
     /// stores a pair second finds it stored.
-    fn load_now(&self, now: Timestamp) -> io::Result<Vec<Pair>> {
-        let mut pairs = Vec::new();
+    fn load_now(&self, now: Timestamp) -> io::Result<Left> {
+        let mut left = Left::default();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some(PAIR) => match self.read(&path) {
-                    Some(pair) => pairs.push(pair),
-                    None if !path.exists() => {}
-                    None => tracing::error!(
-                        "new tokens in {} cannot be opened: its key is another one, or it is damaged",
-                        path.display()
-                    ),
-                },
+                Some(PAIR) => left.pairs.extend(self.read(&path)),
+                Some(STORED) => left.untold.extend(self.read(&path)),
                 // It was never told to anybody that this one is safe.
                 Some(DRAFT) if is_old(&path, now, limits::SPOOL_DRAFTS_KEPT) => if_there(fs::remove_file(&path))?,
                 Some(SPARE) if is_old(&path, now, limits::SPOOL_SPARES_KEPT) => if_there(fs::remove_file(&path))?,
                 _ => {}
             }
         }
-        Ok(pairs)
+        Ok(left)
     }
 
     fn read(&self, path: &Path) -> Option<Pair> {
-        let name = path.file_name()?.to_str()?;
+        let pair = self.unsealed(path);
+        if pair.is_none() && path.exists() {
+            tracing::error!(
+                "new tokens in {} cannot be opened: its key is another one, or it is damaged",
+                path.display()
+            );
+        }
+        pair
+    }
+
+    fn unsealed(&self, path: &Path) -> Option<Pair> {
+        // Sealed for that name, whatever became of it since.
+        let sealed_as = path.with_extension(PAIR);
+        let name = sealed_as.file_name()?.to_str()?;
         let mut content = Vec::new();
         File::open(path).ok()?.take(limits::SPOOL_FILE_BYTES_MAX).read_to_end(&mut content).ok()?;
         let fields: SecretFields = self.locker.unseal(name, &content)?;
@@ -218,13 +250,20 @@ mod tests {
             assert!(!content.windows(6).any(|window| window == b"canary"), "{name} holds a token in clear");
         }
         let again = Spool::open(&path).await.unwrap();
-        let mut found = again.load(Timestamp::UNIX_EPOCH).await.unwrap();
+        let mut found = again.load(Timestamp::UNIX_EPOCH).await.unwrap().pairs;
         found.sort_by(|a, b| a.intent.cmp(&b.intent));
         assert_eq!(found[1].fields[field::REFRESH_TOKEN].expose_secret(), "canary-refresh");
         again.remove(&found[0]).await.unwrap();
         again.remove(&found[0]).await.unwrap();
+        again.mark_stored(&found[1]).await.unwrap();
+        let left = again.load(Timestamp::UNIX_EPOCH).await.unwrap();
+        assert_eq!((left.pairs.len(), &left.untold[0].intent), (0, &found[1].intent));
+        again.remove(&found[1]).await.unwrap();
+        assert_eq!(files(&path), ["key"]);
+        again.put(&found[1]).await.unwrap();
         again.set_aside(&found[1]).await.unwrap();
-        assert!(again.load(Timestamp::UNIX_EPOCH).await.unwrap().is_empty());
+        let left = again.load(Timestamp::UNIX_EPOCH).await.unwrap();
+        assert_eq!(left.pairs.len() + left.untold.len(), 0);
         assert_eq!(files(&path).len(), 2, "the key and the spare: {:?}", files(&path));
     }
 
@@ -237,9 +276,9 @@ mod tests {
         let written = Timestamp::try_from(fs::metadata(dir.path().join("conn.x.new")).unwrap().modified().unwrap());
         let written = written.unwrap();
         // Another daemon of this machine may be writing it.
-        assert!(spool.load(written + Duration::from_secs(60)).await.unwrap().is_empty());
+        assert!(spool.load(written + Duration::from_secs(60)).await.unwrap().pairs.is_empty());
         assert_eq!(files(dir.path()), ["conn.x.new", "conn.y.pair", "key"]);
-        assert!(spool.load(written + 2 * limits::SPOOL_DRAFTS_KEPT).await.unwrap().is_empty());
+        assert!(spool.load(written + 2 * limits::SPOOL_DRAFTS_KEPT).await.unwrap().pairs.is_empty());
         assert_eq!(files(dir.path()), ["conn.y.pair", "key"]);
     }
 }

@@ -148,7 +148,7 @@ async fn tokens_that_the_database_has_not_heard_of_stay_in_the_spool() {
     rig.clock.advance(DUE);
     assert!(matches!(attempt(&daemon, &address).await, Attempted::Done { generation: 2, .. }));
     assert_eq!((rig.state(&address).await.generation, rig.row(&address).await.generation), (2, 1));
-    assert_eq!((daemon.spooled(), rig.spooled("a")), (0, vec!["pair".to_owned()]));
+    assert_eq!((daemon.spooled(), rig.spooled("a")), (0, vec!["stored".to_owned()]));
     let _again = rig.daemon("a").await;
     until("the database is told", async || rig.row(&address).await.generation == 2).await;
     until("the spool is empty", async || rig.spooled("a").is_empty()).await;
