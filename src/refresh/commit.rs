@@ -219,7 +219,8 @@ impl Commits {
     /// Of one connection, the newest alone: it is all that there is to tell.
     async fn keep_untold(&self, pair: &Arc<Pair>) {
         let older = self.untold().insert(pair.address.connection, Arc::clone(pair));
-        if let Some(older) = older {
+        // The same one may come by two ways, from the attempt and from who tries again.
+        if let Some(older) = older.filter(|older| older.intent != pair.intent) {
             self.remove(&older).await;
         }
         // It may have been told this very moment.
