@@ -200,18 +200,14 @@ impl Running {
         self.drain.cancel();
         monitor::end_watches(&mut self.health).await;
         self.serving.close();
-        // A token that a provider has just given is stored meanwhile; what cannot be lies in the spool.
+        // A token that a provider is about to give is stored meanwhile; what cannot be lies in the spool. No drain is too short for that:
+        // it would be lost.
         let (finished, stored) = tokio::join!(
-            timeout(self.shutdown.drain, self.serving.wait()),
-            timeout(self.shutdown.drain, self.refresher.close()),
+            self.finish_calls(),
+            timeout(self.shutdown.drain.max(crate::limits::REFRESH_CLOSE_DEADLINE), self.refresher.close()),
         );
         if stored.is_err() {
             tracing::warn!(spooled = self.refresher.spooled(), "new tokens are left in the spool for the next run");
-        }
-        let finished = finished.is_ok();
-        if !finished {
-            tracing::warn!("calls were still in flight after {} s and are cut", self.shutdown.drain.as_secs_f32());
-            self.cut.cancel();
         }
         self.stop.cancel();
         self.background.close();
@@ -219,6 +215,16 @@ impl Running {
         // Nobody is answered any more.
         self.audit.close().await;
         finished
+    }
+
+    /// Calls in flight, for as long as they are given. Answers whether that was enough.
+    async fn finish_calls(&self) -> bool {
+        let is_enough = timeout(self.shutdown.drain, self.serving.wait()).await.is_ok();
+        if !is_enough {
+            tracing::warn!("calls were still in flight after {} s and are cut", self.shutdown.drain.as_secs_f32());
+            self.cut.cancel();
+        }
+        is_enough
     }
 }
 

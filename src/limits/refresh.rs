@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{MIN_TOKEN_TTL_DEFAULT, TOKEN_DEADLINE};
+use super::{MIN_TOKEN_TTL_DEFAULT, TOKEN_ANSWER_DEADLINE, TOKEN_DEADLINE};
 
 /// For how long one daemon asks the others to keep off a connection whose tokens it refreshes. One that dies meanwhile holds
 /// them up for no longer, which is within the shortest grace that providers give (30 s, Okta).
@@ -19,9 +19,10 @@ pub const INTENT_BUSY: Duration = Duration::from_secs(15);
 /// whoever has the new one may come back with it, as a daemon that was restarted does.
 pub const INTENT_HOLD_OFF: Duration = Duration::from_secs(60);
 
-/// How often a refresh token that may be spent is tried once more. Each time nothing else is left, and a provider that answers
-/// settles it; these are for providers that do not.
-pub const INTENT_PROBES_MAX: u32 = 3;
+/// How often a refresh token that may be spent is tried once more at that pace. Each time nothing else is left, and a provider that
+/// answers settles it; for one that does not the pause doubles with each further try, up to `REFRESH_PAUSE_ANSWERED_MAX`. It never
+/// ends the grant that a provider is silent: only the provider's word does.
+pub const INTENT_PROBES_SOON: u32 = 3;
 
 /// The most by which the clocks of two daemons are thought to differ.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
@@ -61,8 +62,12 @@ pub const REFRESH_IDLE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Of these, the ones of one provider that are refreshed in one round; the others come with the next.
 pub const REFRESH_IDLE_BATCH: usize = 1000;
 
-/// The pause while the secret store cannot be written: without it nothing is sent.
+/// The pause while the secret store cannot be written: without it nothing is sent. It doubles as long as the store is read and
+/// takes no intent, for each try connects to the provider.
 pub const REFRESH_PAUSE_STORE: Duration = Duration::from_secs(2);
+
+/// The longest such pause: how late it is noticed that the store takes writes again.
+pub const REFRESH_PAUSE_STORE_MAX: Duration = Duration::from_secs(30);
 
 /// Refreshes under way in one daemon. Each holds a connection to a provider for up to `TOKEN_DEADLINE`.
 pub const REFRESHES_MAX: usize = 64;
@@ -96,6 +101,19 @@ pub const SPOOL_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Dura
 /// comes back is not to be run over.
 pub const SPOOL_STORES_MAX: usize = 8;
 
+/// One operation on the spool. A disk takes milliseconds for it, one that is overloaded a second; behind one that hangs, the secret
+/// store still gets the new tokens.
+pub const SPOOL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The same at the start, when all that was left is read, and nothing else is done yet.
+pub const SPOOL_OPEN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Operations on the spool at once: a disk that hangs is not to hold all threads of the process.
+pub const SPOOL_THREADS_MAX: usize = 16;
+
+/// A half written file of the spool is cleared when it is so old: before, another daemon of this machine may be writing it.
+pub const SPOOL_DRAFTS_KEPT: Duration = Duration::from_secs(3600);
+
 /// One file of the spool: tokens with many claims and the fields beside them.
 pub const SPOOL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -105,6 +123,15 @@ pub const SPOOL_SPARES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Connections whose metadata is remembered, so that they are refreshed while the database is down.
 pub const REFRESH_ROWS_REMEMBERED: usize = 20_000;
 
+/// How long a daemon that ends waits for the answer to a refresh token that is spent, and for that answer to be on the disk, however
+/// little time its calls in flight are given.
+pub const REFRESH_CLOSE_DEADLINE: Duration = Duration::from_secs(12);
+
+// F2: who ends hears the answer to what it sent, and spools it: nothing is begun after the end was, not even an intent.
+const _: () = assert!(
+    REFRESH_CLOSE_DEADLINE.as_secs()
+        >= INTENT_FRESH.as_secs() + TOKEN_ANSWER_DEADLINE.as_secs() + SPOOL_DEADLINE.as_secs()
+);
 // D10: a lease outlives the request it is taken for.
 const _: () = assert!(REFRESH_LEASE.as_secs() > TOKEN_DEADLINE.as_secs() + INTENT_FRESH.as_secs());
 // Nobody is given up who may still be waiting for the provider.

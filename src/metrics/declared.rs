@@ -34,6 +34,7 @@ pub(super) struct Inner {
     pub(super) token_refreshes: [Counter; RefreshOutcome::ALL.len()],
     pub(super) token_refresh_duration: Histogram,
     pub(super) token_spool: Gauge,
+    pub(super) token_spares: Counter,
     pub(super) database_queries: [Counter; QueryOutcome::ALL.len()],
     pub(super) database_query_duration: Histogram,
     pub(super) changes_applied: Counter,
@@ -148,6 +149,11 @@ impl Inner {
             token_spool: declare.gauge(
                 "credway_token_spool",
                 "New OAuth tokens on this disk that the secret store does not have yet.",
+                &[],
+            ),
+            token_spares: declare.counter(
+                "credway_token_spares_total",
+                "New OAuth tokens set aside, as others lay in their place: two live sets of tokens of one grant.",
                 &[],
             ),
             database_queries: QueryOutcome::ALL.map(|(_, outcome)| {

@@ -285,6 +285,11 @@ impl Metrics {
         self.0.token_spool.set(depth as f64);
     }
 
+    /// New tokens were set aside, as others lay in their place.
+    pub fn token_spare(&self) {
+        self.0.token_spares.increment(1);
+    }
+
     /// A query for a wiring ended.
     pub fn database_query(&self, outcome: QueryOutcome, seconds: f64) {
         self.0.database_queries[outcome as usize].increment(1);

@@ -18,8 +18,8 @@ pub struct TokenError {
 pub enum TokenErrorKind {
     /// The request surely did not reach the provider.
     NotSent,
-    /// It may have been carried out: the connection stood, and then there was no answer, or only one of something in between
-    /// (a 502 or 504 without an OAuth error in it).
+    /// It may have been carried out: the connection stood, and then there was no answer, only one of something in between (a 502 or
+    /// 504 without an OAuth error in it), or one that the provider failed in the midst of it (a 500, a `server_error`).
     MaybeSent,
     /// The code or refresh token is not taken, and no later attempt will change that.
     GrantDead,
@@ -91,7 +91,7 @@ impl fmt::Display for TokenError {
         match &self.kind {
             TokenErrorKind::NotSent => f.write_str("the provider cannot be reached"),
             TokenErrorKind::MaybeSent => {
-                f.write_str("the provider gave no answer, and may have done what it was asked")
+                f.write_str("the provider gave no answer, or failed, and may have done what it was asked")
             }
             TokenErrorKind::GrantDead => f.write_str("the provider does not take the grant any more"),
             TokenErrorKind::ClientRefused => f.write_str("the provider refuses the OAuth client"),

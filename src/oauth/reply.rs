@@ -55,13 +55,18 @@ enum Meaning {
     GrantDead,
     ClientRefused,
     ScopeRefused,
+    /// Too many requests: this one was turned away.
+    Limited,
+    /// Turned away as well, unless the status tells of a failure: then whatever catches failures may have said it in the midst of the work.
     Busy,
+    /// It broke off, after who knows how much of the work.
+    Broke,
     Other,
 }
 
 /// Words that providers refuse with, in lower case: RFC 6749 (5.2, 4.1.2.1), OpenID Connect Core (3.1.2.6), RFC 8628, RFC 8693; Slack's,
 /// GitHub's, Notion's and HubSpot's own.
-const WORDS: [(&str, Meaning); 34] = [
+const WORDS: [(&str, Meaning); 36] = [
     ("invalid_grant", Meaning::GrantDead),
     ("bad_refresh_token", Meaning::GrantDead),
     ("bad_verification_code", Meaning::GrantDead),
@@ -81,10 +86,10 @@ const WORDS: [(&str, Meaning); 34] = [
     ("invalid_client_id", Meaning::ClientRefused),
     ("invalid_scope", Meaning::ScopeRefused),
     ("temporarily_unavailable", Meaning::Busy),
-    ("slow_down", Meaning::Busy),
-    ("ratelimited", Meaning::Busy),
-    ("rate_limited", Meaning::Busy),
-    ("rate_limit_exceeded", Meaning::Busy),
+    ("slow_down", Meaning::Limited),
+    ("ratelimited", Meaning::Limited),
+    ("rate_limited", Meaning::Limited),
+    ("rate_limit_exceeded", Meaning::Limited),
     ("service_unavailable", Meaning::Busy),
     ("access_denied", Meaning::Other),
     ("bad_redirect_uri", Meaning::Other),
@@ -92,7 +97,9 @@ const WORDS: [(&str, Meaning); 34] = [
     ("invalid_target", Meaning::Other),
     ("invalid_token", Meaning::Other),
     ("redirect_uri_mismatch", Meaning::Other),
-    ("server_error", Meaning::Busy),
+    ("server_error", Meaning::Broke),
+    ("internal_error", Meaning::Broke),
+    ("fatal_error", Meaning::Broke),
     ("unsupported_grant_type", Meaning::Other),
     ("unsupported_response_type", Meaning::Other),
     ("unsupported_token_type", Meaning::Other),
@@ -112,7 +119,7 @@ pub(super) fn read(provider: &Provider, client: &Client, answer: &Answer) -> Res
     let body = parsed(answer);
     let fail = |kind| TokenError { kind, retry_after: answer.retry_after };
     if !went_well(&provider.reply, answer, body.as_ref()) {
-        return Err(fail(refusal(answer, body.as_ref())));
+        return Err(fail(refusal(&provider.reply, answer, body.as_ref())));
     }
     let shape = &provider.reply;
     let found = |pointer: &str| body.as_ref().and_then(|body| body.pointer(pointer));
@@ -120,7 +127,7 @@ pub(super) fn read(provider: &Provider, client: &Client, answer: &Answer) -> Res
         (found(&shape.access_token).and_then(secret), found(&shape.refresh_token).and_then(secret));
     if access_token.is_none() && refresh_token.is_none() {
         let word = body.as_ref().and_then(word);
-        return Err(fail(word.map_or(TokenErrorKind::Unreadable, meaning)));
+        return Err(fail(word.map_or(TokenErrorKind::Unreadable, |word| meaning(word, answer.status))));
     }
     let said = found(&shape.expires_in).and_then(seconds);
     let life = said.or_else(|| life_in(access_token.as_ref().filter(|_| shape.expiry_in_token)?));
@@ -151,13 +158,20 @@ pub(super) fn revoked(provider: &Provider, answer: &Answer) -> Result<(), TokenE
         .is_some_and(|(name, meaning)| matches!(meaning, Meaning::GrantDead) || name == "invalid_token");
     match is_gone {
         true => Ok(()),
-        false => Err(TokenError { kind: refusal(answer, body.as_ref()), retry_after: answer.retry_after }),
+        false => {
+            let kind = refusal(&provider.reply, answer, body.as_ref());
+            Err(TokenError { kind, retry_after: answer.retry_after })
+        }
     }
 }
 
 fn went_well(shape: &ReplyShape, answer: &Answer, body: Option<&Value>) -> bool {
-    let says_no = |at: &String| body.and_then(|body| body.pointer(at)) != Some(&Value::Bool(true));
-    (200..300).contains(&answer.status) && !shape.ok.as_ref().is_some_and(says_no)
+    (200..300).contains(&answer.status) && (shape.ok.is_none() || verdict(shape, body) == Some(true))
+}
+
+/// What a body says itself of how it went, at providers that say it there.
+fn verdict(shape: &ReplyShape, body: Option<&Value>) -> Option<bool> {
+    body?.pointer(shape.ok.as_ref()?)?.as_bool()
 }
 
 /// The body as JSON, or a form made into JSON.
@@ -174,11 +188,13 @@ pub(super) fn parsed(answer: &Answer) -> Option<Value> {
     Some(Value::Object(Map::from_iter(members)))
 }
 
-fn refusal(answer: &Answer, body: Option<&Value>) -> TokenErrorKind {
+fn refusal(shape: &ReplyShape, answer: &Answer, body: Option<&Value>) -> TokenErrorKind {
     if let Some(word) = body.and_then(word) {
-        return meaning(word);
+        return meaning(word, answer.status);
     }
     match answer.status {
+        // It is for the body to say, and cannot be read in it: a page of whatever stands in between, or the half of an answer.
+        200..300 if verdict(shape, body).is_none() => TokenErrorKind::Unreadable,
         429 => TokenErrorKind::Busy,
         // Whatever stands before the provider says that it heard nothing from it, or the provider broke off: the request may have
         // been carried out all the same. That holds for a 503 too, which load balancers say of a backend that died over it.
@@ -198,12 +214,16 @@ fn word(body: &Value) -> Option<(&'static str, Meaning)> {
     WORD_AT.iter().find_map(at)
 }
 
-fn meaning((name, meaning): (&'static str, Meaning)) -> TokenErrorKind {
+/// What to make of a word. A token that was spent, and is sent again as if it were not, can end the grant; one that is taken for
+/// spent, and is not, costs a wait. So `temporarily_unavailable` with a 503 counts as the latter, whoever says it.
+fn meaning((name, meaning): (&'static str, Meaning), status: u16) -> TokenErrorKind {
     match meaning {
         Meaning::GrantDead => TokenErrorKind::GrantDead,
         Meaning::ClientRefused => TokenErrorKind::ClientRefused,
         Meaning::ScopeRefused => TokenErrorKind::ScopeRefused,
-        Meaning::Busy => TokenErrorKind::Busy,
+        Meaning::Busy if status >= 500 => TokenErrorKind::MaybeSent,
+        Meaning::Limited | Meaning::Busy => TokenErrorKind::Busy,
+        Meaning::Broke => TokenErrorKind::MaybeSent,
         Meaning::Other => TokenErrorKind::Refused { code: Some(name) },
     }
 }

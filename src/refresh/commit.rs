@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::pair::{Fit, Pair};
 use super::rows::{RowNews, Rows};
-use super::spool::{Spool, SpoolError};
+use super::spool::{Left, Spool, SpoolError};
 use crate::clock::Clock;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -32,6 +32,8 @@ struct Inner {
     clock: Clock,
     metrics: Metrics,
     waiting: Mutex<HashMap<ConnectionId, Vec<Waiting>>>,
+    /// Pairs that are stored, and stay in the spool until the database has heard of it: a restart would tell it anew.
+    untold: Mutex<HashMap<ConnectionId, Arc<Pair>>>,
     /// Told when something waits.
     some: Arc<Notify>,
 }
@@ -40,7 +42,7 @@ struct Inner {
 #[derive(Clone)]
 struct Waiting {
     pair: Arc<Pair>,
-    /// The whole secret as it will be, to be served meanwhile; `None` after a restart.
+    /// The whole secret as it will be, to be served meanwhile; `None` after a restart, until the rest of it was read.
     served: Option<Arc<SecretDocument>>,
 }
 
@@ -66,15 +68,22 @@ impl Commits {
         (clock, metrics): (Clock, Metrics),
         some: Arc<Notify>,
     ) -> Self {
-        Self(Arc::new(Inner { secrets, store, spool, rows, clock, metrics, waiting: Mutex::default(), some }))
+        let (waiting, untold) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { secrets, store, spool, rows, clock, metrics, waiting, untold, some }))
     }
 
     /// Takes over what the last run of this daemon left in the spool.
     pub(super) async fn resume(&self) -> Result<usize, SpoolError> {
-        let pairs = self.0.spool.load(self.0.clock.now()).await?;
+        let Left { pairs, mut untold } = self.0.spool.load(self.0.clock.now()).await?;
         let count = pairs.len();
         for pair in pairs {
             self.wait(Waiting { pair: Arc::new(pair), served: None });
+        }
+        untold.sort_unstable_by_key(|pair| pair.state.generation);
+        for pair in untold {
+            let TokenState { generation, expires_at, .. } = pair.state;
+            self.0.rows.put_off(pair.address.connection, RowNews::Refreshed { generation, expires_at });
+            self.keep_untold(&Arc::new(pair)).await;
         }
         Ok(count)
     }
@@ -182,7 +191,10 @@ impl Commits {
                         return Tried::Done(self.finish(pair, stored).await);
                     }
                     Err(error @ SecretError::Conflict { .. }) => last = error,
-                    Err(error) => return Tried::NotYet(error),
+                    Err(error) => {
+                        self.serve(pair, || served(&fields, held.version, &state));
+                        return Tried::NotYet(error);
+                    }
                 },
             }
         }
@@ -191,9 +203,37 @@ impl Commits {
 
     /// Step 10.
     async fn finish(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
-        let Stored { generation, expires_at } = stored;
-        self.0.rows.tell(pair.address.connection, None, RowNews::Refreshed { generation, expires_at }).await;
-        self.drop_for(pair, stored).await
+        let (Stored { generation, expires_at }, connection) = (stored, pair.address.connection);
+        let is_told = self.0.rows.tell(connection, None, RowNews::Refreshed { generation, expires_at }).await;
+        if is_told || !pair.is_dear() {
+            return self.drop_for(pair, stored).await;
+        }
+        if let Err(error) = self.0.spool.mark_stored(pair).await {
+            tracing::warn!(%error, "tokens that are stored will be stored once more after a restart");
+        }
+        self.keep_untold(pair).await;
+        self.done(pair);
+        stored
+    }
+
+    /// Of one connection, the newest alone: it is all that there is to tell.
+    async fn keep_untold(&self, pair: &Arc<Pair>) {
+        let older = self.untold().insert(pair.address.connection, Arc::clone(pair));
+        // The same one may come by two ways, from the attempt and from who tries again.
+        if let Some(older) = older.filter(|older| older.intent != pair.intent) {
+            self.remove(&older).await;
+        }
+        // It may have been told this very moment.
+        self.0.some.notify_one();
+    }
+
+    /// Clears the spool of what the database has heard of since it was stored.
+    pub(super) async fn clear_told(&self) {
+        let is_told = |connection: &ConnectionId| !self.0.rows.is_waiting(*connection);
+        let told: Vec<_> = self.untold().extract_if(|connection, _| is_told(connection)).collect();
+        for (_, pair) in told {
+            self.remove(&pair).await;
+        }
     }
 
     async fn drop(&self, pair: &Arc<Pair>) -> Stored {
@@ -202,18 +242,25 @@ impl Commits {
     }
 
     async fn drop_for(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
-        if pair.is_dear()
-            && let Err(error) = self.0.spool.remove(pair).await
-        {
-            // Found again after a restart, it is known to be stored.
-            tracing::warn!(%error, "tokens that are stored are still in the spool");
+        if pair.is_dear() {
+            self.remove(pair).await;
         }
         self.done(pair);
         stored
     }
 
+    async fn remove(&self, pair: &Pair) {
+        if let Err(error) = self.0.spool.remove(pair).await {
+            // Found again after a restart, it is known to be stored.
+            tracing::warn!(%error, "tokens that are stored are still in the spool");
+        }
+    }
+
+    /// Reliability (5.3, R) would have the spare revoked. Many providers end the whole grant by that, and with it the tokens that
+    /// are kept: so it is counted and told of, and a person decides.
     async fn set_aside(&self, pair: &Arc<Pair>, stored: Stored) -> Stored {
         let connection = pair.address.connection;
+        self.0.metrics.token_spare();
         tracing::error!(
             %connection,
             "other tokens lie in the place of new ones: somebody reconnected {connection}, or uses its grant elsewhere; ours are set aside in the spool"
@@ -240,6 +287,16 @@ impl Commits {
         self.count();
     }
 
+    /// A pair that waits can be served from now on.
+    fn serve(&self, pair: &Pair, document: impl FnOnce() -> SecretDocument) {
+        let mut waiting = self.waiting();
+        let known = waiting.get_mut(&pair.address.connection);
+        let known = known.and_then(|of| of.iter_mut().find(|known| known.pair.intent == pair.intent));
+        if let Some(known) = known {
+            known.served.get_or_insert_with(|| Arc::new(document()));
+        }
+    }
+
     fn done(&self, pair: &Pair) {
         let mut waiting = self.waiting();
         if let Some(of) = waiting.get_mut(&pair.address.connection) {
@@ -254,6 +311,10 @@ impl Commits {
 
     fn count(&self) {
         self.0.metrics.token_spool(self.depth());
+    }
+
+    fn untold(&self) -> MutexGuard<'_, HashMap<ConnectionId, Arc<Pair>>> {
+        self.0.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<ConnectionId, Vec<Waiting>>> {

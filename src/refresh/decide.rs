@@ -75,8 +75,8 @@ pub(super) enum Verdict {
     Enough,
     Wait(Wait),
     Send(Send),
-    /// A person must reconnect it.
-    GiveUp(Lost),
+    /// It ended, and there is nothing to renew it with: a person must.
+    Expired,
 }
 
 /// Not now.
@@ -110,15 +110,6 @@ pub(super) enum Send {
     TakeOver,
     /// It may have been sent, and nothing else is left to try.
     Probe,
-}
-
-/// Why a grant is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
-    /// The refresh token was sent, and whatever came back for it was lost.
-    Token,
-    /// It ended, and there is nothing to renew it with.
-    Expired,
 }
 
 pub(super) fn decide(facts: &Facts<'_>) -> Verdict {
@@ -192,7 +183,7 @@ fn without_means(facts: &Facts<'_>) -> Verdict {
     match (facts.want, left) {
         (Want::Ahead | Want::Rejected(_), _) | (Want::Life(_), None) => Verdict::Enough,
         (Want::Life(least), Some(left)) if left >= least => Verdict::Enough,
-        (Want::Life(_), Some(left)) if left.is_zero() => Verdict::GiveUp(Lost::Expired),
+        (Want::Life(_), Some(left)) if left.is_zero() => Verdict::Expired,
         // It can do nothing for this caller, but works for others.
         (Want::Life(_), Some(left)) => Verdict::Wait(Wait { pause: left, cause: Cause::Fresh }),
     }
@@ -217,6 +208,12 @@ fn in_doubt(facts: &Facts<'_>, intent: &Intent) -> Verdict {
     if seen.since < limits::INTENT_HOLD_OFF {
         return wait(limits::INTENT_HOLD_OFF.saturating_sub(seen.since), Cause::Unknown);
     }
+    // To a provider that was silent again and again, ever more seldom. Nothing more can be lost by that, so either clock will do.
+    let silences = intent.probes.saturating_sub(limits::INTENT_PROBES_SOON) + 1;
+    let between = backoff(limits::INTENT_HOLD_OFF, limits::REFRESH_PAUSE_ANSWERED_MAX, silences, 0.0);
+    if since < between {
+        return wait(between.saturating_sub(since), Cause::Unknown);
+    }
     let is_rejected = matches!(facts.want, Want::Rejected(_));
     let left = match facts.state.life_left(now) {
         // The refresh in doubt would have ended it, and so it seems to have done. Anywhere else whoever says so may be wrong.
@@ -230,7 +227,7 @@ fn in_doubt(facts: &Facts<'_>, intent: &Intent) -> Verdict {
     if !left.is_zero() {
         return wait(left.min(limits::REFRESH_PAUSE_DEAD), Cause::Unknown);
     }
-    if intent.probes >= limits::INTENT_PROBES_MAX { Verdict::GiveUp(Lost::Token) } else { Verdict::Send(Send::Probe) }
+    Verdict::Send(Send::Probe)
 }
 
 /// Whether the provider takes the token though it was used, and surely still will when it gets it.
@@ -243,10 +240,11 @@ fn is_in_grace(facts: &Facts<'_>, intent: &Intent) -> bool {
 }
 
 /// What is left of the pause after a failure.
-fn pause(state: &TokenState, now: Timestamp) -> Option<Duration> {
+pub(super) fn pause(state: &TokenState, now: Timestamp) -> Option<Duration> {
     let left = span(now, state.retry_at?);
-    // Nobody asks for a longer one: that clock was wrong.
-    (!left.is_zero()).then(|| left.min(limits::RETRY_AFTER_MAX.max(limits::REFRESH_PAUSE_DEAD)))
+    // Nobody asks for a longer one: whoever wrote that had a wrong clock, and it is none at all.
+    let most = limits::RETRY_AFTER_MAX.max(limits::REFRESH_PAUSE_DEAD) + limits::CLOCK_SKEW_MAX;
+    (!left.is_zero() && left <= most).then_some(left)
 }
 
 /// How long ago the tokens were had. What a wrong clock had in the future is old.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::decide::Sender;
+use super::decide::{Sender, backoff};
 use crate::clock::Moment;
 use crate::limits;
 use crate::model::id::ConnectionId;
@@ -18,6 +19,8 @@ pub(super) struct Memory {
     rows: Mutex<HashMap<ConnectionId, TokensFound>>,
     /// The generation at which a connection was left to another daemon.
     left: Mutex<HashMap<ConnectionId, u64>>,
+    /// How often in a row no intent could be written, and until when that is not tried again.
+    unwritten: Mutex<HashMap<ConnectionId, (u32, Moment)>>,
     pub(super) intents: AtomicU64,
 }
 
@@ -108,6 +111,29 @@ impl Memory {
 
     pub(super) fn hold(&self, connection: ConnectionId) {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
+    }
+
+    /// An intent could not be written. Answers how long that is not tried again.
+    pub(super) fn unwritten(&self, connection: ConnectionId, now: Moment, chance: f64) -> Duration {
+        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwritten.len() >= limits::REFRESH_FLIGHTS_MAX {
+            unwritten.clear();
+        }
+        let failures = unwritten.get(&connection).map_or(0, |(failures, _)| *failures).saturating_add(1);
+        let pause = backoff(limits::REFRESH_PAUSE_STORE, limits::REFRESH_PAUSE_STORE_MAX, failures, chance);
+        unwritten.insert(connection, (failures, now + pause));
+        pause
+    }
+
+    /// What is left of that.
+    pub(super) fn unwritten_for(&self, connection: ConnectionId, now: Moment) -> Option<Duration> {
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, until) = unwritten.get(&connection)?;
+        Some(until.since(now)).filter(|left| !left.is_zero())
+    }
+
+    pub(super) fn is_written(&self, connection: ConnectionId) {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).remove(&connection);
     }
 
     /// The template of a connection that was looked at before.

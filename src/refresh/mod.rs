@@ -234,8 +234,7 @@ impl Refresher {
         let shared = &self.0;
         let chance = ways::chance(&shared.engine.owner, address.connection, state.generation);
         let due = decide::due_in(state, shared.rotation(address.connection), shared.clock.now(), chance);
-        let is_paused = state.retry_at.is_some_and(|at| at > shared.clock.now());
-        if due.is_some_and(|due| due.is_zero()) && !is_paused {
+        if due.is_some_and(|due| due.is_zero()) && decide::pause(state, shared.clock.now()).is_none() {
             drop(self.board(address, Want::Ahead));
         }
     }
@@ -390,11 +389,14 @@ impl Shared {
         let (first, last) = limits::SPOOL_PAUSES;
         let mut pause = first;
         loop {
+            self.commits.clear_told().await;
             let is_stored = self.commits.depth() == 0;
             if is_stored && self.closing.is_cancelled() {
                 // A flight may still bring tokens, and then waits for them by itself as long as it can.
                 self.finish_flights().await;
                 if self.commits.depth() == 0 {
+                    self.rows.retry().await;
+                    self.commits.clear_told().await;
                     return;
                 }
             } else if is_stored && self.rows.is_empty() {

@@ -17,6 +17,8 @@ pub(super) mod code {
     pub(crate) const PROVIDER_UNAVAILABLE: &str = "PROVIDER_UNAVAILABLE";
     pub(crate) const CLIENT_REFUSED: &str = "CLIENT_REFUSED";
     pub(crate) const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+    /// The secret store takes nothing, so that nothing is asked for.
+    pub(crate) const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
     // Reconnect: a person must.
     pub(crate) const GRANT_REVOKED: &str = "GRANT_REVOKED";
     pub(crate) const TOKEN_LOST: &str = "TOKEN_LOST";

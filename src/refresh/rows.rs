@@ -51,19 +51,29 @@ impl Rows {
         Self(Arc::new(Inner { store, clock, waiting: Mutex::default(), some }))
     }
 
-    /// Tells it now, or later if that cannot be.
-    pub(super) async fn tell(&self, connection: ConnectionId, project: Option<&ProjectRecord>, news: RowNews) {
+    /// Tells it now, or later if that cannot be. Answers whether it is told.
+    pub(super) async fn tell(&self, connection: ConnectionId, project: Option<&ProjectRecord>, news: RowNews) -> bool {
         if let Err(error) = self.try_tell(connection, project, news).await {
             tracing::debug!(%connection, %error, "the database is told later what became of a refresh");
-            let mut waiting = self.waiting();
-            if waiting.len() < limits::REFRESH_ROWS_REMEMBERED || waiting.contains_key(&connection) {
-                waiting.insert(connection, news);
-            }
-            drop(waiting);
-            self.0.some.notify_one();
-        } else {
-            self.waiting().remove(&connection);
+            self.put_off(connection, news);
+            return false;
         }
+        self.waiting().remove(&connection);
+        true
+    }
+
+    /// Tells it when that can be.
+    pub(super) fn put_off(&self, connection: ConnectionId, news: RowNews) {
+        let mut waiting = self.waiting();
+        if waiting.len() < limits::REFRESH_ROWS_REMEMBERED || waiting.contains_key(&connection) {
+            waiting.insert(connection, news);
+        }
+        drop(waiting);
+        self.0.some.notify_one();
+    }
+
+    pub(super) fn is_waiting(&self, connection: ConnectionId) -> bool {
+        self.waiting().contains_key(&connection)
     }
 
     pub(super) fn is_empty(&self) -> bool {

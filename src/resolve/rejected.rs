@@ -84,7 +84,8 @@ impl Resolver {
         }
         let now = self.clock.moment();
         let is_past = |looked: &Looked| now.since(looked.at) >= limits::REPORT_INTERVAL;
-        let entry = self.reports.looked.entry(connection).or_insert_with_if(self.look(&found, served), is_past).await;
+        let entry =
+            self.reports.looked.entry(connection).or_insert_with_if(self.look(&found, rejected, served), is_past).await;
         let was_looked_into = entry.is_fresh();
         let Looked { at, version, pause } = entry.into_value();
         let secret_version = version?;
@@ -96,9 +97,10 @@ impl Resolver {
     }
 
     /// Refreshes or reads the secret anew, for all who ask meanwhile, and answers no more from what was read before.
-    async fn look(&self, found: &ConnectionFound, served: Served) -> Looked {
+    async fn look(&self, found: &ConnectionFound, rejected: u64, served: Served) -> Looked {
         let refused = match served.is_token {
-            true => self.refresher.refresh_rejected(&found.address, served.version).await.err(),
+            // Not the version that we hold: another daemon may have handed out a newer one, and that was rejected.
+            true => self.refresher.refresh_rejected(&found.address, rejected).await.err(),
             false => None,
         };
         self.secrets.discard(&found.address).await;

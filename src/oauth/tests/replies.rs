@@ -42,14 +42,18 @@ fn a_refusal_is_known_by_its_word_wherever_it_stands_and_whatever_the_status() {
         (400, r#"{"error":"unsupported_grant_type"}"#, other("unsupported_grant_type")),
         (400, r#"{"error":"temporarily_unavailable"}"#, Kind::Busy),
         (400, r#"{"error":"slow_down"}"#, Kind::Busy),
-        (500, r#"{"error":"server_error"}"#, Kind::Busy),
+        // oidc-provider's, which has consumed the token before it says that.
+        (500, r#"{"error":"server_error"}"#, Kind::MaybeSent),
+        (400, r#"{"error":"server_error"}"#, Kind::MaybeSent),
+        (500, r#"{"error":"slow_down"}"#, Kind::Busy),
         // Notion's.
         (429, r#"{"code":"rate_limited"}"#, Kind::Busy),
         (429, "", Kind::Busy),
         // Said of a backend that is gone, by what stands before it.
         (503, "<html>", Kind::MaybeSent),
         (503, "", Kind::MaybeSent),
-        (503, r#"{"error":"temporarily_unavailable"}"#, Kind::Busy),
+        // Nor does a word tell by whom, and in the midst of what, it was said.
+        (503, r#"{"error":"temporarily_unavailable"}"#, Kind::MaybeSent),
         (500, "", Kind::MaybeSent),
         (502, "<html>", Kind::MaybeSent),
         (504, r#"{"message":"Endpoint request timed out"}"#, Kind::MaybeSent),
@@ -75,12 +79,21 @@ fn a_refusal_is_known_by_its_word_wherever_it_stands_and_whatever_the_status() {
 
 #[test]
 fn slacks_word_counts_although_its_status_is_200() {
-    let read = |body| read("[reply]\nok = \"/ok\"", 200, body).map(|_| ()).map_err(|failed| failed.kind);
+    let read = |body: &str| read("[reply]\nok = \"/ok\"", 200, body).map(|_| ()).map_err(|failed| failed.kind);
     assert_eq!(read(r#"{"ok":false,"error":"invalid_refresh_token"}"#), Err(TokenErrorKind::GrantDead));
     assert_eq!(read(r#"{"ok":false,"error":"ratelimited"}"#), Err(TokenErrorKind::Busy));
     assert_eq!(read(r#"{"ok":false,"error":"bad_client_secret"}"#), Err(TokenErrorKind::ClientRefused));
     assert_eq!(read(r#"{"ok":false,"access_token":"at"}"#), Err(TokenErrorKind::Refused { code: None }));
     assert_eq!(read(r#"{"ok":true,"access_token":"at"}"#), Ok(()));
+    assert_eq!(read(r#"{"ok":false,"error":"a_new_word"}"#), Err(TokenErrorKind::Refused { code: None }));
+    assert_eq!(read(r#"{"error":"invalid_refresh_token"}"#), Err(TokenErrorKind::GrantDead));
+    // "Some aspect of the operation may have succeeded".
+    for broke in ["internal_error", "fatal_error"] {
+        assert_eq!(read(&format!(r#"{{"ok":false,"error":"{broke}"}}"#)), Err(TokenErrorKind::MaybeSent));
+    }
+    for odd in ["", "<html>", r#"{"ok":tr"#, r#"{"access_token":"at"}"#, r#"{"ok":"true","access_token":"at"}"#] {
+        assert_eq!(read(odd), Err(TokenErrorKind::Unreadable), "{odd}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::limits;
 use crate::model::oauth::{Intent, Rotation, TokenState};
-use crate::refresh::decide::{Cause, Facts, Lost, Means, Seen, Send, Sender, Verdict, Wait, Want, decide, due_in};
+use crate::refresh::decide::{Cause, Facts, Means, Seen, Send, Sender, Verdict, Wait, Want, decide, due_in};
 
 const DIES: Rotation = Rotation::OldDies;
 const GRACE: Rotation = Rotation::Grace { seconds: 30, kills_access: false };
@@ -44,7 +44,7 @@ fn shown(verdict: Verdict) -> String {
     match verdict {
         Verdict::Enough => "enough".into(),
         Verdict::Send(send) => format!("send {send:?}"),
-        Verdict::GiveUp(lost) => format!("give up {lost:?}"),
+        Verdict::Expired => "expired".into(),
         Verdict::Wait(Wait { pause, cause }) => format!("wait {} {cause:?}", pause.as_secs()),
     }
 }
@@ -53,7 +53,7 @@ fn shown(verdict: Verdict) -> String {
 fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
     let (ahead, life) = (Want::Ahead, Want::Life(Duration::from_secs(60)));
     let (unknown, gone) = (Sender::Unknown, Sender::Gone);
-    let probed = |times| Some(Intent { probes: times, ..intent(2500) });
+    let probed = |times, at| Some(Intent { probes: times, ..intent(at) });
     let long_ago = Some(Intent { first_at: Some(start() + Duration::from_secs(2400)), ..intent(2500) });
     #[rustfmt::skip]
     let table = [
@@ -74,8 +74,10 @@ fn a_token_in_doubt_is_sent_only_where_that_ends_no_grant() {
         ("nobody gets it any more", DIES, 3541, Some(intent(2500)), 500, unknown, life, "send Probe"),
         ("whoever says that it is rejected", DIES, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "wait 540 Unknown"),
         ("unless the refresh ends it", Rotation::OldDiesWithAccess, 3000, Some(intent(2500)), 500, unknown, Want::Rejected(4), "send Probe"),
-        ("once more", DIES, 3600, probed(2), 60, unknown, life, "send Probe"),
-        ("and no more", DIES, 3600, probed(3), 60, unknown, life, "give up Token"),
+        ("once more", DIES, 3600, probed(3, 3540), 60, unknown, life, "send Probe"),
+        ("then more seldom", DIES, 3600, probed(4, 3540), 60, unknown, life, "wait 60 Unknown"),
+        ("and more seldom yet", DIES, 3600, probed(99, 3540), 60, unknown, life, "wait 840 Unknown"),
+        ("but never for the last time", DIES, 4500, probed(99, 3540), 60, unknown, life, "send Probe"),
         ("it is about another token", DIES, 2501, Some(Intent { token: "old".into(), ..intent(2500) }), 1, unknown, ahead, "send First"),
         ("an old rejection", DIES, 20, None, 0, unknown, Want::Rejected(3), "enough"),
         ("rejected at once", DIES, 4, None, 0, unknown, Want::Rejected(4), "wait 6 Fresh"),
@@ -98,7 +100,26 @@ fn without_a_refresh_token_there_is_only_an_end() {
     assert_eq!(at(3599, Want::Ahead), "enough");
     assert_eq!(at(3000, Want::Life(Duration::from_secs(60))), "enough");
     assert_eq!(at(3590, Want::Life(Duration::from_secs(60))), "wait 10 Fresh");
-    assert_eq!(at(3600, Want::Life(Duration::from_secs(60))), "give up Expired");
+    assert_eq!(at(3600, Want::Life(Duration::from_secs(60))), "expired");
+}
+
+/// The longest pause that a provider may ask for, by the clock of another daemon.
+const PAUSE_LONGEST: Duration = Duration::from_secs(3605);
+
+#[test]
+fn a_pause_that_nobody_can_have_meant_is_none() {
+    let paused = |left: Duration| {
+        let now = start() + Duration::from_secs(2500);
+        let state = TokenState { retry_at: Some(now + left), ..state() };
+        let (means, seen, want) = (Means::RefreshToken, Seen::NOW, Want::Ahead);
+        shown(decide(&Facts { state: &state, means, rotation: DIES, token: "t", now, seen, want, chance: 0.5 }))
+    };
+    assert_eq!(paused(Duration::from_secs(3600)), "wait 3600 Pause");
+    assert_eq!(paused(PAUSE_LONGEST), "wait 3605 Pause");
+    // B8: by a clock that was an hour ahead, or lost.
+    for left in [3606, 3630, 400 * 24 * 3600] {
+        assert_eq!(paused(Duration::from_secs(left)), "send First", "{left}");
+    }
 }
 
 #[test]
@@ -178,8 +199,7 @@ fn whatever_the_facts_the_rule_of_it_all_holds() {
                 assert!(pause > Duration::ZERO && pause < most, "{told}");
                 assert!(cause != Cause::Store, "{told}");
             }
-            Verdict::GiveUp(Lost::Token) => assert!(intent.is_some_and(|intent| intent.probes >= 3), "{told}"),
-            Verdict::GiveUp(Lost::Expired) => assert_eq!(means, Means::Nothing, "{told}"),
+            Verdict::Expired => assert_eq!(means, Means::Nothing, "{told}"),
             Verdict::Enough => match want {
                 Want::Rejected(generation) => {
                     assert!(state.generation > generation || means == Means::Nothing, "{told}")
@@ -197,7 +217,8 @@ fn whatever_the_facts_the_rule_of_it_all_holds() {
 /// A refresh token that may have been spent is sent where that is harmless, or as the last thing to try.
 fn may_be_sent(facts: &Facts<'_>, intent: Option<&Intent>, send: Send, told: &str) {
     assert!(facts.means != Means::Nothing, "{told}");
-    assert!(facts.state.retry_at.is_none_or(|at| at <= facts.now), "{told}");
+    let is_paused = |at: Timestamp| at > facts.now && at <= facts.now + PAUSE_LONGEST;
+    assert!(!facts.state.retry_at.is_some_and(is_paused), "{told}");
     let doubt = intent.filter(|intent| intent.token == facts.token);
     let Some(doubt) = doubt else { return assert_eq!(send, Send::First, "{told}") };
     let is_left_alone = facts.seen.sender != Sender::Unknown
@@ -212,7 +233,7 @@ fn may_be_sent(facts: &Facts<'_>, intent: Option<&Intent>, send: Send, told: &st
             assert!(facts.means == Means::Mint || facts.rotation.may_repeat() || is_in_grace, "{told}");
         }
         Send::Probe => {
-            assert!(facts.seen.since >= limits::INTENT_HOLD_OFF && doubt.probes < 3, "{told}");
+            assert!(facts.seen.since >= limits::INTENT_HOLD_OFF, "{told}");
             // 5.4 (c): the access token has ended, which a report alone does not show unless the refresh ends it.
             let is_rejected = matches!(facts.want, Want::Rejected(_));
             let has_ended = match facts.state.expires_at {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::rig::{DUE, Fault, LIFE, Rig, attempt};
 use crate::limits;
+use crate::model::connection::{ConnectionState, Status};
 use crate::model::oauth::field;
 use crate::model::secret::ExposeSecret;
 use crate::oauth::TokenErrorKind;
@@ -129,6 +130,30 @@ async fn a_revoked_grant_is_for_a_person_and_its_tokens_stay() {
     assert_eq!(rig.idp.sends(), 1, "the provider is not asked again");
 }
 
+/// D6: whatever the row says, as after a restore of the database or a news that was lost.
+#[tokio::test]
+async fn a_dead_grant_is_asked_for_once_an_hour_at_most() {
+    let rig = Rig::new().await;
+    let (address, daemon, other) = (rig.connect("dies").await, rig.daemon("a").await, rig.daemon("b").await);
+    rig.clock.advance(DUE);
+    rig.idp.revoke(&address);
+    let active = || Status { state: ConnectionState::Active, reason: None, since: rig.now() };
+    for sends in 1..=3 {
+        assert_eq!(attempt(&daemon, &address).await, Attempted::Reconnect);
+        assert_eq!((rig.status(&address).await.as_str(), rig.idp.sends()), ("reconnect GRANT_REVOKED", sends));
+        let mut tx = rig.store.begin().await.unwrap();
+        tx.connection_set_status(&rig.project, address.connection, &active()).await.unwrap();
+        tx.commit().await.unwrap();
+        for _ in 0..60 {
+            for daemon in [&daemon, &other] {
+                assert_eq!(pause(attempt(daemon, &address).await).1, Cause::Pause);
+            }
+            rig.clock.advance(Duration::from_secs(60));
+        }
+        assert_eq!(rig.idp.sends(), sends, "within the hour");
+    }
+}
+
 #[tokio::test]
 async fn a_grant_whose_end_was_known_is_told_to_have_expired() {
     let rig = Rig::new().await;
@@ -248,11 +273,7 @@ async fn a_connection_that_is_off_or_gone_is_left_alone() {
     let rig = Rig::new().await;
     let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
     rig.clock.advance(DUE);
-    let status = crate::model::connection::Status {
-        state: crate::model::connection::ConnectionState::Disabled,
-        reason: None,
-        since: rig.now(),
-    };
+    let status = Status { state: ConnectionState::Disabled, reason: None, since: rig.now() };
     let mut tx = rig.store.begin().await.unwrap();
     tx.connection_set_status(&rig.project, address.connection, &status).await.unwrap();
     tx.commit().await.unwrap();

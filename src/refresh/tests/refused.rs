@@ -9,12 +9,14 @@ use tokio::sync::Semaphore;
 use super::rig::{DUE, Fault, LIFE, Rig, attempt, until};
 use crate::limits;
 use crate::model::id::ProjectId;
-use crate::model::oauth::field;
+use crate::model::oauth::{TokenState, field};
 use crate::model::secret::ExposeSecret;
 use crate::oauth::TokenErrorKind;
+use crate::refresh::TokenStore;
 use crate::refresh::attempt::Attempted;
 use crate::refresh::decide::{Cause, Wait};
 use crate::refresh::ways::queue;
+use crate::secrets::SecretStore;
 use crate::templates::Catalogue;
 
 const REFUSED: TokenErrorKind = TokenErrorKind::Refused { code: Some("invalid_request") };
@@ -69,17 +71,59 @@ async fn who_refuses_again_and_again_is_given_up_once_the_old_token_has_ended() 
 
 #[tokio::test]
 async fn an_outage_however_long_and_a_client_that_is_refused_give_nothing_up() {
-    use TokenErrorKind::{Busy, ClientRefused, NotSent, Refused, ScopeRefused};
-    for kind in [Busy, ClientRefused, ScopeRefused, NotSent, Refused { code: Some(crate::oauth::REDIRECT) }] {
+    use TokenErrorKind::{Busy, ClientRefused, MaybeSent, NotSent, Refused, ScopeRefused, Unreadable};
+    let elsewhere = Refused { code: Some(crate::oauth::REDIRECT) };
+    for kind in [Busy, ClientRefused, ScopeRefused, NotSent, elsewhere, MaybeSent, Unreadable] {
         let rig = Rig::new().await;
         let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
         rig.clock.advance(LIFE);
         for _ in 0..3 * limits::REFRESH_REFUSALS_MAX {
             rig.idp.expect([Fault::Answer(kind.clone(), None)]);
             rig.clock.advance(pause(attempt(&daemon, &address).await).0);
+            assert!(rig.status(&address).await.starts_with("degraded"), "{kind:?}");
         }
+        // Where the outcome was in doubt, half of that was waiting.
+        assert!(rig.idp.most_sends() >= limits::REFRESH_REFUSALS_MAX as usize, "{kind:?}");
+        rig.idp.books().script.clear();
+        rig.clock.advance(limits::REFRESH_PAUSE_ANSWERED_MAX);
         assert!(matches!(attempt(&daemon, &address).await, Attempted::Done { generation: 2, .. }), "{kind:?}");
     }
+}
+
+/// It would keep all daemons from refreshing until that date.
+#[tokio::test]
+async fn a_pause_that_a_wrong_clock_left_holds_up_no_reader() {
+    let rig = Rig::new().await;
+    let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
+    rig.clock.advance(DUE);
+    let (mut fields, state) = (rig.fields(&address).await, rig.state(&address).await);
+    TokenState { retry_at: Some(rig.now() + Duration::from_secs(30 * 24 * 3600)), ..state }.put(&mut fields);
+    rig.secrets.inner.write(&address, &fields, 1).await.unwrap();
+    let tokens = TokenStore::new(Arc::clone(&rig.secrets) as Arc<dyn SecretStore>, daemon.clone());
+    until("the refresh", async || tokens.read(&address).await.unwrap().generation == Some(2)).await;
+}
+
+/// Nothing else would show it, and each try costs the provider a connection.
+#[tokio::test]
+async fn a_store_that_takes_no_intent_is_told_of_and_tried_ever_more_seldom() {
+    let rig = Rig::new().await;
+    let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
+    rig.clock.advance(DUE);
+    rig.secrets.is_read_only.store(true, Ordering::SeqCst);
+    let mut pauses = Vec::new();
+    for nth in 1..=6 {
+        let (pause, cause) = pause(attempt(&daemon, &address).await);
+        assert_eq!((cause, rig.status(&address).await.as_str()), (Cause::Store, "degraded STORE_UNAVAILABLE"));
+        assert!(matches!(attempt(&daemon, &address).await, Attempted::Later(Wait { cause: Cause::Store, .. })));
+        assert_eq!(rig.idp.opened.load(Ordering::SeqCst), nth);
+        pauses.push(pause.as_secs());
+        rig.clock.advance(pause);
+    }
+    assert!(pauses[0] == 2 && pauses.is_sorted() && (30..=36).contains(&pauses[5]), "{pauses:?}");
+    assert!(daemon.0.engine.metrics.render().contains("credway_token_refreshes_total{outcome=\"transient\"} 6\n"));
+    rig.secrets.is_read_only.store(false, Ordering::SeqCst);
+    assert!(matches!(attempt(&daemon, &address).await, Attempted::Done { generation: 2, .. }));
+    assert_eq!((rig.status(&address).await.as_str(), rig.idp.sends()), ("active", 1));
 }
 
 #[tokio::test]

@@ -88,6 +88,7 @@ impl Rig {
         let secrets = Arc::new(Shelf {
             inner: sealed,
             is_down: AtomicBool::new(false),
+            is_read_only: AtomicBool::new(false),
             slow_writes: Mutex::default(),
             late_reads: Mutex::default(),
             clock: clock.clone(),
@@ -206,6 +207,8 @@ pub(super) struct Idp {
     books: Mutex<Books>,
     clock: ManualClock,
     killer: Arc<Killer>,
+    /// Connections that were asked for.
+    pub(super) opened: AtomicUsize,
     /// Requests that were begun.
     pub(super) asked: AtomicUsize,
 }
@@ -250,7 +253,8 @@ pub(super) enum Fault {
 impl Idp {
     fn new(clock: ManualClock, killer: Arc<Killer>) -> Self {
         let books = Books { life: Some(LIFE), ..Books::default() };
-        Self { books: Mutex::new(books), clock, killer, asked: AtomicUsize::new(0) }
+        let (opened, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { books: Mutex::new(books), clock, killer, opened, asked }
     }
 
     pub(super) fn books(&self) -> std::sync::MutexGuard<'_, Books> {
@@ -315,6 +319,7 @@ impl Idp {
 impl TokenEndpoint for Idp {
     fn open<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Box<dyn OpenEndpoint + 'a>, NotAsked>> {
         let opening = async move {
+            self.opened.fetch_add(1, Ordering::SeqCst);
             let fault = self.books().script.pop_front();
             if matches!(fault, Some(Fault::Unreachable)) {
                 return Err(NotAsked::Endpoint(TokenErrorKind::NotSent.into()));
@@ -373,6 +378,8 @@ impl OpenEndpoint for Open<'_> {
 pub(super) struct Shelf {
     pub(super) inner: SealedStore,
     pub(super) is_down: AtomicBool,
+    /// It is read, and takes nothing.
+    pub(super) is_read_only: AtomicBool,
     /// By how much the clock goes on during the next writes.
     pub(super) slow_writes: Mutex<VecDeque<Duration>>,
     /// What the next reads are answered with, as by a standby that has not heard of newer ones; `None` for the truth.
@@ -470,6 +477,9 @@ impl SecretStore for Shelf {
         self.killer
             .step(async move {
                 self.up()?;
+                if self.is_read_only.load(Ordering::SeqCst) {
+                    return Err(SecretError::Unavailable { cause: "it is read only".into() });
+                }
                 let written = self.inner.write(address, fields, previous).await;
                 let span = self.slow_writes.lock().unwrap().pop_front();
                 self.clock.advance(span.unwrap_or_default());

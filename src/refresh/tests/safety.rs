@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode};
 use tokio::sync::Semaphore;
 
 use super::rig::{DUE, Fault, LIFE, Rig, attempt, until};
+use crate::config;
 use crate::model::oauth::{TokenState, field};
 use crate::model::secret::{ExposeSecret, SecretString};
-use crate::refresh::TokenStore;
 use crate::refresh::attempt::Attempted;
+use crate::refresh::decide::{Cause, Wait};
+use crate::refresh::{Means, Refresher, TokenStore};
 use crate::secrets::SecretStore;
+use crate::store::Store;
 
 /// D4: the store is sealed between reply and commit.
 #[tokio::test]
@@ -44,7 +48,16 @@ async fn tokens_that_cannot_be_stored_are_spooled_and_served_and_stored_after_a_
     drop((tokens, daemon));
     let again = rig.daemon("a").await;
     assert_eq!(again.spooled(), 1);
+    // What else lies in the secret is not known: there is nothing that could be handed out.
+    assert!(matches!(attempt(&again, &address).await, Attempted::Later(Wait { cause: Cause::Store, .. })));
+    rig.secrets.is_read_only.store(true, Ordering::SeqCst);
     rig.secrets.is_down.store(false, Ordering::SeqCst);
+    assert!(matches!(attempt(&again, &address).await, Attempted::Done { generation: 2, .. }));
+    let tokens = TokenStore::new(Arc::clone(&rig.secrets) as Arc<dyn SecretStore>, again.clone());
+    let served = tokens.read(&address).await.unwrap();
+    assert_eq!((served.fields[field::ACCESS_TOKEN].expose_secret(), again.spooled()), ("at 2", 1));
+    assert_eq!(served.fields["client_id"].expose_secret(), "us");
+    rig.secrets.is_read_only.store(false, Ordering::SeqCst);
     until("the tokens are stored", async || rig.state(&address).await.generation == 2).await;
     until("the spool is empty", async || rig.spooled("a").is_empty()).await;
     assert_eq!(rig.fields(&address).await[field::REFRESH_TOKEN].expose_secret(), format!("{}/2", address.connection));
@@ -104,6 +117,61 @@ async fn tokens_of_a_connection_that_a_person_reconnected_meanwhile_are_set_asid
     refresh.await.unwrap();
     assert_eq!(rig.fields(&address).await[field::REFRESH_TOKEN].expose_secret(), "a-persons");
     assert_eq!(rig.spooled("a"), ["spare"]);
+    assert!(daemon.0.engine.metrics.render().contains("credway_token_spares_total 1\n"));
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_keeps_new_tokens_from_no_store() {
+    let rig = Rig::new().await;
+    let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
+    rig.clock.advance(DUE);
+    // To open a pipe that nobody reads takes for ever.
+    let draft = format!("{}.{}-0.new", address.connection, daemon.0.engine.owner);
+    let pipe = rig.dir.path().join("a").join(draft);
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    assert!(matches!(attempt(&daemon, &address).await, Attempted::Done { generation: 2, .. }));
+    assert_eq!((rig.state(&address).await.generation, rig.row(&address).await.generation), (2, 2));
+    drop(std::fs::File::open(pipe).unwrap());
+}
+
+/// D2, K6: what is stored is told to the database by whoever comes next.
+#[tokio::test]
+async fn tokens_that_the_database_has_not_heard_of_stay_in_the_spool() {
+    let rig = Rig::new().await;
+    let address = rig.connect("dies").await;
+    let (spool, means) = rig.means("a");
+    let database = config::Database::Sqlite { path: rig.dir.path().join("credway.db") };
+    let store = Store::open(&database, means.clock.clone()).await.unwrap();
+    let daemon = Refresher::start(&spool, Means { store: store.clone(), ..means }).await.unwrap();
+    attempt(&daemon, &address).await;
+    store.close().await;
+    rig.clock.advance(DUE);
+    assert!(matches!(attempt(&daemon, &address).await, Attempted::Done { generation: 2, .. }));
+    assert_eq!((rig.state(&address).await.generation, rig.row(&address).await.generation), (2, 1));
+    assert_eq!((daemon.spooled(), rig.spooled("a")), (0, vec!["stored".to_owned()]));
+    let _again = rig.daemon("a").await;
+    until("the database is told", async || rig.row(&address).await.generation == 2).await;
+    until("the spool is empty", async || rig.spooled("a").is_empty()).await;
+    assert_eq!(rig.idp.sends(), 1);
+}
+
+/// F2: an end that comes while the provider is connected to.
+#[tokio::test]
+async fn a_daemon_that_ends_sends_nothing_that_it_has_not_sent_yet() {
+    let rig = Rig::new().await;
+    let (address, daemon) = (rig.connect("dies").await, rig.daemon("a").await);
+    rig.clock.advance(DUE);
+    rig.secrets.killer.kill_at(2, true);
+    let refresh = tokio::spawn({
+        let (daemon, address) = (daemon.clone(), address.clone());
+        async move { attempt(&daemon, &address).await }
+    });
+    until("the connection stands", async || rig.secrets.killer.is_done.load(Ordering::SeqCst)).await;
+    rig.secrets.killer.spare();
+    daemon.close().await;
+    rig.secrets.killer.go_on();
+    assert!(matches!(refresh.await.unwrap(), Attempted::Later(Wait { cause: Cause::Other, .. })));
+    assert_eq!((rig.idp.sends(), rig.state(&address).await.intent), (0, None));
 }
 
 #[tokio::test]

@@ -112,15 +112,22 @@ impl<'a> Site<'a> {
     }
 
     async fn token_lives(&self, id: &str, obtained_at: Timestamp, expires_at: Timestamp) {
+        let state = TokenState { obtained_at, expires_at: Some(expires_at), ..TokenState::none() };
+        self.state_is(id, |generation| TokenState { generation, ..state }).await;
+    }
+
+    /// Counts a connection's tokens as the next ones, as a daemon does that was not heard of yet.
+    pub(super) async fn token_is_next(&self, id: &str, left: Duration) {
+        let now = Clock::System.now();
+        let state = TokenState { obtained_at: now + left - LIFE, expires_at: Some(now + left), ..TokenState::none() };
+        self.state_is(id, |generation| TokenState { generation: generation + 1, ..state }).await;
+    }
+
+    async fn state_is(&self, id: &str, state: impl FnOnce(u64) -> TokenState) {
         let path = self.secret(id);
         let held = self.bao.must("GET", &path, Value::Null).await;
         let mut fields = held["data"]["data"].clone();
-        let state = TokenState {
-            generation: self.generation(&fields).unwrap_or(1),
-            obtained_at,
-            expires_at: Some(expires_at),
-            ..TokenState::none()
-        };
+        let state = state(self.generation(&fields).unwrap_or(1));
         fields[TOKEN_STATE_FIELD] = serde_json::to_string(&state).unwrap().into();
         let cas = held["data"]["metadata"]["version"].clone();
         self.bao.must("POST", &path, json!({ "data": fields, "options": { "cas": cas } })).await;
@@ -138,6 +145,11 @@ impl<'a> Site<'a> {
     /// What lies in the secret of a connection.
     pub(super) async fn fields_of(&self, id: &str) -> Value {
         self.bao.must("GET", &self.secret(id), Value::Null).await["data"]["data"].clone()
+    }
+
+    /// What the secret store answers to who reads the secret of a connection.
+    pub(super) async fn answer(&self, id: &str) -> String {
+        self.bao.must("GET", &self.secret(id), Value::Null).await.to_string()
     }
 
     pub(super) fn generation(&self, fields: &Value) -> Option<u64> {

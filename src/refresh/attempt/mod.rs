@@ -4,6 +4,8 @@
 //! What never happens here: a refresh token is sent that could not be followed by a write; a second time where that may end the
 //! grant; an answer is looked at for anything else before it is on the disk; tokens are deleted.
 
+mod failed;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,14 +13,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::{Commits, Stored};
-use super::decide::{self, Cause, Facts, Lost, Seen, Send, Verdict, Wait, Want};
-use super::endpoint::{OpenEndpoint, Order, TokenEndpoint};
-use super::memory::{Doubt, Memory};
-use super::outcome::{Failure, code};
-use super::pair::{Pair, state_after, token_digest};
-use super::rows::{RowNews, Rows};
-use super::ways::{chance, means, mints, rotation};
 use crate::clock::{Clock, Moment};
 use crate::limits;
 use crate::metrics::{Metrics, RefreshOutcome};
@@ -28,12 +22,20 @@ use crate::model::oauth::{Intent, Provider, TokenState, field};
 use crate::model::secret::{SecretAddress, SecretDocument};
 use crate::model::template::Template;
 use crate::oauth::Reply;
+use crate::refresh::commit::{Commits, Stored};
+use crate::refresh::decide::{self, Cause, Facts, Seen, Send, Verdict, Wait, Want};
+use crate::refresh::endpoint::{OpenEndpoint, Order, TokenEndpoint};
+use crate::refresh::memory::{Doubt, Memory};
+use crate::refresh::outcome::{Failure, code};
+use crate::refresh::pair::{Pair, state_after, token_digest};
+use crate::refresh::rows::{RowNews, Rows};
+use crate::refresh::ways::{chance, means, mints, rotation};
 use crate::secrets::{SecretError, SecretStore};
 use crate::store::{Store, TokensFound};
 use crate::templates::Catalogue;
 
 /// Makes attempts; never two at once for one connection, which its caller sees to.
-pub(super) struct Engine {
+pub(in crate::refresh) struct Engine {
     pub secrets: Arc<dyn SecretStore>,
     pub store: Store,
     pub endpoint: Arc<dyn TokenEndpoint>,
@@ -51,7 +53,7 @@ pub(super) struct Engine {
 
 /// What came of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attempted {
+pub(in crate::refresh) enum Attempted {
     /// These are the current tokens, and they are what was wanted.
     Done {
         generation: u64,
@@ -99,18 +101,21 @@ enum Step<T> {
     End(Attempted),
 }
 
+/// This daemon ends: another one will do it.
+const CLOSING: Attempted = Attempted::Later(Wait { pause: limits::REFRESH_PAUSE_STORE, cause: Cause::Other });
+
 fn later(pause: Duration, cause: Cause) -> Attempted {
     Attempted::Later(Wait { pause, cause })
 }
 
 impl Engine {
     /// The provider that a template's tokens come from, if its connections are refreshed at all.
-    pub(super) fn provider(&self, template: &str) -> Option<(&Template, &Provider)> {
+    pub(in crate::refresh) fn provider(&self, template: &str) -> Option<(&Template, &Provider)> {
         let template = self.catalogue.get(template)?;
         Some((template, template.oauth.as_ref()?))
     }
 
-    pub(super) async fn attempt(&self, address: &SecretAddress, want: Want) -> Attempted {
+    pub(in crate::refresh) async fn attempt(&self, address: &SecretAddress, want: Want) -> Attempted {
         let Some(row) = self.row(address.connection).await else { return Attempted::NotOurs };
         match row.status.state {
             ConnectionState::Active | ConnectionState::Degraded => {}
@@ -121,7 +126,11 @@ impl Engine {
         let subject = Subject { address, row: row.clone(), template, provider, want };
         if let Some(pending) = self.commits.retry(address.connection).await {
             // Newer tokens are here already, and only their way into the store is blocked.
-            return Attempted::Done { generation: pending.generation, expires_at: pending.expires_at };
+            return match self.commits.served(address.connection) {
+                Some(_) => Attempted::Done { generation: pending.generation, expires_at: pending.expires_at },
+                // After a restart, as long as the rest of the secret cannot be read either.
+                None => later(limits::REFRESH_PAUSE_STORE, Cause::Store),
+            };
         }
         match self.store.refresh_lease_take(address.connection, &self.owner, limits::REFRESH_LEASE).await {
             Ok(true) => self.memory.hold(address.connection),
@@ -170,17 +179,12 @@ impl Engine {
         match self.judge(subject, &held) {
             Verdict::Enough => Step::End(self.enough(subject, &held).await),
             Verdict::Wait(wait) => Step::End(self.waits(subject, &held, wait).await),
-            Verdict::GiveUp(lost) => {
-                let reason = match lost {
-                    Lost::Token => code::TOKEN_LOST,
-                    Lost::Expired => code::GRANT_EXPIRED,
-                };
-                Step::End(self.give_up(subject, &held, reason).await)
-            }
-            Verdict::Send(_) if self.closing.is_cancelled() => {
-                Step::End(later(limits::REFRESH_PAUSE_STORE, Cause::Other))
-            }
-            Verdict::Send(send) => self.send(subject, held, send).await,
+            Verdict::Expired => Step::End(self.give_up(subject, &held, code::GRANT_EXPIRED).await),
+            Verdict::Send(_) if self.closing.is_cancelled() => Step::End(CLOSING),
+            Verdict::Send(send) => match self.memory.unwritten_for(subject.address.connection, self.clock.moment()) {
+                Some(left) => Step::End(later(left, Cause::Store)),
+                None => self.send(subject, held, send).await,
+            },
         }
     }
 
@@ -197,9 +201,13 @@ impl Engine {
                 return Step::End(self.failed(subject, &held, None, failure, started).await);
             }
         };
+        if self.closing.is_cancelled() {
+            // Whoever stops us would not wait for a connection, an intent and an answer.
+            return Step::End(CLOSING);
+        }
         let doubt = held.doubt.clone().filter(|_| send != Send::First);
         let intent = self.intent(&held, doubt.as_ref(), send);
-        let version = match self.write_intent(subject, &held, (&intent, doubt.clone())).await {
+        let version = match self.write_intent(subject, &held, (&intent, doubt.clone()), started).await {
             Step::Next(version) => version,
             Step::Again => return Step::Again,
             Step::End(attempted) => return Step::End(attempted),
@@ -219,6 +227,7 @@ impl Engine {
         subject: &Subject<'_>,
         held: &Held,
         (intent, replaced): (&Intent, Option<Doubt>),
+        started: Moment,
     ) -> Step<u64> {
         let mut fields = held.document.fields.clone();
         TokenState { intent: Some(intent.clone()), ..held.state.clone() }.put(&mut fields);
@@ -229,12 +238,13 @@ impl Engine {
             Ok(_) if self.clock.moment().since(began) > limits::INTENT_FRESH => Step::Again,
             Ok(version) => {
                 self.memory.sends(subject.address.connection, &intent.id, true);
+                self.memory.is_written(subject.address.connection);
                 Step::Next(version)
             }
             Err(SecretError::Conflict { .. }) => Step::Again,
             Err(error) => {
                 tracing::debug!(connection = %subject.address.connection, %error, "a refresh cannot begin");
-                Step::End(later(limits::REFRESH_PAUSE_STORE, Cause::Store))
+                Step::End(self.unwritten(subject, held, started).await)
             }
         }
     }
@@ -283,119 +293,6 @@ impl Engine {
         let news = RowNews::Degraded { generation: stored.generation, reason: code::PROVIDER_UNAVAILABLE };
         self.rows.tell(connection, Some(&subject.row.project), news).await;
         later(limits::REFRESH_PAUSE_ANSWERED, Cause::Pause)
-    }
-
-    /// What is known after a request that brought nothing. `sent`: the intent by which it was sent, which lies in the secret now; what
-    /// was in doubt before still is.
-    async fn failed(
-        &self,
-        subject: &Subject<'_>,
-        held: &Held,
-        sent: Option<Intent>,
-        failure: Failure,
-        started: Moment,
-    ) -> Attempted {
-        let seconds = self.clock.moment().since(started).as_secs_f64();
-        let failure = match self.weighed(subject, held, (sent.as_ref(), failure), seconds).await {
-            Ok(failure) => failure,
-            Err(attempted) => return attempted,
-        };
-        self.metrics.token_refreshed(failure.outcome(), seconds);
-        let connection = subject.address.connection;
-        if let (Some(sent), true) = (&sent, failure.is_unspent()) {
-            // Should the note be lost, this process still knows.
-            self.memory.sends(connection, &sent.id, false);
-        }
-        let doubt = held.doubt.as_ref().map(|doubt| doubt.intent.clone());
-        let state = failure.leaves(&held.state, (doubt, sent), self.clock.now(), self.chance(subject, held));
-        let pause =
-            state.retry_at.map(|at| Duration::try_from(at.duration_since(self.clock.now())).unwrap_or_default());
-        let is_noted = self.note(subject, held, &state).await.is_ok();
-        if let (true, Some(doubt), true) = (is_noted, &held.doubt, failure.is_unspent()) {
-            self.memory.restore(connection, doubt);
-        }
-        let reason = failure.reason();
-        self.tell(subject, RowNews::Degraded { generation: held.state.generation, reason }).await;
-        let cause = if matches!(failure, Failure::MaybeSpent { .. }) { Cause::Unknown } else { Cause::Pause };
-        later(pause.unwrap_or(limits::REFRESH_PAUSE_ANSWERED), cause)
-    }
-
-    /// What a failure is taken for where the provider's word alone does not tell; the error is an end.
-    async fn weighed(
-        &self,
-        subject: &Subject<'_>,
-        held: &Held,
-        (sent, failure): (Option<&Intent>, Failure),
-        seconds: f64,
-    ) -> Result<Failure, Attempted> {
-        match failure {
-            // No grant of a person's is lost: what a token is asked for with is there as before.
-            Failure::Dead if mints(subject.provider) => Ok(Failure::NOT_TAKEN),
-            Failure::Dead => match self.dead(subject, held, sent, seconds).await {
-                Some(attempted) => Err(attempted),
-                None => Ok(Failure::NOT_SETTLED),
-            },
-            Failure::Refused { .. } if self.is_hopeless(subject, held) => {
-                self.metrics.token_refreshed(RefreshOutcome::NeedsReauth, seconds);
-                Err(self.give_up(subject, held, code::REFRESH_REFUSED).await)
-            }
-            failure => Ok(failure),
-        }
-    }
-
-    /// Whether a refusal is one too many, and the tokens are of no use meanwhile.
-    fn is_hopeless(&self, subject: &Subject<'_>, held: &Held) -> bool {
-        let has_ended = match held.state.life_left(self.clock.now()) {
-            Some(left) => left.is_zero(),
-            None => matches!(subject.want, Want::Rejected(_)),
-        };
-        !mints(subject.provider) && has_ended && held.state.refusals.saturating_add(1) >= limits::REFRESH_REFUSALS_MAX
-    }
-
-    /// The provider does not take the refresh token any more. Somebody else may have newer tokens already: then all is well. `None` if
-    /// that cannot be found out now.
-    async fn dead(&self, subject: &Subject<'_>, held: &Held, sent: Option<&Intent>, seconds: f64) -> Option<Attempted> {
-        match self.read(subject).await {
-            // What is no newer than our intent is what a standby remembers.
-            Ok(now) if now.document.version > held.document.version && now.follows(held) => {
-                self.metrics.token_refreshed(RefreshOutcome::BenignRace, seconds);
-                return Some(self.enough(subject, &now).await);
-            }
-            Ok(_) => {}
-            Err(gone @ Attempted::NotOurs) => return Some(gone),
-            Err(_) => return None,
-        }
-        self.metrics.token_refreshed(RefreshOutcome::NeedsReauth, seconds);
-        let is_ended = held.state.grant_ends_at.is_some_and(|end| end <= self.clock.now());
-        let reason = match sent {
-            // It was taken the first time, and whoever had the answer is gone.
-            Some(sent) if sent.first_at.is_some() => code::TOKEN_LOST,
-            _ if is_ended => code::GRANT_EXPIRED,
-            _ => code::GRANT_REVOKED,
-        };
-        Some(self.give_up(subject, held, reason).await)
-    }
-
-    /// Nothing is left to try without a person. The tokens stay where they are.
-    async fn give_up(&self, subject: &Subject<'_>, held: &Held, reason: &'static str) -> Attempted {
-        let state = Failure::Dead.leaves(&held.state, (None, None), self.clock.now(), 0.0);
-        if let Err(SecretError::Conflict { .. }) = self.note(subject, held, &state).await {
-            // Somebody wrote meanwhile, perhaps newer tokens.
-            return later(limits::REFRESH_LOOKS.1, Cause::Other);
-        }
-        self.tell(subject, RowNews::Reconnect { generation: held.state.generation, reason }).await;
-        Attempted::Reconnect
-    }
-
-    /// Writes a state in the place of the one that was read, if nobody wrote since. Lost, it costs a wait and no token.
-    async fn note(&self, subject: &Subject<'_>, held: &Held, state: &TokenState) -> Result<u64, SecretError> {
-        let mut fields = held.document.fields.clone();
-        state.put(&mut fields);
-        let noted = self.secrets.write(subject.address, &fields, held.document.version).await;
-        if let Err(error) = &noted {
-            tracing::debug!(connection = %subject.address.connection, %error, "how a refresh failed is not noted");
-        }
-        noted
     }
 
     async fn enough(&self, subject: &Subject<'_>, held: &Held) -> Attempted {
@@ -488,7 +385,7 @@ impl Engine {
     }
 
     /// What the database knows of a connection; while it is down, what it knew last.
-    pub(super) async fn row(&self, connection: ConnectionId) -> Option<TokensFound> {
+    pub(in crate::refresh) async fn row(&self, connection: ConnectionId) -> Option<TokensFound> {
         match self.store.connection_tokens(connection).await {
             Ok(found) => {
                 self.memory.remember(connection, found.clone());
