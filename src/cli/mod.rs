@@ -30,6 +30,8 @@ use clap_complete::Shell;
 
 use failure::{EXIT_CODES, Exit, Failure};
 
+use crate::limits;
+
 /// Finds the way from a workflow step to the credential it may use
 ///
 /// credway resolves (workflow, MCP instance, step) to a config with its credentials: over gRPC for executors, from secrets in
@@ -102,10 +104,13 @@ pub fn main() -> ExitCode {
                 .report(json);
         }
     };
-    match runtime.block_on(Box::pin(run(cli.command))) {
+    let code = match runtime.block_on(Box::pin(run(cli.command))) {
         Ok(code) => code,
         Err(failure) => failure.report(json),
-    }
+    };
+    // A disk that hangs holds the thread that waits for it, and is not to hold the process.
+    runtime.shutdown_timeout(limits::BACKGROUND_STOP_DEADLINE);
+    code
 }
 
 /// Help and version, or what is wrong with the arguments: for a program, if these say that one reads it.
