@@ -89,6 +89,12 @@ impl Server {
         self.id
     }
 
+    /// Holds a process of one thread, and those that it makes from now on, to the `nth` CPU.
+    pub(crate) fn pin_single(process: Pid, nth: usize) {
+        // One that ended meanwhile needs no CPU.
+        let _ = sched_setaffinity(Some(process), &nth_cpu(nth));
+    }
+
     /// Holds every thread it has to the `nth` CPU.
     pub(crate) fn pin(&self, nth: usize) -> Result<()> {
         let cpu = nth_cpu(nth);

@@ -1,7 +1,7 @@
 //! G9: warm resolves while tokens are refreshed and cold resolves come in, against the same daemon before and after.
 //!
 //! The daemon is held to one CPU, and what stands around it to the other: the client, whose cold resolves come as fast as they are
-//! to or as the daemon answers them, the provider, and OpenBao. The figures say what rates were reached. All is of one project, which
+//! to or as the daemon answers them, the provider, and the servers. The figures say what rates were reached. All is of one project, which
 //! is the harder case: after each refresh, the answers held for the project are looked at more closely.
 
 use std::cell::Cell;
@@ -78,6 +78,8 @@ pub(crate) async fn measure(
     daemon.server.pin(SERVER_CPU)?;
     let around = [Some(&provider.server), servers.as_ref().map(|servers| &servers.bao.server)];
     around.into_iter().flatten().try_for_each(|server: &Server| server.pin(CLIENT_CPU))?;
+    let of_postgres = servers.iter().flat_map(|servers| servers.postgres.processes());
+    of_postgres.for_each(|process| Server::pin_single(process, CLIENT_CPU));
 
     let _pinned = Pinned::to(CLIENT_CPU)?;
     let (warm, others) = site.steps.split_at(beside.warm);

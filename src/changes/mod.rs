@@ -171,7 +171,7 @@ impl Changes {
     /// The secret of a connection in `project` is to be looked at again, though its wiring did not change.
     pub fn touch(&self, project: ProjectId, connection: ConnectionId) {
         self.ticked(|tick, recent| {
-            recent.note(Subject::connection(connection), tick);
+            recent.note(Subject::secret(connection), tick);
             self.note_at(self.place(project), tick);
         });
     }
@@ -268,6 +268,23 @@ mod tests {
 
         let after = changes.stamp();
         assert!(changes.are_unchanged(after, of_one) && changes.is_unchanged_at(changes.place(project), after));
+    }
+
+    #[test]
+    fn what_was_found_unchanged_is_outdated_by_what_changes_later() {
+        let changes = Changes::new();
+        let (tenant, project) = (TenantId::generate(), ProjectId::generate());
+        let (own, other) = (ConnectionId::generate(), ConnectionId::generate());
+        let (seen, subjects) = (Seen::at(changes.stamp()), [Subject::connection(own), Subject::secret(own)]);
+        changes.apply(&[change(tenant, project, Entity::Connection, other)]);
+        assert!(!changes.is_unchanged_at(changes.place(project), seen.stamp()));
+        assert!(changes.are_still_unchanged(&seen, subjects));
+        assert!(changes.is_unchanged_at(changes.place(project), seen.stamp()), "it is known to be so as of now");
+        changes.touch(project, own);
+        assert!(!changes.is_unchanged_at(changes.place(project), seen.stamp()));
+        for _ in 0..2 {
+            assert!(!changes.are_still_unchanged(&seen, subjects), "and stays so");
+        }
     }
 
     #[test]

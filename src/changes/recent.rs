@@ -16,6 +16,7 @@ pub struct Subject(u64);
 #[derive(Hash)]
 enum Kind<'a> {
     One(Entity, &'a str),
+    Secret(ConnectionId),
     Workflow(ProjectId, &'a str),
     AnyInstance(TenantId),
     AnyServer,
@@ -38,6 +39,11 @@ impl Subject {
         instance(InstanceId) => Instance,
         profile(ProfileId) => Profile,
         token(TokenId) => Token,
+    }
+
+    /// The secret of a connection, apart from how the connection itself is.
+    pub fn secret(of: ConnectionId) -> Self {
+        Self::hashed(&Kind::Secret(of))
     }
 
     pub fn workflow(project: ProjectId, name: &str) -> Self {

@@ -1,6 +1,8 @@
 //! Connections are deleted, and what becomes of them then: restored, or destroyed once their time is over. And the round that sees to this, and to
 //! whatever else ends by itself.
 
+use std::convert::identity;
+
 use jiff::Timestamp;
 
 use super::connections::label;
@@ -28,7 +30,7 @@ impl Control {
         self.expect_unused(workspace, &connection, force).await?;
         let write = async {
             let mut tx = self.begin().await?;
-            tx.connection_delete_if(&workspace.project, connection.id, expected, !force, None).await?;
+            tx.connection_delete_if(&workspace.project, connection.id, expected, !force, identity).await?;
             Ok::<_, ControlError>(tx.commit().await?)
         };
         match write.await {
@@ -142,7 +144,7 @@ impl Control {
         let held = self.store.connection_get(workspace.project.id, &id.to_string()).await?;
         let Some(held) = held.filter(|held| held.status.state == ConnectionState::Pending) else { return Ok(false) };
         let mut tx = self.begin().await?;
-        match tx.connection_delete_if(&workspace.project, id, Some(held.version), false, None).await {
+        match tx.connection_delete_if(&workspace.project, id, Some(held.version), false, identity).await {
             Ok(()) => tx.commit().await?,
             Err(StoreError::Conflict { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),

@@ -80,7 +80,8 @@ impl Weighter<Arc<[u8]>, Arc<Answer>> for ByBytes {
     fn weight(&self, key: &Arc<[u8]>, answer: &Arc<Answer>) -> u64 {
         // What the map and the reference counts spend on an entry; measured, rounded up.
         const ENTRY_BYTES: usize = 160;
-        let held = ENTRY_BYTES + size_of::<Answer>() + answer.outcome.heap_bytes();
+        let beside = answer.outcome.heap_bytes() + size_of_val(&*answer.subjects);
+        let held = ENTRY_BYTES + size_of::<Answer>() + beside;
         ((key.len() + answer.framed.len() + held) as u64).max(self.least)
     }
 }

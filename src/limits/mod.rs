@@ -25,9 +25,9 @@ pub const BATCH_CONCURRENCY: usize = 16;
 /// A gRPC request. The largest honest one is a batch of 256 steps with long URLs, some 100 KiB.
 pub const GRPC_REQUEST_BYTES_MAX: usize = 256 * 1024;
 
-/// The niceness of the threads of a daemon that do not answer calls from memory: on a CPU that is wanted by both, these get nine
-/// tenths of it, and are woken at once.
-pub const BACKGROUND_NICENESS: i32 = 10;
+/// The niceness of the threads of a daemon that do not answer calls from memory: on a CPU that is wanted by both, those that
+/// do get three quarters of it, and soon. More would leave who comes without an answer in memory, and waits, too little.
+pub const BACKGROUND_NICENESS: i32 = 5;
 
 /// Calls answered at once by one daemon; more are refused at once, so that those in flight keep their deadlines.
 pub const CALLS_IN_FLIGHT_MAX: usize = 4096;
@@ -104,6 +104,9 @@ pub const SEALED_VERSIONS_KEPT: i64 = 3;
 
 /// Connections to the database that one daemon holds at most.
 pub const DATABASE_CONNECTIONS_MAX: u32 = 8;
+
+/// Of these, the ones that readers leave to the one who writes: the second for a moment in which a reader's is being closed.
+pub const DATABASE_CONNECTIONS_LEFT: u32 = 2;
 
 /// Waiting for a database connection. Longer than a busy moment, shorter than a caller's deadline.
 pub const DATABASE_ACQUIRE_DEADLINE: Duration = Duration::from_millis(1500);
@@ -295,7 +298,8 @@ pub const SECRET_WRITES_MAX: usize = 16;
 /// Changes of the database whose subjects are remembered one by one. What was read before the oldest of them is read again.
 pub const CHANGES_REMEMBERED: usize = 65_536;
 
-/// Places in which the last changes of projects are kept: projects that share one outdate each other's answers.
+/// Places in which the last changes of projects are kept: the answers of projects that share one are looked
+/// at more closely when one of them changes.
 pub const CHANGE_PLACES: usize = 4096;
 
 /// Lines of the change log that are kept: a sidecar that was away for longer reads everything anew.

@@ -103,7 +103,7 @@ impl FromStr for WebhookSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ConnectionState::{Active, Degraded, Disabled, Pending, Reconnect};
+    use ConnectionState::{Active, Degraded, Pending, Reconnect};
 
     #[test]
     fn a_change_of_state_is_told_as_what_it_means_to_people() {
@@ -122,11 +122,7 @@ mod tests {
             (Some(Active), Some(Reconnect), Some(EventKind::ReconnectNeeded)),
             (Some(Reconnect), Some(Reconnect), None),
             (Some(Reconnect), Some(Active), Some(EventKind::Reconnected)),
-            (Some(Reconnect), Some(Disabled), None),
-            (Some(Disabled), Some(Active), None),
-            (Some(Active), Some(Disabled), None),
             (Some(Active), None, Some(EventKind::Deleted)),
-            (Some(Disabled), None, Some(EventKind::Deleted)),
         ];
         for (before, after, expected) in table {
             assert_eq!(EventKind::of(before, after), expected, "{before:?} to {after:?}");

@@ -155,6 +155,12 @@ impl Template {
         self.field(name).is_none_or(|field| field.secret)
     }
 
+    /// The value of a field among `fields`, or else the one that the template gives it.
+    pub fn value<'a>(&'a self, fields: &'a SecretFields, name: &str) -> Option<&'a str> {
+        let held = fields.get(name).map(|value| value.expose_secret());
+        held.or_else(|| self.field(name)?.default.as_deref())
+    }
+
     /// Whether a change of this field could send the others elsewhere. Fields that the template does not know may do so.
     pub fn is_destination(&self, name: &str) -> bool {
         self.field(name).is_none_or(|field| field.destination)

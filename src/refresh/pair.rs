@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::decide::backoff;
 use crate::limits;
 use crate::model::id::ConnectionId;
 use crate::model::oauth::{TokenState, field};
@@ -24,7 +25,7 @@ pub(super) struct Pair {
     pub intent: String,
     /// The digest of the refresh token that was sent for it.
     pub spent: String,
-    /// What is known of it. The generation is the one after the spent token's.
+    /// What is known of it. The generation is the one after the spent token's, or the same if no access token came.
     pub state: TokenState,
     /// The tokens, and what else the provider told.
     pub fields: SecretFields,
@@ -53,14 +54,17 @@ pub(super) fn state_after(before: &TokenState, reply: &Reply, sent_at: Timestamp
     let is_helpful = has_access && (expires_at.is_none() || expires_at > before.expires_at || before.generation == 0);
     // Nor one that is handed out to nobody.
     let is_short = reply.expires_in.is_some_and(|life| life < limits::MIN_TOKEN_TTL_DEFAULT);
+    let failures = if has_access { 0 } else { before.failures.saturating_add(1) };
+    let pause = backoff(limits::REFRESH_PAUSE_ANSWERED, limits::REFRESH_PAUSE_ANSWERED_MAX, failures, 0.0);
     TokenState {
-        generation: before.generation + 1,
+        // What callers are told is a version of the access token.
+        generation: before.generation + u64::from(has_access),
         obtained_at: if has_access { sent_at } else { before.obtained_at },
         expires_at,
         grant_ends_at: reply.refresh_expires_in.and_then(after).or(before.grant_ends_at),
         intent: None,
-        failures: 0,
-        retry_at: (is_short || !is_helpful).then(|| after(limits::REFRESH_PAUSE_ANSWERED)).flatten(),
+        failures,
+        retry_at: (is_short || !is_helpful).then(|| after(pause)).flatten(),
         refusals: 0,
         given: before.given.clone(),
     }
@@ -95,7 +99,11 @@ impl Pair {
         }
         let mut fields = held.clone();
         fields.extend(self.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let state = TokenState { generation: before.max(self.state.generation - 1) + 1, ..self.state.clone() };
+        let generation = match self.fields.contains_key(field::ACCESS_TOKEN) {
+            true => before.max(self.state.generation - 1) + 1,
+            false => before.max(self.state.generation),
+        };
+        let state = TokenState { generation, ..self.state.clone() };
         state.put(&mut fields);
         Fit::Write(fields, Box::new(state))
     }

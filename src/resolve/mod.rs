@@ -62,7 +62,7 @@ pub struct Reuse {
     pub as_of: Stamp,
     pub until: Moment,
     pub project: ProjectId,
-    /// What it was made of.
+    /// What it was made of, secrets included.
     pub subjects: Arc<[Subject]>,
 }
 
@@ -216,8 +216,8 @@ impl Resolver {
     }
 }
 
-/// Whether what is found depends on the instances of projects other than the one it is found in: it is not held, as an
-/// answer is outdated by changes of its own project.
+/// Whether what is found depends on the instances of projects other than the one it is found in: it is not held, as of an answer
+/// only the changes of its own project are looked at.
 fn is_looked_for_everywhere(caller: &Caller, request: &ResolutionRequest) -> bool {
     caller.project.is_none() && request.project.is_none() && !matches!(request.instance, InstanceRef::Id(_))
 }

@@ -44,7 +44,7 @@ struct Shared {
 pub(super) struct Found {
     pub wiring: Arc<Wiring>,
     pub as_of: Stamp,
-    /// What it was made of.
+    /// What it was made of, and the secrets that are to be had by it.
     pub subjects: Arc<[Subject]>,
 }
 
@@ -64,8 +64,10 @@ struct Read {
     outcome: Result<Arc<Wiring>, Refusal>,
     /// When it began.
     as_of: Stamp,
-    /// What it was made of.
+    /// What it was made of, and after that the secrets that are to be had by it.
     subjects: Arc<[Subject]>,
+    /// How many it was made of.
+    made_of: usize,
     ended: Moment,
 }
 
@@ -130,7 +132,7 @@ impl Shared {
     fn is_current(&self, read: &Read) -> bool {
         read.outcome.is_ok()
             && self.changes.is_trusted(self.clock.moment())
-            && self.changes.are_unchanged(read.as_of, read.subjects.iter().copied())
+            && self.changes.are_unchanged(read.as_of, read.subjects.iter().take(read.made_of).copied())
     }
 
     async fn read_once(&self, asked: &Asked) -> Result<Found, Refusal> {
@@ -161,8 +163,10 @@ impl Shared {
                 Err(error.refusal())
             }
         };
-        let subjects = outcome.iter().flat_map(|wiring| subjects(wiring, asked)).collect();
-        Read { outcome, as_of, subjects, ended }
+        let mut subjects: Vec<Subject> = outcome.iter().flat_map(|wiring| subjects(wiring, asked)).collect();
+        let made_of = subjects.len();
+        subjects.extend(outcome.iter().flat_map(|wiring| wiring.connections.keys().copied().map(Subject::secret)));
+        Read { outcome, as_of, subjects: subjects.into(), made_of, ended }
     }
 }
 

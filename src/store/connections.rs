@@ -313,8 +313,19 @@ impl Tx {
         id: ConnectionId,
         status: &Status,
     ) -> Result<bool, StoreError> {
+        self.connection_change_status(project, id, |_| status.clone()).await
+    }
+
+    /// The same, to what `changed` makes of the status that it has now.
+    pub async fn connection_change_status(
+        &mut self,
+        project: &ProjectRecord,
+        id: ConnectionId,
+        changed: impl FnOnce(Status) -> Status,
+    ) -> Result<bool, StoreError> {
         let sequence = self.sequence_next().await?;
         let Some(held) = self.connection_held(project, id).await? else { return Ok(false) };
+        let status = changed(held.status.clone());
         execute!(
             self,
             sqlx::query(CONNECTION_SET_STATUS)
@@ -325,7 +336,7 @@ impl Tx {
                 .bind(status.since.as_microsecond())
                 .bind(self.now.as_microsecond())
         )?;
-        self.event_insert(project, &held, Some(held.status.beneath()), Some(status)).await?;
+        self.event_insert(project, &held, Some(held.status.beneath()), Some(&status)).await?;
         self.project_change(sequence, project, Act::Update, Entity::Connection, id).await?;
         Ok(true)
     }
@@ -358,14 +369,14 @@ impl Tx {
     }
 
     /// The same; `Conflict` if it is not there at `version`, or if it is to be unused and something refers to it. If it is restored
-    /// afterwards, it has `status`, or else the one it had.
+    /// afterwards, it has the status that `buried` makes of the one it has now.
     pub async fn connection_delete_if(
         &mut self,
         project: &ProjectRecord,
         id: ConnectionId,
         version: Option<u64>,
         is_to_be_unused: bool,
-        status: Option<Status>,
+        buried: impl FnOnce(Status) -> Status,
     ) -> Result<(), StoreError> {
         // Whoever wires something takes the log's head too: they came before, and are seen, or come after.
         let sequence = self.sequence_next().await?;
@@ -377,7 +388,7 @@ impl Tx {
             return Err(conflict());
         }
         let before = held.status.beneath();
-        held.status = status.unwrap_or(held.status);
+        held.status = buried(held.status);
         self.connection_remove(sequence, project, &held, before).await
     }
 

@@ -16,7 +16,7 @@ use crate::limits;
 pub(super) struct Lease<DB: Database> {
     connection: PoolConnection<DB>,
     settled: bool,
-    /// Among those who read. Given back after the connection.
+    /// Among those who read. Given back with the connection, which the pool has again a little later.
     _place: Option<OwnedSemaphorePermit>,
 }
 

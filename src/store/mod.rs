@@ -83,8 +83,8 @@ pub struct Store {
     /// Held by the one `Tx` of this process that writes. Writers wait here, where they cost nothing, and not each with a
     /// connection of the pool in hand: both databases let one of them write at a time anyway.
     turn: Arc<Semaphore>,
-    /// Places for those who read: one connection fewer than there are, so that whoever has the turn does not hold it while a crowd of
-    /// readers is served.
+    /// Places for those who read: fewer than there are connections, so that whoever has the turn to write does not hold it while a
+    /// crowd of readers is served.
     readers: Arc<Semaphore>,
     commits: Arc<Commits>,
 }
@@ -162,7 +162,8 @@ impl Store {
                 (Db::Postgres(pool.connect_lazy_with(options)), None)
             }
         };
-        let readers = Arc::new(Semaphore::new(limits::DATABASE_CONNECTIONS_MAX as usize - 1));
+        let readers =
+            Arc::new(Semaphore::new((limits::DATABASE_CONNECTIONS_MAX - limits::DATABASE_CONNECTIONS_LEFT) as usize));
         Ok(Self { pool, file, clock, turn: Arc::new(Semaphore::new(1)), readers, commits: Arc::default() })
     }
 
@@ -371,7 +372,7 @@ mod tests {
         let database = config::Database::Sqlite { path: dir.path().join("credway.db") };
         let store = Store::open(&database, Clock::System).await.unwrap();
         let mut readers = Vec::new();
-        for _ in 1..limits::DATABASE_CONNECTIONS_MAX {
+        for _ in limits::DATABASE_CONNECTIONS_LEFT..limits::DATABASE_CONNECTIONS_MAX {
             readers.push(store.lend(Use::Read).await.unwrap());
         }
         assert!(store.readers.try_acquire().is_err(), "there is no place for one reader more");

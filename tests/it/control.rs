@@ -391,7 +391,7 @@ async fn a_connection_is_deleted_only_as_it_was_seen(fresh: Fresh) {
         (an_instance("hub", &server, None), a_profile("default", &[("api_key", &made.connection, "token")]));
     let deleted = async |version: Option<u64>, is_to_be_unused: bool| {
         let mut tx = fresh.store.begin().await.unwrap();
-        tx.connection_delete_if(&workspace.project, id, version, is_to_be_unused, None).await?;
+        tx.connection_delete_if(&workspace.project, id, version, is_to_be_unused, std::convert::identity).await?;
         tx.commit().await
     };
     control.connection_disable(&workspace, "Hub").await.unwrap();

@@ -97,10 +97,8 @@ pub(super) fn fields(template: &Template, target: &Target, spec: &ConnectSpec) -
     }
     let stored: BTreeSet<String> = held.keys().cloned().chain(of_provider.iter().map(ToString::to_string)).collect();
     let given: BTreeSet<&str> = spec.fields.keys().map(String::as_str).collect();
-    let differs = |name: &str| {
-        let text = |fields: &SecretFields| fields.get(name).map(|value| value.expose_secret().trim().to_owned());
-        text(&spec.fields) != text(held)
-    };
+    let differs =
+        |name: &str| template.value(&spec.fields, name).map(str::trim) != template.value(held, name).map(str::trim);
     // What is held would be shown to another host. Its tokens are not: there will be others.
     let is_moved = !held.is_empty() && given.iter().any(|name| template.is_destination(name) && differs(name));
     let is_kept = |name: &&String| match name.as_str() {
@@ -252,5 +250,15 @@ mod tests {
             let asked = scopes(template, &spec, &target).unwrap();
             assert_eq!(asked, owned(expected).collect(), "{name}: {given:?} after {before:?}");
         }
+    }
+
+    /// So that no secret is asked for again, or dropped, for a field that connections of before do not have.
+    #[test]
+    fn a_destination_that_a_template_gained_since_is_where_it_always_was() {
+        let (catalogue, before) = (Catalogue::built_in(), SecretFields::new());
+        let template = catalogue.get("intercom-oauth").unwrap();
+        let at = |host: &str| SecretFields::from([("api_host".to_owned(), SecretString::from(host))]);
+        assert_eq!(template.value(&before, "api_host"), template.value(&at("api"), "api_host"));
+        assert_ne!(template.value(&before, "api_host"), template.value(&at("api.eu"), "api_host"));
     }
 }

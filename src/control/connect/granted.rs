@@ -11,7 +11,7 @@ use super::{ConnectFault, asked};
 use crate::control::ControlError;
 use crate::model::connection::{Connection, ConnectionState};
 use crate::model::oauth::{TOKEN_STATE_FIELD, TokenState, field};
-use crate::model::secret::{ExposeSecret, SecretDocument, SecretFields, SecretString};
+use crate::model::secret::{SecretDocument, SecretFields, SecretString};
 use crate::oauth::{AccountFound, Ask, Reply, TokenError, with_reply};
 use crate::store::GrantRecord;
 
@@ -86,10 +86,7 @@ impl Granted {
         let state = TokenState::of(&fields);
         // Versions that callers were told before there was a state are those of the store.
         let before = state.as_ref().map_or(held.map_or(0, |document| document.version), |state| state.generation);
-        let differs = |fields: &SecretFields, name: &str| {
-            let text = |fields: &SecretFields| fields.get(name).map(|value| value.expose_secret().to_owned());
-            text(fields) != text(asked)
-        };
+        let differs = |fields: &SecretFields, name: &str| template.value(fields, name) != template.value(asked, name);
         // The host-change rule: what is held was given for another place.
         let is_moved = given.iter().any(|name| template.is_destination(name) && differs(&fields, name));
         if is_moved {

@@ -132,7 +132,7 @@ impl Control {
         }
         accounts::known(&template, spec.services.iter())?;
         let mut target = self.target(workspace, &template, &spec).await?;
-        if let Some(services) = services {
+        if let Some(services) = services.filter(|services| target.connection.services.as_ref() != Some(services)) {
             target.connection.services = Some(services);
             target.is_changed = true;
         }

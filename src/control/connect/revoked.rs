@@ -1,5 +1,7 @@
 //! Grants that are given back at the provider when their connection is deleted.
 
+use jiff::Timestamp;
+
 use super::{ConnectFault, asked};
 use crate::control::connections::label;
 use crate::control::{Control, ControlError, Workspace, expect_version, mistake};
@@ -39,27 +41,28 @@ impl Control {
         self.expect_alone(workspace, &connection, force).await?;
         let held = self.secret_find(&workspace.stored_address(connection.id)).await?;
         let fields = held.map(|document| document.fields).unwrap_or_default();
-        if let Some(token) = revocation.token_of(fields.get(field::ACCESS_TOKEN), fields.get(field::REFRESH_TOKEN)) {
+        let (access, refresh) = (fields.get(field::ACCESS_TOKEN), fields.get(field::REFRESH_TOKEN));
+        let token = revocation.token_of(access, refresh);
+        if token.is_none() && refresh.is_some() {
+            let reason = "it is given back by an access token, and there is none yet: resolve the connection once";
+            return Err(ControlError::Mistakes(vec![mistake("revoke", reason.to_owned())]));
+        }
+        if let Some(token) = token {
             let client = oauth.client(template, &fields).map_err(|no| asked::no_client(template, &no))?;
             let revoked = oauth.revoke(provider, &client, &fields, token).await;
             let unavailable = |_| ConnectFault::Unavailable { provider: template.display_name.clone() };
             revoked.map_err(unavailable)?;
         }
-        let (state, reason) = match connection.status.state {
-            // What it is when it is turned on again.
-            ConnectionState::Disabled => (ConnectionState::Disabled, ConnectionState::Reconnect.to_string()),
-            _ => (ConnectionState::Reconnect, REVOKED.to_owned()),
-        };
-        let status = Status { state, reason: Some(reason), since: self.clock.now() };
+        let now = self.clock.now();
+        let without_grant = |held| without_grant(held, now);
         let write = async {
             let mut tx = self.begin().await?;
-            let status = Some(status.clone());
-            tx.connection_delete_if(&workspace.project, connection.id, expected, !force, status).await?;
+            tx.connection_delete_if(&workspace.project, connection.id, expected, !force, without_grant).await?;
             Ok::<_, ControlError>(tx.commit().await?)
         };
         let Err(error) = write.await else { return Ok(connection) };
         let mut tx = self.begin().await?;
-        tx.connection_set_status(&workspace.project, connection.id, &status).await?;
+        tx.connection_change_status(&workspace.project, connection.id, without_grant).await?;
         tx.commit().await?;
         self.expect_unused(workspace, &connection, force).await?;
         Err(self.connection_raced(workspace, &connection, expected, error).await)
@@ -91,5 +94,14 @@ impl Control {
         let held = self.secret_find(&workspace.stored_address(id)).await?;
         let client = held.and_then(|mut document| document.fields.remove(field::CLIENT_ID));
         Ok(client.map(|client| client.expose_secret().to_owned()))
+    }
+}
+
+/// The status of a connection whose grant was given back.
+fn without_grant(held: Status, now: Timestamp) -> Status {
+    match held.state {
+        // What it is when it is turned on again.
+        ConnectionState::Disabled => Status { reason: Some(ConnectionState::Reconnect.to_string()), ..held },
+        _ => Status { state: ConnectionState::Reconnect, reason: Some(REVOKED.to_owned()), since: now },
     }
 }

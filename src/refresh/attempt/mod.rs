@@ -21,7 +21,7 @@ use crate::model::id::ConnectionId;
 use crate::model::oauth::{Intent, Provider, TokenState, field};
 use crate::model::secret::{SecretAddress, SecretDocument};
 use crate::model::template::Template;
-use crate::oauth::Reply;
+use crate::oauth::{Reply, TokenErrorKind};
 use crate::refresh::commit::{Commits, Stored};
 use crate::refresh::decide::{self, Cause, Facts, Seen, Send, Verdict, Wait, Want};
 use crate::refresh::endpoint::{OpenEndpoint, Order, TokenEndpoint};
@@ -263,10 +263,15 @@ impl Engine {
             Ok(reply) => {
                 let has_access = reply.access_token.is_some();
                 let pair = pair(subject, &held, &intent, reply, sent_at);
+                if !has_access && !pair.is_dear() {
+                    let nothing = Failure::of(&TokenErrorKind::Unreadable.into());
+                    return self.failed(subject, &held, Some(intent), nothing, started).await;
+                }
+                let retry_at = pair.state.retry_at;
                 let stored = self.commits.store(&held.document, pair).await;
                 let seconds = self.clock.moment().since(started).as_secs_f64();
                 if !has_access {
-                    return self.without_access(subject, stored, seconds).await;
+                    return self.without_access(subject, (stored, retry_at), seconds).await;
                 }
                 self.metrics.token_refreshed(RefreshOutcome::Success, seconds);
                 tracing::info!(
@@ -286,13 +291,19 @@ impl Engine {
     }
 
     /// A new refresh token came alone. It is stored, and is to bring more the next time.
-    async fn without_access(&self, subject: &Subject<'_>, stored: Stored, seconds: f64) -> Attempted {
+    async fn without_access(
+        &self,
+        subject: &Subject<'_>,
+        (stored, retry_at): (Stored, Option<Timestamp>),
+        seconds: f64,
+    ) -> Attempted {
         self.metrics.token_refreshed(RefreshOutcome::Transient, seconds);
         let connection = subject.address.connection;
         tracing::warn!(%connection, "the provider gave a refresh token and no access token");
         let news = RowNews::Degraded { generation: stored.generation, reason: code::PROVIDER_UNAVAILABLE };
         self.rows.tell(connection, Some(&subject.row.project), news).await;
-        later(limits::REFRESH_PAUSE_ANSWERED, Cause::Pause)
+        let pause = retry_at.and_then(|at| Duration::try_from(at.duration_since(self.clock.now())).ok());
+        later(pause.unwrap_or(limits::REFRESH_PAUSE_ANSWERED), Cause::Pause)
     }
 
     async fn enough(&self, subject: &Subject<'_>, held: &Held) -> Attempted {

@@ -103,13 +103,18 @@ async fn a_refresh_token_that_comes_alone_is_kept_and_brings_an_access_token_the
     rig.idp.expect([Fault::NoAccess]);
     assert_eq!(pause(attempt(&daemon, &address).await), (30, Cause::Pause));
     let (state, fields) = (rig.state(&address).await, rig.fields(&address).await);
-    assert_eq!((state.generation, state.expires_at, state.intent), (2, Some(ends_at), None));
+    assert_eq!((state.generation, state.expires_at, state.intent), (1, Some(ends_at), None));
     assert_eq!(fields[field::ACCESS_TOKEN].expose_secret(), "at 1", "it lives as long as it did");
     assert_eq!(fields[field::REFRESH_TOKEN].expose_secret(), format!("{}/2", address.connection));
     assert_eq!(rig.status(&address).await, "degraded PROVIDER_UNAVAILABLE");
     assert_eq!(pause(attempt(&daemon, &address).await), (30, Cause::Pause));
+    let told = rig.row(&address).await.status;
     rig.clock.advance(Duration::from_secs(30));
-    assert!(is_done(attempt(&daemon, &address).await, 3));
+    rig.idp.expect([Fault::NoAccess]);
+    assert_eq!(pause(attempt(&daemon, &address).await), (60, Cause::Pause), "ever more seldom");
+    assert_eq!(rig.row(&address).await.status, told, "there is no news");
+    rig.clock.advance(Duration::from_secs(60));
+    assert!(is_done(attempt(&daemon, &address).await, 2));
     assert_eq!((rig.idp.most_sends(), rig.status(&address).await.as_str()), (1, "active"));
 }
 

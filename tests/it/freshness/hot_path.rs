@@ -136,6 +136,11 @@ async fn an_answer_stays_in_memory_while_what_it_was_not_made_of_changes() {
     }
     let answer = client.resolve_credentials(rehearsed()).await.unwrap().into_inner();
     assert_eq!(value(&answer, "API_KEY"), "\"canary-rotated\"");
+    // What was found unchanged so often still changes.
+    world.rotate("production", &[("api_key", "canary-rotated-too")]).await;
+    sidecar.caught_up().await;
+    let answer = client.resolve_credentials(asking("pay")).await.unwrap().into_inner();
+    assert_eq!(value(&answer, "API_KEY"), "\"canary-rotated-too\"");
 }
 
 /// How late a call is answered that was to be answered within `deadline`.

@@ -137,7 +137,7 @@ impl Postgres {
     }
 
     /// The postmaster and its children.
-    fn processes(&self) -> Vec<Pid> {
+    pub(crate) fn processes(&self) -> Vec<Pid> {
         let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         let Some(postmaster) = pid_file.lines().next().and_then(|pid| pid.parse::<i32>().ok()) else {
             return Vec::new();

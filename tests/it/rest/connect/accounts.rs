@@ -167,6 +167,24 @@ async fn what_is_wired_while_its_grant_is_given_back_stays_and_is_to_be_connecte
 }
 
 #[tokio::test]
+async fn what_is_turned_off_while_its_grant_is_given_back_is_so_when_it_is_restored() {
+    let rig = Rig::embedded().await;
+    let id = rig.connect("Alice", &[]).await;
+    let path = format!("/v1/connections/{id}");
+    rig.providers.google.holds(true);
+    let revoke = format!("{path}?revoke=true");
+    let deleting = rig.ask("DELETE", &revoke, None);
+    let meanwhile = async {
+        until("the grant is given back", async || rig.providers.google.revoked() == 1).await;
+        rig.ask("PATCH", &path, Some(&json!({ "status": "disabled" }))).await.ok();
+        rig.providers.google.holds(false);
+    };
+    tokio::join!(deleting, meanwhile).0.ok();
+    let restored = rig.ask("POST", &format!("{path}/restore"), None).await.ok();
+    assert_eq!((&restored["status"], &restored["status_reason"]), (&json!("disabled"), &json!("reconnect")));
+}
+
+#[tokio::test]
 async fn of_a_grant_that_is_given_back_the_deletion_alone_is_told() {
     let receiver = Receiver::start().await;
     let mut world = World::sqlite(SERVED).await;
