@@ -178,7 +178,8 @@ async fn a_receiver_that_is_down_is_given_up_after_three_days(scene: Scene) {
         events.round().await.unwrap();
         scene.clock.advance(Duration::from_secs(3600));
         hours += 1;
-        assert!(hours <= 72, "it is told for ever");
+        // What is due within the last hour is tried at its end, which is the 73rd round.
+        assert!(hours <= 73, "it is told for ever");
     }
     assert!(hours > 66, "it is given up after {hours} hours");
     assert!((18..30).contains(&scene.counted("failed")), "{} tries", scene.counted("failed"));
